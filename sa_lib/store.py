@@ -1,0 +1,161 @@
+"""Get or make: everything trained is a file found by the hash of what made it.
+
+An artefact is a set of tensors and a JSON description, kept in one
+safetensors file whose header carries the recipe and digests of the tensors
+and of the description. A file is written under a temporary name and renamed
+when whole, so a killed process leaves nothing that could be read back as
+good; a file that was damaged later fails its digests, is reported, and is
+made again.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import platformdirs
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+__all__ = ["Artefact", "cache_root", "code_digest", "fingerprint", "get_or_make", "load",
+           "save", "tensor_digest", "write_atomically"]
+
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """What a file of the store holds.
+
+    Attributes:
+        tensors: name -> tensor, on the CPU.
+        info: what was recorded when it was made (seconds, log, ...), plus
+            ``recipe`` and ``digest``.
+        path: the file it lies in.
+    """
+
+    tensors: Tensors
+    info: dict[str, Any]
+    path: Path
+
+
+def cache_root() -> Path:
+    """The folder of everything that can be made again: ``SA_CACHE``, or the user's cache."""
+    return Path(os.environ.get("SA_CACHE") or platformdirs.user_cache_dir("sa_lib"))
+
+
+def tensor_digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 (hex) over names, dtypes, shapes and bytes, in order of name."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def code_digest(*modules: ModuleType) -> str:
+    """SHA-256 (hex) of the modules' source: a recipe that names it is never stale."""
+    digest = hashlib.sha256()
+    for module in modules:
+        digest.update(Path(module.__file__).read_bytes())
+    return digest.hexdigest()
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def fingerprint(values: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """What a function computed on a fixed probe, to six digits: it stands for the function in a recipe.
+
+    So a reader's copy of a loss finds the model that the library's made, and
+    any change to it, wherever in the code it lies, makes another.
+    """
+    return {name: f"{float(value):.5e}" for name, value in values.items()}
+
+
+@contextmanager
+def write_atomically(path: Path):
+    """Give a temporary path beside `path`; rename it to `path` if the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    try:
+        yield Path(name)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def save(path: str | Path, tensors: Mapping[str, torch.Tensor], info: Mapping[str, Any]) -> str:
+    """Write tensors and their description to one safetensors file; return their digest."""
+    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    digest = tensor_digest(tensors)
+    header = json.dumps({**info, "digest": digest}, sort_keys=True)
+    with write_atomically(Path(path)) as temporary:
+        save_file(tensors, temporary, metadata={"sa_lib": header, "sha256": _sha256(header)})
+    return digest
+
+
+def load(path: str | Path) -> Artefact:
+    """Read a file that `save` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a safetensors file, was not written by `save`,
+            or its tensors and description are not those that were saved.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            header = metadata.get("sa_lib", "")
+            info = json.loads(header)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not a whole file of this library ({error})") from None
+    if (not isinstance(info, dict) or metadata.get("sha256") != _sha256(header)
+            or tensor_digest(tensors) != info.get("digest")):
+        raise ValueError(f"{path} is damaged: its header or its tensors do not match their digest")
+    return Artefact(tensors, info, path)
+
+
+def get_or_make(kind: str, recipe: Mapping[str, Any],
+                make: Callable[[], tuple[Tensors, dict[str, Any]]]) -> Artefact:
+    """Load the artefact of this recipe if the store has it whole; otherwise make and keep it.
+
+    Args:
+        kind: what it is ("cvae", "judge", ...); a folder of the store.
+        recipe: everything the result depends on, as JSON values.
+        make: called with nothing when the artefact has to be made; returns
+            its tensors and what to record of the making.
+    """
+    recipe = json.loads(json.dumps({"kind": kind, **recipe}, sort_keys=True))
+    key = _sha256(json.dumps(recipe, sort_keys=True))
+    path = cache_root() / "models" / kind / f"{key[:24]}.safetensors"
+    try:
+        artefact = load(path)
+        if artefact.info.get("recipe") == recipe:
+            return artefact
+        warnings.warn(f"{path} holds another recipe than its name says; it is made again")
+    except FileNotFoundError:
+        pass
+    except ValueError as error:
+        warnings.warn(f"{error}; it is made again")
+    started = time.perf_counter()
+    tensors, info = make()
+    info = {"seconds": time.perf_counter() - started, **info, "recipe": recipe}
+    save(path, tensors, info)
+    return load(path)
