@@ -1,0 +1,109 @@
+"""Models to and from files, none of which can run code.
+
+Our own are safetensors with the model's configuration in the header. Those of
+the official implementation of Selective Amnesia (Heng & Soh 2023, arXiv
+2305.10120) are pickles, of which only tensors, plain containers and
+`argparse.Namespace` are read.
+"""
+
+import argparse
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sa_lib import store
+from sa_lib.model import CVAE, ModelConfig
+
+__all__ = ["import_official", "load_model", "save_model"]
+
+# The official name of each of our layers.
+OFFICIAL = {"encoder.layers.0": "fc1", "encoder.layers.2": "fc2", "encoder.mean": "fc31",
+            "encoder.log_var": "fc32", "decoder.layers.0": "fc4", "decoder.layers.2": "fc5",
+            "decoder.layers.4": "fc6"}
+
+
+def save_model(path: str | Path, model: CVAE, info: Mapping[str, Any] | None = None) -> str:
+    """Write a model, and whatever JSON values are to be recorded of it; return the digest of its weights."""
+    return store.save(path, model.state_dict(), {**(info or {}), "model": model.config.asdict()})
+
+
+def load_model(path: str | Path) -> CVAE:
+    """The model in a file of `save_model`, or of the store with the configuration as ``info["model"]``.
+
+    Returns:
+        the model on the CPU, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a model file, or does not hold what its header says.
+    """
+    artefact = store.load(path)
+    try:
+        config = ModelConfig(**artefact.info["model"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} does not hold a CVAE: its header gives no usable configuration "
+                         f"of one ({type(error).__name__}: {error})") from None
+    return _assemble(path, config, artefact.tensors)
+
+
+def import_official(path: str | Path) -> CVAE:
+    """The model in a checkpoint of the official implementation.
+
+    That is ``torch.save({"model": state_dict, "config": argparse.Namespace})``
+    with layers fc1 to fc6; both join the label behind x and z as we do.
+
+    Returns:
+        the model on the CPU, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not such a checkpoint, or asks for anything but data.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no file at {path}")
+    try:
+        # torch.save never compresses: what is compressed was made to swell when read.
+        with zipfile.ZipFile(path) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("compressed")
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            checkpoint = dict(torch.load(path, map_location="cpu", weights_only=True))
+        state = dict(checkpoint["model"])
+    except Exception:  # a broken pickle can fail in any way, and PyTorch's advice is to trust it
+        raise ValueError(f"{path} is not a checkpoint of the official implementation: "
+                         "it cannot be read as plain data with an entry 'model'") from None
+    return _assemble(path, ModelConfig(), state, _official_name)
+
+
+def _official_name(name: str) -> str:
+    layer, _, kind = name.rpartition(".")
+    return f"{OFFICIAL[layer]}.{kind}"
+
+
+def _assemble(path: str | Path, config: ModelConfig, state: Mapping[str, Any],
+              called: Callable[[str], str] = str) -> CVAE:
+    """A model with the weights of `state`, in which our ``name`` is ``called(name)``."""
+    with torch.device("meta"):  # nothing is allocated for what a header merely claims
+        model = CVAE(config)
+    wanted = {called(name): (name, weight.shape) for name, weight in model.state_dict().items()}
+    if state.keys() != wanted.keys():
+        odd = sorted(map(str, state.keys() ^ wanted.keys()))
+        raise ValueError(f"{path} does not hold a CVAE of this configuration: {', '.join(odd[:4])}"
+                         f"{', ...' if odd[4:] else ''} should not be there or is missing")
+    weights = {}
+    for label, (name, shape) in wanted.items():
+        tensor = state[label]
+        if not (isinstance(tensor, torch.Tensor) and tensor.shape == shape and tensor.is_floating_point()
+                and tensor.layout == torch.strided and tensor.device.type == "cpu"):
+            found = (f"{tensor.dtype} {list(tensor.shape)}" if isinstance(tensor, torch.Tensor)
+                     else f"a {type(tensor).__name__}")
+            raise ValueError(f"{path} does not hold a CVAE of this configuration: {label} is {found}, "
+                             f"where floating-point {list(shape)} is needed")
+        if not tensor.isfinite().all():
+            raise ValueError(f"{path} holds a broken CVAE: {label} has values that are not finite")
+        weights[name] = tensor.detach().to(torch.float32, copy=True)
+    model.load_state_dict(weights, assign=True)
+    return model.eval()

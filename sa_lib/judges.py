@@ -1,0 +1,205 @@
+"""Judges: classifiers that say what an image shows, or that it shows no digit.
+
+Judge A may be used by an attacker; judge B, of another architecture and seed,
+is held out and only ever scores. A third network, trained on the ten digits
+alone, supplies the features for FID and precision/recall.
+"""
+
+import math
+import sys
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from . import store
+from .data import Dataset
+from .model import CLASSES
+from .training import batches, device, minimise
+
+__all__ = ["NOT_A_DIGIT", "Judge", "JudgeConfig", "get_judge", "not_digits"]
+
+NOT_A_DIGIT = CLASSES
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    """How a judge is trained.
+
+    Attributes:
+        name: "A", "B" (eleven outcomes) or "features" (ten).
+        epochs, batch, peak_lr: as for `training.TrainingConfig`.
+        held_out: training images kept aside to calibrate the temperature on.
+    """
+
+    name: str
+    epochs: int = 4
+    batch: int = 256
+    peak_lr: float = 4e-3
+    held_out: int = 5000
+
+    def __post_init__(self):
+        if self.name not in NETWORKS:
+            raise ValueError(f"name={self.name!r} is not a judge; use one of {', '.join(NETWORKS)}")
+
+
+def _convolutions(kernel: int, *channels: int) -> list[nn.Module]:
+    """Convolutions of stride 2, each with batch normalisation and a ReLU."""
+    return [layer for inputs, outputs in pairwise((1, *channels)) for layer in
+            (nn.Conv2d(inputs, outputs, kernel, stride=2, padding=kernel // 2, bias=False),
+             nn.BatchNorm2d(outputs), nn.ReLU())]
+
+
+def _large_kernels() -> tuple[nn.Module, nn.Module]:
+    """Two 5x5 convolutions and two dense layers, after LeNet (LeCun et al. 1998)."""
+    return nn.Sequential(*_convolutions(5, 16, 32), nn.Flatten(),
+                         nn.Linear(32 * 49, 128), nn.ReLU()), nn.Linear(128, CLASSES + 1)
+
+
+def _small_kernels() -> tuple[nn.Module, nn.Module]:
+    """Three 3x3 convolutions and no hidden dense layer."""
+    return nn.Sequential(*_convolutions(3, 24, 48, 96), nn.Flatten()), nn.Linear(96 * 16, CLASSES + 1)
+
+
+def _feature_network() -> tuple[nn.Module, nn.Module]:
+    """4x4 strided convolutions and a 64-number bottleneck, whose values are the features."""
+    return nn.Sequential(
+        nn.Conv2d(1, 24, 4, stride=2, padding=1), nn.ReLU(),
+        nn.Conv2d(24, 48, 4, stride=2, padding=1), nn.ReLU(),
+        nn.Flatten(), nn.Linear(48 * 49, 64), nn.ReLU()), nn.Linear(64, CLASSES)
+
+
+NETWORKS = {"A": _large_kernels, "B": _small_kernels, "features": _feature_network}
+
+
+class Judge(nn.Module):
+    """A classifier of images [N, 1, 28, 28] in [0, 1]; logits [N, 11] (features: [N, 10])."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        self.body, self.head = NETWORKS[name]()
+        self.register_buffer("temperature", torch.ones(()))
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Values of the last hidden layer, [N, d]."""
+        return self.body(images)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(images)) / self.temperature
+
+    @torch.no_grad()
+    def probabilities(self, images: torch.Tensor, batch: int = 2000) -> torch.Tensor:
+        """Calibrated probabilities [N, 11] of the ten digits and of "not a digit"."""
+        return torch.cat([self(part).softmax(1) for part in images.split(batch)])
+
+
+def not_digits(images: torch.Tensor, labels: torch.Tensor, count: int,
+               generator: torch.Generator) -> torch.Tensor:
+    """Images that show no digit, [count, 1, 28, 28] in [0, 1], for training and testing judges.
+
+    A third each: flat gray of any level with faint noise; noise of any mean,
+    strength and coarseness; blends of four images. A blend of two, or mere
+    blur, is what a VAE makes of a digit it is unsure of, and still a digit.
+    """
+    where = images.device
+
+    def uniform(*shape):
+        return torch.rand(*shape, generator=generator, device=where)
+
+    def normal(side):
+        noise = torch.randn(count, 1, side, side, generator=generator, device=where)
+        return F.interpolate(noise, size=28, mode="nearest")
+
+    gray = uniform(count, 1, 1, 1) + 0.1 * uniform(count, 1, 1, 1) * normal(28)
+    coarse = torch.where(uniform(count, 1, 1, 1) < 0.5, normal(28), normal(7))
+    noise = uniform(count, 1, 1, 1) + (0.1 + 0.5 * uniform(count, 1, 1, 1)) * coarse
+    four = torch.randint(len(images), (4, count), generator=generator, device=where)
+    blend = images[four].mean(0)
+    # Four images of fewer than three classes may well blend into a digit: gray takes their place.
+    kinds = F.one_hot(labels[four], CLASSES).amax(0).sum(1)
+    blend = torch.where((kinds < 3)[:, None, None, None], gray, blend)
+    kind = torch.randint(3, (count, 1, 1, 1), generator=generator, device=where)
+    return torch.where(kind == 0, gray, torch.where(kind == 1, noise, blend)).clamp(0, 1)
+
+
+def augmented(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """The batch [N, 1, 28, 28] moved by up to a pixel each way and, in part, blurred.
+
+    Blur, because a VAE's samples are smoother than its data: without it a
+    judge holds smoothness itself against an image.
+    """
+    across, down = torch.randint(-1, 2, (2,), generator=generator, device=images.device).tolist()
+    images = images.roll((across, down), dims=(2, 3))
+    share = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device)
+    return torch.lerp(images, F.avg_pool2d(images, 3, stride=1, padding=1), share)
+
+
+def train_judge(judge: Judge, images: torch.Tensor, labels: torch.Tensor, config: JudgeConfig,
+                seed: int):
+    """Train on digits and, for eleven outcomes, as many non-digits as of each digit; then calibrate.
+
+    The last `held_out` images are not trained on: the temperature (Guo et al.
+    2017, arXiv 1706.04599) is fitted on them and on fresh non-digits.
+    """
+    where = next(judge.parameters()).device
+    generator = torch.Generator(where).manual_seed(seed)
+    images, labels = images.to(where), labels.to(where)
+    held_out = min(config.held_out, len(images) // 5)
+    count = len(images) - held_out
+    refuses = judge.head.out_features > CLASSES
+
+    def with_not_digits(x, y, pool, pool_labels):
+        extra = not_digits(pool, pool_labels, len(x) // CLASSES, generator)
+        return torch.cat([x, extra]), torch.cat([y, y.new_full((len(extra),), NOT_A_DIGIT)])
+
+    indices = batches(count, config.batch, generator)
+
+    def loss(step):
+        batch = next(indices)
+        x, y = augmented(images[batch], generator), labels[batch]
+        if refuses:
+            x, y = with_not_digits(x, y, images[:count], labels[:count])
+        return F.cross_entropy(judge(x), y), {}
+
+    steps = config.epochs * max(1, count // config.batch)
+    log = minimise(judge.parameters(), loss, steps, config.peak_lr, f"train judge {config.name}")
+    judge.eval().requires_grad_(False)
+    x, y = images[count:], labels[count:]
+    if refuses:
+        x, y = with_not_digits(x, y, x, y)
+    calibrate(judge, x, y)
+    return log
+
+
+def calibrate(judge: Judge, images: torch.Tensor, labels: torch.Tensor) -> None:
+    """Set the temperature that minimises the cross-entropy on images not trained on."""
+    logits = torch.cat([judge(part) for part in images.split(2000)]) * judge.temperature
+    # A grid is exact enough for one positive number, and cannot diverge.
+    grid = torch.logspace(math.log10(0.25), math.log10(4), 161, device=logits.device)
+    losses = torch.stack([F.cross_entropy(logits / t, labels) for t in grid])
+    judge.temperature.copy_(grid[losses.argmin()])
+
+
+def get_judge(dataset: Dataset, config: JudgeConfig, seed: int = 0) -> Judge:
+    """The judge trained on `dataset`, from the store if it is there; frozen.
+
+    The judges' seeds differ by name, so that A and B share neither
+    architecture nor draws.
+    """
+    recipe = {"config": asdict(config), "seed": seed, "data": dataset.digest,
+              "code": store.code_digest(sys.modules[__name__], sys.modules[minimise.__module__])}
+    own_seed = 1000 * seed + 1 + list(NETWORKS).index(config.name)
+
+    def make():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(own_seed)
+            judge = Judge(config.name).to(device())
+        log = train_judge(judge, dataset.train_images, dataset.train_labels, config, own_seed)
+        return judge.state_dict(), {"log": log.to_dict("list")}
+
+    artefact = store.get_or_make("judge", recipe, make)
+    judge = Judge(config.name)
+    judge.load_state_dict(artefact.tensors)
+    return judge.to(device()).eval().requires_grad_(False)

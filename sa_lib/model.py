@@ -1,0 +1,194 @@
+"""The conditional variational autoencoder (CVAE).
+
+A label y is joined to the input of the encoder q(z|x,y) and of the decoder
+p(x|z,y) (Kingma & Welling 2014; Sohn, Lee & Yan 2015). The `mlp` architecture
+is the one of Heng & Soh (2023, arXiv 2305.10120, appendix B.1).
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+__all__ = ["ARCHITECTURES", "CLASSES", "CVAE", "ModelConfig", "build", "one_hot"]
+
+CLASSES = 10
+PIXELS = 28 * 28
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What it takes to build a `CVAE`.
+
+    Attributes:
+        architecture: "mlp" or "conv".
+        latent_dim: length of z.
+        hidden: widths of the two hidden layers (mlp) or channels of the two
+            convolutions (conv), from the image inwards.
+    """
+
+    architecture: str = "mlp"
+    latent_dim: int = 8
+    hidden: tuple[int, int] = (512, 256)
+
+    def __post_init__(self):
+        if self.architecture not in ("mlp", "conv"):
+            raise ValueError(f"architecture={self.architecture!r} is not known; use 'mlp' or 'conv'")
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+        sizes = (self.latent_dim, *self.hidden)
+        if len(sizes) != 3 or not all(type(size) is int and 1 <= size <= 65536 for size in sizes):
+            raise ValueError(f"latent_dim={self.latent_dim!r}, hidden={self.hidden!r} will not do; "
+                             "use whole numbers from 1 to 65536, two of them in hidden")
+
+    def asdict(self) -> dict:
+        """The configuration as JSON values."""
+        return {**dataclasses.asdict(self), "hidden": list(self.hidden)}
+
+
+ARCHITECTURES = {
+    "mlp": ModelConfig(),
+    "conv": ModelConfig("conv", latent_dim=25, hidden=(64, 128)),
+}
+
+
+def one_hot(labels: torch.Tensor) -> torch.Tensor:
+    """Integer labels [N] as float label vectors [N, 10].
+
+    Raises:
+        ValueError: a label is outside 0-9, or the tensor is not integer and one-dimensional.
+    """
+    if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(f"labels of shape {tuple(labels.shape)} and dtype {labels.dtype} will not do; "
+                         "give integers of shape [N]")
+    if len(labels) and not (0 <= int(labels.min()) and int(labels.max()) < CLASSES):
+        raise ValueError(f"labels run from {int(labels.min())} to {int(labels.max())}; "
+                         f"0 to {CLASSES - 1} are allowed")
+    return F.one_hot(labels.long(), CLASSES).float()
+
+
+class MLPEncoder(nn.Module):
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        wide, narrow = config.hidden
+        self.layers = nn.Sequential(nn.Linear(PIXELS + CLASSES, wide), nn.ReLU(),
+                                    nn.Linear(wide, narrow), nn.ReLU())
+        self.mean = nn.Linear(narrow, config.latent_dim)
+        self.log_var = nn.Linear(narrow, config.latent_dim)
+
+    def forward(self, x, y):
+        h = self.layers(torch.cat([x.flatten(1), y], dim=1))
+        return self.mean(h), self.log_var(h)
+
+
+class MLPDecoder(nn.Module):
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        wide, narrow = config.hidden
+        self.layers = nn.Sequential(nn.Linear(config.latent_dim + CLASSES, narrow), nn.ReLU(),
+                                    nn.Linear(narrow, wide), nn.ReLU(),
+                                    nn.Linear(wide, PIXELS))
+
+    def forward(self, z, y):
+        return self.layers(torch.cat([z, y], dim=1)).view(-1, 1, 28, 28)
+
+
+class ConvEncoder(nn.Module):
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        outer, inner = config.hidden
+        self.layers = nn.Sequential(
+            nn.Conv2d(1 + CLASSES, outer, 4, stride=2, padding=1), nn.ReLU(),
+            nn.Conv2d(outer, inner, 4, stride=2, padding=1), nn.ReLU(), nn.Flatten())
+        self.mean = nn.Linear(inner * 49, config.latent_dim)
+        self.log_var = nn.Linear(inner * 49, config.latent_dim)
+
+    def forward(self, x, y):
+        maps = y[:, :, None, None].expand(-1, -1, 28, 28)
+        h = self.layers(torch.cat([x, maps], dim=1))
+        return self.mean(h), self.log_var(h)
+
+
+class ConvDecoder(nn.Module):
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        outer, inner = config.hidden
+        self.layers = nn.Sequential(
+            nn.Linear(config.latent_dim + CLASSES, inner * 49), nn.ReLU(),
+            nn.Unflatten(1, (inner, 7, 7)),
+            nn.ConvTranspose2d(inner, outer, 4, stride=2, padding=1), nn.ReLU(),
+            nn.ConvTranspose2d(outer, 1, 4, stride=2, padding=1))
+
+    def forward(self, z, y):
+        return self.layers(torch.cat([z, y], dim=1))
+
+
+class CVAE(nn.Module):
+    """A conditional VAE for 28x28 images with pixels in [0, 1] and ten classes.
+
+    Images x are float [N, 1, 28, 28]; labels y are float [N, 10], one-hot or
+    any other real vector; latents z are float [N, latent_dim].
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        encoder, decoder = {"mlp": (MLPEncoder, MLPDecoder),
+                            "conv": (ConvEncoder, ConvDecoder)}[config.architecture]
+        self.encoder = encoder(config)
+        self.decoder = decoder(config)
+
+    def encode(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and log-variance of q(z|x,y), each [N, latent_dim]."""
+        _check_shape("x", x, (1, 28, 28))
+        _check_shape("y", y, (CLASSES,))
+        return self.encoder(x, y)
+
+    def decode_logits(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Logits of the pixel means of p(x|z,y), [N, 1, 28, 28]."""
+        _check_shape("z", z, (self.config.latent_dim,))
+        _check_shape("y", y, (CLASSES,))
+        return self.decoder(z, y)
+
+    def decode(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Pixel means of p(x|z,y), [N, 1, 28, 28], in [0, 1]."""
+        return torch.sigmoid(self.decode_logits(z, y))
+
+    def elbo_terms(self, x: torch.Tensor, y: torch.Tensor,
+                   noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The two terms of the evidence lower bound (Kingma & Welling 2014, eq. 3).
+
+        Args:
+            noise: standard normal [N, latent_dim], the one draw of the
+                reparameterised z = mean + exp(log_var / 2) * noise.
+
+        Returns:
+            log-likelihood log p(x|z,y) and divergence KL(q(z|x,y) || N(0, I)),
+            each [N], in nats per image. Gray pixels enter the Bernoulli
+            likelihood as they are (cross-entropy), as is customary on MNIST.
+        """
+        _check_shape("noise", noise, (self.config.latent_dim,))
+        mean, log_var = self.encode(x, y)
+        z = mean + (0.5 * log_var).exp() * noise
+        logits = self.decode_logits(z, y)
+        log_likelihood = -F.binary_cross_entropy_with_logits(logits, x, reduction="none").flatten(1).sum(1)
+        kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).sum(1)
+        return log_likelihood, kl
+
+    def elbo(self, x: torch.Tensor, y: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """One-sample estimate of the ELBO [N], nats per image; see `elbo_terms`."""
+        log_likelihood, kl = self.elbo_terms(x, y, noise)
+        return log_likelihood - kl
+
+
+def build(config: ModelConfig, seed: int) -> CVAE:
+    """A CVAE with PyTorch's default initialisation drawn from `seed` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return CVAE(config)
+
+
+def _check_shape(name: str, tensor: torch.Tensor, tail: tuple[int, ...]) -> None:
+    if tuple(tensor.shape[1:]) != tail:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}; [N, {', '.join(map(str, tail))}] is needed")

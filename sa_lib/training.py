@@ -1,0 +1,208 @@
+"""Training: one optimisation loop, and the CVAE trained with it."""
+
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import pandas as pd
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from . import model as model_module
+from . import store
+from .data import Dataset
+from .model import CLASSES, CVAE, ModelConfig, build, one_hot
+
+__all__ = ["Terms", "Trained", "TrainingConfig", "batches", "device", "get_cvae", "minimise",
+           "retained", "select", "train_cvae", "trained"]
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a CVAE is trained.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch: images a step.
+        peak_lr: highest learning rate of the one-cycle schedule (Smith & Topin 2018).
+    """
+
+    epochs: int = 28
+    batch: int = 256
+    peak_lr: float = 8e-3
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model and how it came about.
+
+    Attributes:
+        model: the CVAE, frozen, in evaluation mode, on `device()`.
+        log: one row for every logged step.
+        seconds: wall-clock seconds the making took on the machine that made it.
+        digest: SHA-256 (hex) of its weights: the hash under which pages speak of it.
+    """
+
+    model: CVAE
+    log: pd.DataFrame
+    seconds: float
+    digest: str
+
+
+def device() -> torch.device:
+    """The GPU when there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def select(labels: torch.Tensor, classes: Iterable[int]) -> torch.Tensor:
+    """Indices [M] of the labels [N] that are among `classes`."""
+    wanted = torch.tensor(sorted(classes), dtype=labels.dtype, device=labels.device)
+    return torch.isin(labels, wanted).nonzero().squeeze(1)
+
+
+def batches(count: int, size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
+    """Endless index batches [size]: one random permutation of `count` after another.
+
+    The few indices left over at the end of a permutation are dropped; a set
+    smaller than a batch is drawn whole.
+    """
+    if count < 1:
+        raise ValueError(f"count={count}: batches need at least one image")
+    size = min(size, count)
+    while True:
+        order = torch.randperm(count, generator=generator, device=generator.device)
+        yield from order[:count - count % size].split(size)
+
+
+def minimise(parameters: Iterable[nn.Parameter],
+             loss: Callable[[int], tuple[torch.Tensor, dict[str, torch.Tensor]]],
+             steps: int, peak_lr: float, title: str, log_every: int = 50) -> pd.DataFrame:
+    """Minimise a stochastic loss with Adam under a one-cycle schedule.
+
+    Args:
+        parameters: what to change.
+        loss: step -> (scalar loss, values to log); called once a step.
+        steps: number of updates.
+        peak_lr: highest learning rate of the schedule.
+        title: label of the progress bar.
+        log_every: steps between two rows of the log.
+
+    Returns:
+        The log: columns `step`, `loss` and the names that `loss` gave.
+
+    Raises:
+        FloatingPointError: the loss is no longer finite.
+    """
+    parameters = list(parameters)
+    optimiser = torch.optim.Adam(parameters, lr=peak_lr, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, peak_lr, total_steps=max(steps, 2))
+    rows = []
+    bar = tqdm(range(steps), desc=title, leave=False, mininterval=1.0)
+    for step in bar:
+        value, record = loss(step)
+        optimiser.zero_grad(set_to_none=True)
+        value.backward()
+        optimiser.step()
+        schedule.step()
+        if step % log_every == 0 or step == steps - 1:
+            row = {"step": step} | {k: float(v.detach()) for k, v in {"loss": value, **record}.items()}
+            if not math.isfinite(row["loss"]):
+                raise FloatingPointError(f"{title}: the loss is {row['loss']} at step {step}; "
+                                         f"lower the learning rate (peak_lr={peak_lr})")
+            bar.set_postfix_str(f"loss {row['loss']:.4g}", refresh=False)
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+Terms = Callable[[CVAE, torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+def train_cvae(model: CVAE, images: torch.Tensor, labels: torch.Tensor, config: TrainingConfig,
+               seed: int, terms: Terms = CVAE.elbo_terms, title: str = "train CVAE") -> pd.DataFrame:
+    """Maximise the ELBO on images [N, 1, 28, 28] with labels [N], in place.
+
+    Args:
+        terms: (model, x, y, noise) -> log-likelihood [N] and KL divergence [N],
+            as `CVAE.elbo_terms`.
+
+    Returns:
+        The log: per logged step the batch's negative ELBO (`loss`) and its
+        two parts, `reconstruction` and `kl`, in nats per image.
+    """
+    where = next(model.parameters()).device
+    images, y = images.to(where), one_hot(labels).to(where)
+    generator = torch.Generator(where).manual_seed(seed)
+    indices = batches(len(images), config.batch, generator)
+    steps = config.epochs * max(1, len(images) // config.batch)
+
+    def loss(step):
+        batch = next(indices)
+        noise = torch.randn(len(batch), model.config.latent_dim, generator=generator, device=where)
+        log_likelihood, kl = terms(model, images[batch], y[batch], noise)
+        reconstruction, kl = -log_likelihood.mean(), kl.mean()
+        return reconstruction + kl, {"reconstruction": reconstruction, "kl": kl}
+
+    return minimise(model.parameters(), loss, steps, config.peak_lr, title)
+
+
+def get_cvae(dataset: Dataset, model_config: ModelConfig = ModelConfig(),
+             config: TrainingConfig = TrainingConfig(), seed: int = 0,
+             without: Sequence[int] = (), terms: Terms = CVAE.elbo_terms) -> Trained:
+    """The CVAE trained on `dataset`, from the store if it is there.
+
+    Args:
+        dataset: its training images are used.
+        seed: of the initial weights, the batches and the latent noise.
+        without: classes the model never sees; empty for the baseline.
+        terms: the two terms of the ELBO, see `train_cvae`.
+
+    Raises:
+        ValueError: `without` leaves no class to train on, or is not of distinct digits.
+    """
+    classes = retained(without)
+    recipe = {"model": model_config.asdict(), "training": asdict(config), "seed": seed,
+              "without": sorted(without), "data": dataset.digest, "terms": _fingerprint(terms),
+              "code": store.code_digest(model_module, sys.modules[__name__])}
+
+    def make():
+        keep = select(dataset.train_labels, classes)
+        model = build(model_config, seed).to(device())
+        title = "train CVAE" + (f" without {', '.join(map(str, sorted(without)))}" if without else "")
+        log = train_cvae(model, dataset.train_images[keep], dataset.train_labels[keep], config, seed,
+                         terms, title)
+        return model.state_dict(), {"model": model_config.asdict(), "log": log.to_dict("list")}
+
+    return trained(store.get_or_make("cvae", recipe, make))
+
+
+def _fingerprint(terms: Terms) -> dict[str, str]:
+    generator = torch.Generator().manual_seed(0)
+    model = build(ModelConfig(latent_dim=2, hidden=(8, 4)), seed=0).double()
+    x, y, noise = (torch.rand(3, *shape, generator=generator, dtype=torch.double)
+                   for shape in ((1, 28, 28), (CLASSES,), (2,)))
+    log_likelihood, kl = terms(model, x, y, noise)
+    return store.fingerprint({"log_likelihood": log_likelihood.sum(), "kl": kl.sum()})
+
+
+def retained(forget: Sequence[int]) -> list[int]:
+    """The classes that are not in `forget`.
+
+    Raises:
+        ValueError: `forget` has a repeated or unknown class, or all ten.
+    """
+    forget = list(forget)
+    if len(set(forget)) != len(forget) or not set(forget) <= set(range(CLASSES)) or len(forget) >= CLASSES:
+        raise ValueError(f"forget={forget} is not allowed; give at most {CLASSES - 1} "
+                         f"distinct digits from 0 to {CLASSES - 1}")
+    return [k for k in range(CLASSES) if k not in forget]
+
+
+def trained(artefact: store.Artefact) -> Trained:
+    """The model that an artefact of the store holds, frozen, with its log."""
+    model = CVAE(ModelConfig(**artefact.info["model"]))
+    model.load_state_dict(artefact.tensors)
+    model.to(device()).eval().requires_grad_(False)
+    return Trained(model, pd.DataFrame(artefact.info["log"]), artefact.info["seconds"],
+                   artefact.info["digest"])
