@@ -1,0 +1,154 @@
+"""Figures: every function takes results and returns a Matplotlib figure."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .fisher import Diagonal
+from .model import ModelConfig
+
+__all__ = ["confusion", "curves", "fisher_layers", "fisher_maps", "image_grid", "sweep"]
+
+WIDTH = 7.0  # inches: at the 14 pixels an inch of a phone, text of 9 points can still be read
+PALETTE = sns.color_palette("colorblind")
+LABELS = {"real": "real", "replay": "replay", "ewc": "EWC", "gray": "gray", "loss": "negative ELBO",
+          "reconstruction": "reconstruction", "kl": "KL divergence"}
+
+
+def image_grid(images: torch.Tensor, rows: Sequence[str] = (), columns: Sequence[str] = (),
+               marked: Sequence[int] = ()) -> Figure:
+    """Images [R, C, ..., 28, 28] in [0, 1] as R rows and C columns.
+
+    Args:
+        rows, columns: labels; none if empty.
+        marked: rows to draw a frame around.
+    """
+    images = images.detach().cpu()
+    images = images.reshape(*images.shape[:2], 28, 28)
+    count, across = images.shape[:2]
+    side = min(WIDTH / across, 0.6)
+    figure = Figure(figsize=(side * across, side * count), layout="none")
+    axes = figure.subplots()
+    gap = 2
+    sheet = np.ones((count * (28 + gap) + gap, across * (28 + gap) + gap))
+    for r in range(count):
+        for c in range(across):
+            top, left = gap + r * (28 + gap), gap + c * (28 + gap)
+            sheet[top:top + 28, left:left + 28] = images[r, c]
+    axes.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_yticks([gap + 14 + r * (28 + gap) for r in range(len(rows))], rows)
+    axes.set_xticks([gap + 14 + c * (28 + gap) for c in range(len(columns))], columns)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    for r in marked:
+        axes.add_patch(_frame(-0.5, r * (28 + gap) - 0.5, sheet.shape[1], 28 + 2 * gap))
+    return figure
+
+
+def _frame(left: float, top: float, width: float, height: float):
+    from matplotlib.patches import Rectangle
+    return Rectangle((left, top), width, height, fill=False, edgecolor=PALETTE[1], linewidth=2.5,
+                     clip_on=False)
+
+
+def curves(log: pd.DataFrame, names: Sequence[str], suffixes: Mapping[str, str]) -> Figure:
+    """Columns of a training log against the step, one panel for each suffix, logarithmic.
+
+    Args:
+        names: columns, each a line; those the log lacks are left out.
+        suffixes: what is put behind a name in a panel -> the label of its y axis.
+    """
+    figure = Figure(figsize=(WIDTH, 2.8 if len(suffixes) > 1 else 3.2), layout="constrained")
+    panels = figure.subplots(1, len(suffixes), squeeze=False)[0]
+    styles = ["-", "--", "-.", ":"]
+    for axes, (suffix, label) in zip(panels, suffixes.items()):
+        for index, name in enumerate(names):
+            if name + suffix in log:
+                rows = log[["step", name + suffix]].dropna()
+                axes.plot(rows["step"], rows[name + suffix], styles[index % 4], color=PALETTE[index],
+                          label=LABELS.get(name, name))
+        axes.set_yscale("log")
+        _label(axes, "step", label)
+    panels[0].legend(frameon=False)
+    return figure
+
+
+def fisher_layers(fisher: Diagonal) -> Figure:
+    """Box plots of log10 F of every weight matrix, zeros left out, from the image to the pixels."""
+    order = [name for name in fisher if name.endswith("weight")]
+    figure = Figure(figsize=(WIDTH, 0.4 * len(order) + 0.9), layout="constrained")
+    axes = figure.subplots()
+    values = [fisher[name].flatten().cpu() for name in order]
+    boxes = axes.boxplot([torch.log10(v[v > 0]).numpy() for v in values], orientation="horizontal",
+                         whis=(1, 99), showfliers=False, patch_artist=True, widths=0.6)
+    for box in boxes["boxes"]:
+        box.set_facecolor(PALETTE[0])
+    axes.set_yticks(range(1, len(order) + 1), [name.removesuffix(".weight") for name in order])
+    axes.invert_yaxis()
+    _label(axes, "log10 of Fisher diagonal (box: quartiles; whiskers: 1 % to 99 %)", "")
+    return figure
+
+
+def fisher_maps(fisher: Diagonal, config: ModelConfig) -> Figure:
+    """The Fisher of the layers that touch pixels, summed over everything but the place in the image.
+
+    Dense layers give a map of the 28x28 pixels; convolutions share their
+    weights over all places, so their map is the 4x4 kernel.
+    """
+    first, last = fisher["encoder.layers.0.weight"].cpu(), fisher["decoder.layers.4.weight"].cpu()
+    if config.architecture == "mlp":
+        maps = [first[:, :784].sum(0).view(28, 28), last.sum(1).view(28, 28)]
+    else:
+        maps = [first[:, :1].sum((0, 1)), last.sum((0, 1))] if config.architecture == "conv" else []
+    figure = Figure(figsize=(WIDTH, 3.1), layout="constrained")
+    for axes, image, title in zip(figure.subplots(1, 2), maps, ("encoder: input pixels", "decoder: output pixels")):
+        shown = axes.imshow(image, cmap="cividis")
+        axes.set_title(title, fontsize=10)
+        axes.set_axis_off()
+        figure.colorbar(shown, ax=axes, shrink=0.85, label="summed Fisher")
+    return figure
+
+
+def confusion(table: pd.DataFrame) -> Figure:
+    """Shares 0-1 as a heat map: rows what was shown, columns what the judge said."""
+    figure = Figure(figsize=(WIDTH, 0.34 * len(table) + 1), layout="constrained")
+    axes = figure.subplots()
+    sns.heatmap(100 * table, ax=axes, cmap="cividis", vmin=0, vmax=100, annot=True, fmt=".0f",
+                annot_kws={"fontsize": 8}, cbar_kws={"label": "%"}, linewidths=0.5)
+    axes.tick_params(length=0)
+    _label(axes, "the judge's answer", "")
+    return figure
+
+
+def sweep(tables: Mapping[str, pd.DataFrame], panels: Mapping[str, str], bounds: Mapping[str, float]) -> Figure:
+    """Results against lambda, a line for each table and a panel for each column.
+
+    Args:
+        tables: label -> results, indexed by lambda from 0.
+        panels: column -> label of its y axis.
+        bounds: column -> level of a dotted line, such as the baseline's.
+    """
+    figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
+    for axes, (column, label) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
+        for index, (name, table) in enumerate(tables.items()):
+            axes.plot(table.index, table[column], ["o-", "s--", "^-.", "D:"][index % 4], color=PALETTE[index],
+                      label=name)
+        axes.axhline(bounds[column], color="0.35", linestyle=":", linewidth=1.2)
+        smallest = min(value for table in tables.values() for value in table.index if value > 0)
+        axes.set_xscale("symlog", linthresh=smallest)
+        axes.set_xlim(left=-0.3 * smallest)
+        _label(axes, "λ", label)
+    figure.axes[0].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _label(axes: Axes, x: str, y: str) -> None:
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    sns.despine(ax=axes)

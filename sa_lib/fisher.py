@@ -1,0 +1,169 @@
+"""The diagonal of the Fisher information: which weights the retained classes depend on.
+
+F_k = 1/N sum_n (d l_n / d theta_k)^2 with l_n the negative ELBO of image n
+(Kirkpatrick et al. 2017; van de Ven 2025, arXiv 2502.11756). The square is
+taken per image: squaring the gradient of a batch mean instead averages the
+signs away and loses most of the trace.
+
+For a linear layer with inputs a_n and pre-activation gradients d_n the
+gradient of image n is the outer product d_n a_n^T, so that
+sum_n (d_n a_n^T)^2 = (d^2)^T (a^2): one batched backward pass to the
+pre-activations gives the exact answer (Goodfellow 2015, arXiv 1510.01799).
+For convolutions the gradient of each image is one small matrix product.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .model import CVAE, one_hot
+
+__all__ = ["Diagonal", "combine", "fisher_by_class", "fisher_diagonal", "sampled_fisher_diagonal",
+           "squared_gradients"]
+
+Diagonal = dict[str, torch.Tensor]
+
+
+def _linear(layer: nn.Linear, a: torch.Tensor, d: torch.Tensor) -> dict[str, torch.Tensor]:
+    d2 = d.square()
+    return {"weight": d2.T @ a.square(), "bias": d2.sum(0)}
+
+
+def _conv(layer: nn.Conv2d, a: torch.Tensor, d: torch.Tensor) -> dict[str, torch.Tensor]:
+    patches = F.unfold(a, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+    per_image = d.flatten(2) @ patches.transpose(1, 2)
+    return {"weight": per_image.square().sum(0).view_as(layer.weight),
+            "bias": d.flatten(2).sum(2).square().sum(0)}
+
+
+def _conv_transposed(layer: nn.ConvTranspose2d, a: torch.Tensor, d: torch.Tensor) -> dict[str, torch.Tensor]:
+    # A transposed convolution is the adjoint of one: inputs and output gradients change places.
+    patches = F.unfold(d, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+    per_image = a.flatten(2) @ patches.transpose(1, 2)
+    return {"weight": per_image.square().sum(0).view_as(layer.weight),
+            "bias": d.flatten(2).sum(2).square().sum(0)}
+
+
+RULES = {nn.Linear: _linear, nn.Conv2d: _conv, nn.ConvTranspose2d: _conv_transposed}
+
+
+def squared_gradients(model: nn.Module, losses: Callable[[], torch.Tensor]) -> Diagonal:
+    """Sum over a batch of the squared per-sample gradients, for every parameter.
+
+    Args:
+        model: made of Linear, Conv2d and ConvTranspose2d layers, each used
+            once; it may be frozen, and is left as it was.
+        losses: runs the model once and returns the losses [N], the n-th of
+            which depends on the n-th sample alone.
+
+    Returns:
+        Parameter name -> tensor of its shape.
+
+    Raises:
+        TypeError: the model has parameters in a layer of another kind.
+    """
+    seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def keep(name, layer, inputs, output):
+        # In a frozen model the outputs are leaves; without this no gradient would reach them.
+        output.requires_grad_()
+        seen[name] = (inputs[0].detach(), output)
+
+    layers = {name: layer for name, layer in model.named_modules() if [*layer.parameters(recurse=False)]}
+    for name, layer in layers.items():
+        if (type(layer) not in RULES or getattr(layer, "groups", 1) != 1
+                or getattr(layer, "padding_mode", "zeros") != "zeros"):
+            raise TypeError(f"layer {name!r} is a {layer}; Linear, Conv2d and ConvTranspose2d "
+                            "without groups and padded with zeros are allowed")
+    hooks = [layer.register_forward_hook(partial(keep, name)) for name, layer in layers.items()]
+    try:
+        with torch.enable_grad():
+            total = losses().sum()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    deltas = torch.autograd.grad(total, [output for _, output in seen.values()])
+    return {f"{name}.{parameter}": squares
+            for (name, (a, _)), d in zip(seen.items(), deltas)
+            for parameter, squares in RULES[type(layers[name])](layers[name], a, d).items()
+            if getattr(layers[name], parameter) is not None}
+
+
+def fisher_diagonal(model: CVAE, images: torch.Tensor, labels: torch.Tensor, noise: torch.Tensor,
+                    batch: int = 512) -> Diagonal:
+    """The data Fisher: exact mean of squared per-image gradients of the negative ELBO.
+
+    This is the *empirical* Fisher of the given images (Kunstner et al. 2019);
+    `sampled_fisher_diagonal` is the one over the model's own samples.
+
+    Args:
+        images: [N, 1, 28, 28], N >= 1; for Selective Amnesia, all images of
+            the retained classes.
+        labels: [N], integers 0-9.
+        noise: [N, latent_dim], each image's draw for its ELBO.
+        batch: images a pass; it bounds the memory and does not change the result.
+
+    Returns:
+        Parameter name -> F, of the parameter's shape, in nats^2 per squared
+        unit of the parameter.
+
+    Raises:
+        ValueError: there are no images, or not as many labels or draws as images.
+    """
+    if len(images) == 0 or len(labels) != len(images) or len(noise) != len(images):
+        raise ValueError(f"images, labels and noise are {len(images)}, {len(labels)} and {len(noise)}; "
+                         "equal numbers of at least 1 are needed")
+    where = next(model.parameters()).device
+    total: Diagonal = {}
+    for x, y, e in zip(images.split(batch), one_hot(labels).to(images.dtype).split(batch), noise.split(batch)):
+        part = squared_gradients(model, lambda: -model.elbo(x.to(where), y.to(where), e.to(where)))
+        for name, squares in part.items():
+            total[name] = total[name] + squares if name in total else squares
+    return {name: squares / len(images) for name, squares in total.items()}
+
+
+def fisher_by_class(model: CVAE, images: torch.Tensor, labels: torch.Tensor, noise: torch.Tensor,
+                    batch: int = 512) -> dict[int, Diagonal]:
+    """One data Fisher for each class among the labels; `combine` gives that of any set of them."""
+    where = {k: (labels == k).nonzero().squeeze(1) for k in labels.unique().tolist()}
+    return {k: fisher_diagonal(model, images[i], labels[i], noise[i], batch) for k, i in where.items()}
+
+
+def combine(fishers: Mapping[int, Diagonal], weights: Mapping[int, float]) -> Diagonal:
+    """The weighted mean of per-class Fishers.
+
+    With the classes' image counts as weights this is the Fisher over all
+    their images together; with equal weights every class counts the same.
+
+    Raises:
+        ValueError: a class has no Fisher, or the weights are negative or all zero.
+    """
+    total = sum(weights.values())
+    if not set(weights) <= set(fishers) or min(weights.values(), default=0) < 0 or not total > 0:
+        raise ValueError(f"weights={dict(weights)} will not do; give non-negative weights, not all zero, "
+                         f"for classes among {sorted(fishers)}")
+    names = next(iter(fishers.values()))
+    return {name: sum(w / total * fishers[k][name] for k, w in weights.items()) for name in names}
+
+
+def sampled_fisher_diagonal(model: CVAE, labels: torch.Tensor, generator: torch.Generator,
+                            batch: int = 512) -> Diagonal:
+    """The model-sampled Fisher: over images the model itself generates for `labels` [N].
+
+    As in Heng & Soh (2023, section 3.2): z is drawn from the prior, the
+    image is the decoder's mean, and the gradient is that of its negative
+    ELBO. No data are needed.
+    """
+    where = next(model.parameters())
+
+    def normal():
+        return torch.randn(len(labels), model.config.latent_dim, generator=generator,
+                           dtype=where.dtype, device=where.device)
+
+    with torch.no_grad():
+        y = one_hot(labels.to(where.device)).to(where.dtype)
+        images = torch.cat([model.decode(z, part) for z, part in zip(normal().split(4096), y.split(4096))])
+    return fisher_diagonal(model, images, labels.to(where.device), normal(), batch)
