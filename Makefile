@@ -1,0 +1,47 @@
+# make book    environment, chapters, site      make test    environment, tests
+# Each run is kept in runs/$(RUN); see README.md for the variables.
+
+PROFILE ?= full
+# Runs with other parameters never share a folder.
+RUN ?= $(PROFILE)$(if $(DATASET),-$(DATASET))$(if $(ARCHITECTURE),-$(ARCHITECTURE))$\
+    $(if $(FORGET),-forget$(FORGET))$(if $(SEED),-seed$(SEED))
+PYTHON ?= $(or $(shell for name in python3 python3.13 python3.12 python3.11; do \
+    $$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && \
+    echo $$name && break; done),python3)
+VENV ?= .venv
+
+python := $(VENV)/bin/python
+dataset := $(or $(DATASET),$(if $(filter smoke,$(PROFILE)),digits))
+# What is not set is left to the chapters' own defaults.
+parameters := -p profile "$(PROFILE)" $(if $(dataset),-p dataset "$(dataset)") \
+              $(if $(ARCHITECTURE),-p architecture "$(ARCHITECTURE)") \
+              $(if $(FORGET),-p forget "$(FORGET)") $(if $(SEED),-p seed "$(SEED)")
+
+.PHONY: book test run render check sync repo environment clean
+
+book: run  ## run what is missing, then render the site
+	@$(python) -m sa_lib.book render --run "$(RUN)"
+
+run: environment  ## execute the chapters (CHAPTERS="01_baseline ...": only these)
+	@$(python) -m sa_lib.book run --run "$(RUN)" $(parameters) --chapters $(CHAPTERS)
+
+render: environment  ## render a run again
+	@$(python) -m sa_lib.book render --run "$(RUN)"
+
+check: environment  ## hold a run's numbers to the book's claims
+	@$(python) -m sa_lib.check "runs/$(RUN)"
+
+test: environment  ## the whole test suite
+	@$(python) -m pytest
+
+sync: environment  ## derive every notebook's .ipynb from its .py
+	@$(python) -m sa_lib.book sync
+
+repo: environment  ## make repo URL=https://github.com/<owner>/<name>
+	@$(python) -m sa_lib.book repo "$(URL)"
+
+environment:
+	@$(PYTHON) tools/environment.py $(VENV)
+
+clean:  ## remove the site and the runs; keep the environment and the trained models
+	rm -rf _build runs

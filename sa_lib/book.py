@@ -1,0 +1,382 @@
+"""From chapters to a book: pair the notebooks, run them, render the site.
+
+A chapter is ``notebooks/NN_name.py`` (Jupytext, percent format); ``sync`` derives
+the ``.ipynb`` from it. ``run`` executes the chapters into ``runs/<name>/``, and
+``render`` makes ``_build/html`` of one such run. Used by the Makefile::
+
+    python -m sa_lib.book sync [--check]
+    python -m sa_lib.book run --run full -p forget 9
+    python -m sa_lib.book render --run full
+    python -m sa_lib.book repo https://github.com/me/my-fork
+
+This module needs the extra ``book``; a chapter in Colab never imports it.
+"""
+
+import argparse
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+import papermill
+from nbclient.exceptions import DeadKernelError
+from nbformat import NotebookNode
+from papermill.exceptions import PapermillExecutionError
+
+from sa_lib.chapter import read_metrics
+from sa_lib.store import write_atomically
+
+__all__ = ["BookError", "chapters", "repository", "render", "run", "set_repository", "sync"]
+
+SMOKE = ("```{admonition} Smoke run\n:class: warning\nLittle data and few steps: this run shows that "
+         "everything works, and its numbers and pictures mean nothing.\n```")
+# Modules that shape the site alone: a change in them leaves executed chapters good.
+NOT_IN_CHAPTERS = {"book.py", "check.py"}
+
+
+class BookError(Exception):
+    """Why there is no book, in one sentence for the reader."""
+
+
+def chapters(root: Path) -> list[str]:
+    """Names of the chapters in order, such as "01_baseline"."""
+    names = sorted(path.stem for path in (root / "notebooks").glob("[0-9][0-9]_*.py"))
+    if not names:
+        raise BookError(f"there is no chapter (NN_name.py) in {root / 'notebooks'}")
+    return names
+
+
+# Pairing ------------------------------------------------------------------------------------
+
+def notebook_text(source: str) -> str:
+    """The ``.ipynb`` of a chapter's ``.py`` source: the same bytes whenever and wherever it is made.
+
+    A cell's id is a hash of its own content, so that editing one cell leaves
+    the ids of all others as they were.
+    """
+    notebook = jupytext.reads(source, fmt="py:percent")
+    seen = Counter()
+    for cell in notebook.cells:
+        digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:12]
+        seen[digest] += 1
+        cell.id = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
+    notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+                         "language_info": {"name": "python"}}
+    return nbformat.writes(notebook, version=4) + "\n"
+
+
+def sync(root: Path, check: bool = False) -> list[str]:
+    """Bring every ``.ipynb`` up to its ``.py`` (or, with `check`, touch nothing).
+
+    Returns:
+        names of the chapters whose ``.ipynb`` was not what its ``.py`` says.
+    """
+    differing = []
+    for name in chapters(root):
+        path = root / "notebooks" / f"{name}.ipynb"
+        text = notebook_text(path.with_suffix(".py").read_text(encoding="utf-8"))
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            continue
+        differing.append(name)
+        if not check:
+            with write_atomically(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+    return differing
+
+
+# Running ------------------------------------------------------------------------------------
+
+def run(root: Path, run_dir: Path, parameters: Mapping[str, Any], only: Sequence[str] = ()) -> None:
+    """Execute the chapters that this run still lacks, each with the parameters that it declares.
+
+    A chapter is done if its executed notebook is there, was made from the same
+    source, parameters, library and versions, and has left its metrics.
+
+    Args:
+        run_dir: relative to `root`, where the chapters are executed, so that no
+            path of this machine shows on a page.
+        parameters: name -> JSON value, for the cell tagged ``parameters``.
+        only: names of the chapters to run; all by default.
+
+    Raises:
+        BookError: a chapter failed, or no chapter knows a parameter or a name in `only`.
+    """
+    sync(root)
+    names = chapters(root)
+    if unknown := set(only) - set(names):
+        raise BookError(f"there is no chapter {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+    sources = {name: root / "notebooks" / f"{name}.ipynb" for name in names}
+    declared = {name: papermill.inspect_notebook(path).keys() for name, path in sources.items()}
+    if unknown := set(parameters).difference(*declared.values()):
+        raise BookError(f"no chapter has a parameter {', '.join(sorted(unknown))}; "
+                        f"there are {', '.join(sorted(set().union(*declared.values())))}")
+    (root / run_dir).mkdir(parents=True, exist_ok=True)
+    with write_atomically(root / run_dir / "run.json") as temporary:
+        temporary.write_text(json.dumps({"parameters": dict(parameters)}, indent=1, sort_keys=True) + "\n")
+    for name in only or names:
+        given = {key: value for key, value in parameters.items() if key in declared[name]}
+        _run_chapter(root, run_dir, name, given | {"run_dir": run_dir.as_posix()})
+
+
+def _run_chapter(root: Path, run_dir: Path, name: str, parameters: dict[str, Any]) -> None:
+    source = root / "notebooks" / f"{name}.ipynb"
+    target = root / run_dir / source.name
+    stamp = _stamp(source, parameters)
+    if (_read(target).metadata.get("sa_lib", {}).get("stamp") == stamp
+            and (root / run_dir / name / "metrics.json").is_file()):
+        print(f"{name}: already done", flush=True)
+        return
+    print(f"{name}: running", flush=True)
+    failed = target.with_suffix(".failed.ipynb")
+    target.unlink(missing_ok=True)
+    failed.unlink(missing_ok=True)
+    part = target.with_name(f".{target.name}")
+    try:
+        notebook = papermill.execute_notebook(source, part, parameters, kernel_name="python3",
+                                              cwd=root, progress_bar={"ncols": 80},
+                                              extra_arguments=["--log-level=ERROR"])
+    except (PapermillExecutionError, DeadKernelError) as error:
+        part.replace(failed)
+        raise BookError(f"{name}: {_reason(error, failed)} (the notebook is kept: {failed})") from None
+    notebook.metadata["sa_lib"] = {"stamp": stamp, "parameters": parameters}
+    nbformat.write(notebook, part)
+    part.replace(target)
+
+
+def _stamp(source: Path, parameters: Mapping[str, Any]) -> str:
+    """SHA-256 of what a chapter's result depends on; the data are checked where they are read."""
+    digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
+    library = sorted(path for path in Path(__file__).parent.glob("*.py") if path.name not in NOT_IN_CHAPTERS)
+    for path in [source, *library]:
+        digest.update(path.read_bytes())
+    for package in ("torch", "numpy", "matplotlib"):
+        digest.update(version(package).encode())
+    return digest.hexdigest()
+
+
+def _reason(error: Exception, failed: Path) -> str:
+    """Which cell, counted as in the source, and what went wrong."""
+    if not isinstance(error, PapermillExecutionError):
+        return f"the kernel died ({error})"
+    ours = [cell for cell in _read(failed).cells
+            if not {"injected-parameters", "papermill-error-cell-tag"} & set(cell.metadata.get("tags", []))]
+    number = 1 + next(index for index, cell in enumerate(ours)
+                      if any(output.output_type == "error" for output in cell.get("outputs", [])))
+    line = error.source.strip().splitlines()[0]
+    return f"cell {number} ({line}) failed with {error.ename}: {error.evalue}"
+
+
+def _read(path: Path) -> NotebookNode:
+    """The notebook at `path`, an empty one where there is none or only a part of one."""
+    try:
+        return nbformat.read(path, as_version=4)
+    except (FileNotFoundError, nbformat.reader.NotJSONError, nbformat.ValidationError):
+        return nbformat.v4.new_notebook()
+
+
+# Rendering ----------------------------------------------------------------------------------
+
+def render(root: Path, run_dir: Path) -> Path:
+    """Make the site of one run.
+
+    Returns:
+        the path of its first page, ``_build/html/index.html`` under `root`.
+
+    Raises:
+        BookError: the run lacks a chapter, mixes parameters, lacks a number that a
+            page quotes, or Jupyter Book found anything to warn of. The site that
+            was there before is left as it was.
+    """
+    notebooks = _executed(root, root / run_dir)
+    smoke = any(notebook.metadata.sa_lib.parameters.get("profile") == "smoke"
+                for notebook in notebooks.values())
+    stage, site = root / "_build" / "stage", root / "_build" / "html"
+    shutil.rmtree(stage, ignore_errors=True)
+    shutil.copytree(root / "book", stage / "book")
+    for name in ("_config.yml", "_toc.yml"):
+        shutil.copy(root / name, stage)
+    (stage / "notebooks").mkdir()
+    for name, notebook in notebooks.items():
+        nbformat.write(_page(name, notebook, smoke), stage / "notebooks" / f"{name}.ipynb")
+    for path in (stage / "book").rglob("*.md"):
+        text = _with_numbers(path, root / run_dir)
+        path.write_text(_marked(text) if smoke else text, encoding="utf-8")
+    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()",
+               "build", "-n", "-W", "--keep-going", str(stage)]
+    built = subprocess.run(command, capture_output=True, text=True)
+    if built.returncode:
+        said = built.stdout + built.stderr
+        complaints = [line for line in said.splitlines() if re.search("WARNING|ERROR|Error:", line)]
+        raise BookError("\n".join([f"Jupyter Book could not render {run_dir}:", *(complaints or [said])]))
+    old = site.with_name("html.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if site.exists():
+        site.rename(old)
+    (stage / "_build" / "html").rename(site)
+    shutil.rmtree(old, ignore_errors=True)
+    return site / "index.html"
+
+
+def _executed(root: Path, run_dir: Path) -> dict[str, NotebookNode]:
+    """The executed chapters of a run, complete and all made with the same parameters."""
+    try:
+        wanted = json.loads((run_dir / "run.json").read_text())["parameters"]
+    except (FileNotFoundError, ValueError, KeyError):
+        raise BookError(f"there is no run in {run_dir}; make it first: make run RUN={run_dir.name}") from None
+    notebooks = {name: _read(run_dir / f"{name}.ipynb") for name in chapters(root)}
+    missing = [name for name, notebook in notebooks.items() if "sa_lib" not in notebook.metadata]
+    if missing:
+        raise BookError(f"{run_dir} lacks {', '.join(missing)}; make run RUN={run_dir.name} makes it")
+    for name, notebook in notebooks.items():
+        if differing := {key for key, value in notebook.metadata.sa_lib.parameters.items()
+                         if key != "run_dir" and wanted.get(key) != value}:
+            raise BookError(f"{name} in {run_dir} was made with another {', '.join(sorted(differing))} than "
+                            f"the run now has; make run RUN={run_dir.name} makes it again")
+    return notebooks
+
+
+def _page(name: str, notebook: NotebookNode, smoke: bool) -> NotebookNode:
+    """An executed chapter as a page: only what the reader is to see, figures as numbered figures."""
+    page = nbformat.v4.new_notebook(metadata={"kernelspec": notebook.metadata.kernelspec})
+    for cell in notebook.cells:
+        tags = cell.metadata.get("tags", [])
+        if "injected-parameters" in tags:
+            continue
+        cell.metadata = NotebookNode({"tags": [tag for tag in tags if tag != "parameters"]})
+        if "parameters" in tags:
+            cell.source = _with_values(cell.source, notebook.metadata.sa_lib.parameters)
+        if cell.cell_type == "code":
+            _set_figures(name, len(page.cells), cell)
+        page.cells.append(cell)
+    # The page has a launch button of its own; the badge is a picture from elsewhere.
+    title = re.sub(r"\[!\[[^]]*\]\([^)]*\)\]\([^)]*\)\n*", "", page.cells[0].source)
+    page.cells[0].source = _marked(title) if smoke else title
+    return page
+
+
+def _with_values(source: str, parameters: Mapping[str, Any]) -> str:
+    """The parameters cell as it was executed: the run's values, without Colab's forms."""
+    lines = []
+    for line in source.splitlines():
+        line = re.sub(r"\s*#\s*@param.*$", "", line)
+        name = line.partition("=")[0].strip()
+        lines.append(f"{name} = {parameters[name]!r}" if name in parameters else line)
+    return "\n".join(lines)
+
+
+def _set_figures(name: str, position: int, cell: NotebookNode) -> None:
+    """Turn what `sa_lib.chapter` says of a cell's outputs into what MyST-NB reads."""
+    about = [output.get("metadata", {}).get("sa_lib", {}) for output in cell.outputs]
+    cell.outputs = [output for output, said in zip(cell.outputs, about)
+                    if said.get("role") not in ("caption", "banner")]
+    figures = [said for said in about if said.get("role") == "figure"]
+    if len(figures) > 1:
+        raise BookError(f"{name}: the cell that begins {cell.source.splitlines()[0]!r} shows "
+                        f"{len(figures)} figures; one a cell is allowed")
+    for figure in figures:
+        cell.metadata["mystnb"] = {"image": {"alt": figure["alt"], "width": f"{figure['width']}px"},
+                                   "figure": {"caption": figure["caption"], "name": f"{name}-{position}"}}
+    for output in cell.outputs:
+        # A height would distort the picture where the page is narrower than its width.
+        output.get("metadata", {}).get("image/png", {}).pop("height", None)
+
+
+def _marked(text: str) -> str:
+    """A Markdown page with the banner of a smoke run below its title."""
+    return re.sub(r"^(# .*)$", rf"\1\n\n{SMOKE}", text, count=1, flags=re.MULTILINE)
+
+
+def _with_numbers(path: Path, run_dir: Path) -> str:
+    """A prose page with each ``{{01_baseline.nll:.1f}}`` replaced by the run's number."""
+    def number(match: re.Match) -> str:
+        chapter, *keys = match["key"].split(".")
+        try:
+            value = read_metrics(run_dir, chapter)
+            for key in keys:
+                value = value[key]
+            return format(value, match["spec"] or "")
+        except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
+            raise BookError(f"{path.name} quotes {match[0]}, which {run_dir} lacks: {error}") from None
+    quote = r"\{\{\s*(?P<key>[\w.]+)(?::(?P<spec>[^}\s]*))?\s*\}\}"
+    return re.sub(quote, number, path.read_text(encoding="utf-8"))
+
+
+# The repository's address -------------------------------------------------------------------
+
+def repository(root: Path) -> str:
+    """The repository's address, kept in pyproject.toml."""
+    return tomllib.loads((root / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+
+
+def set_repository(root: Path, url: str) -> None:
+    """Change the repository's address wherever it stands: configuration, badges, install cells."""
+    match = re.fullmatch(r"https://github\.com/([A-Za-z0-9-]+/[A-Za-z0-9._-]+?)(?:\.git)?/?", url)
+    if not match:
+        raise BookError(f"URL={url} is not allowed; use https://github.com/<owner>/<name>")
+    old = repository(root).removeprefix("https://github.com/")
+    for path in [root / "pyproject.toml", root / "_config.yml", root / "README.md",
+                 *(root / "notebooks").glob("*.py"), *(root / "book").rglob("*.md")]:
+        text = path.read_text(encoding="utf-8")
+        path.write_text(re.sub(rf"{re.escape(old)}(?![\w-])", match[1], text), encoding="utf-8")
+    sync(root)
+
+
+# Command line -------------------------------------------------------------------------------
+
+def _value(text: str) -> Any:
+    """A parameter from the command line: JSON where it is JSON, text otherwise."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m sa_lib.book", description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    pair = commands.add_parser("sync", help="derive every .ipynb from its .py")
+    pair.add_argument("--check", action="store_true", help="only say which differ, and fail if any does")
+    execute = commands.add_parser("run", help="execute the chapters that the run lacks")
+    execute.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+                         help="a chapter's parameter; may be repeated")
+    execute.add_argument("--chapters", nargs="*", default=[], help="only these")
+    site = commands.add_parser("render", help="make the site of a run")
+    for command in (execute, site):
+        command.add_argument("--run", required=True, metavar="NAME", help="the folder in runs/")
+    commands.add_parser("repo", help="set the repository's address").add_argument("url")
+    options = parser.parse_args(arguments)
+    root = Path.cwd()
+    try:
+        if options.command in ("run", "render") and not re.fullmatch(r"[\w][\w.-]*", options.run):
+            raise BookError(f"RUN={options.run} is not allowed; use letters, digits, '.', '-' and '_'")
+        if options.command == "sync":
+            differing = sync(root, options.check)
+            print("\n".join(f"{name}: .ipynb {'differs from' if options.check else 'made from'} .py"
+                            for name in differing) or "all pairs agree")
+            return int(options.check and bool(differing))
+        if options.command == "run":
+            parameters = {name: _value(value) for name, value in options.p}
+            run(root, Path("runs", options.run), parameters, options.chapters)
+        elif options.command == "render":
+            print(render(root, Path("runs", options.run)))
+        else:
+            set_repository(root, options.url)
+    except BookError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,259 @@
+"""What the cells of a chapter call: parameters in, prose with numbers, figures and tables out.
+
+Everything shown is an ordinary notebook output, so a chapter reads the same in
+Jupyter, in Colab and on GitHub. What the rendered book does differently (numbered
+figures, one banner a page) is said in the metadata of the output under the key
+``sa_lib``, which `sa_lib.book` reads. IPython is imported when something is
+shown, not before: the library works without it.
+"""
+
+import html
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sa_lib.data import DATASETS, Dataset
+from sa_lib.judges import Judge, JudgeConfig, get_judge
+from sa_lib.model import ARCHITECTURES, CLASSES, ModelConfig
+from sa_lib.store import write_atomically
+from sa_lib.training import TrainingConfig
+from sa_lib.unlearning import UnlearningConfig
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+__all__ = ["PROFILES", "Parameters", "read_metrics", "say", "show_figure",
+           "show_table", "validate", "write_metrics"]
+
+PROFILES = ("full", "smoke")
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The checked parameters of a chapter; see `validate`."""
+
+    dataset: str
+    seed: int
+    forget: int | None
+    forget_sequence: tuple[int, ...]
+    profile: str
+    architecture: str
+    run_dir: Path
+
+    @property
+    def smoke(self) -> bool:
+        """Whether this is the quick run on little data that only shows that everything works."""
+        return self.profile == "smoke"
+
+    @property
+    def model(self) -> ModelConfig:
+        """The model that the chapters train."""
+        return ARCHITECTURES[self.architecture]
+
+    @property
+    def training(self) -> TrainingConfig:
+        """How they train it. The few images of `digits` are gone through more often."""
+        epochs = 40 if self.smoke else 400 if self.dataset == "digits" else TrainingConfig.epochs
+        return TrainingConfig(epochs=epochs, peak_lr=2e-3 if self.architecture == "conv" else 8e-3)
+
+    @property
+    def unlearning(self) -> UnlearningConfig:
+        """How they make it forget."""
+        return UnlearningConfig(steps=100) if self.smoke else UnlearningConfig()
+
+    @property
+    def samples(self) -> int:
+        """Images drawn from the prior for each class where a model is measured."""
+        return 100 if self.smoke else 1000
+
+    def judge(self, dataset: Dataset, name: str) -> Judge:
+        """The judge of this name, from the store if it is there."""
+        epochs = 12 if self.smoke else 60 if self.dataset == "digits" else JudgeConfig.epochs
+        return get_judge(dataset, JudgeConfig(name, epochs=epochs), self.seed)
+
+
+def validate(*, dataset: str = "mnist", seed: int = 0, forget: int | None = None,
+             forget_sequence: Sequence[int] = (), profile: str = "full",
+             architecture: str = "mlp", run_dir: str | Path = "runs/full") -> Parameters:
+    """Check a chapter's parameters and say so on the page if this is a smoke run.
+
+    Args:
+        dataset: one of `sa_lib.data.DATASETS`.
+        seed: 0 to 2**31 - 1.
+        forget: the class to forget, 0 to 9, or None where a chapter forgets nothing.
+        forget_sequence: the classes to forget one after another: distinct, at most nine.
+        profile: "full" or "smoke".
+        architecture: a name in `sa_lib.model.ARCHITECTURES`.
+        run_dir: the folder for what the chapter writes.
+
+    Raises:
+        ValueError: a parameter is not allowed; the message names it, its value and what is.
+    """
+    for name, value, allowed in (("dataset", dataset, DATASETS), ("profile", profile, PROFILES),
+                                 ("architecture", architecture, tuple(ARCHITECTURES))):
+        if not isinstance(value, str) or value not in allowed:
+            raise ValueError(f"{name}={value!r} is not allowed; use one of {', '.join(allowed)}")
+    if type(seed) is not int or not 0 <= seed < 2**31:
+        raise ValueError(f"seed={seed!r} is not allowed; use a whole number from 0 to {2**31 - 1}")
+    if forget is not None and not _is_class(forget):
+        raise ValueError(f"forget={forget!r} is not allowed; use a whole number from 0 to {CLASSES - 1}")
+    if (not isinstance(forget_sequence, (list, tuple)) or not all(map(_is_class, forget_sequence))
+            or len(set(forget_sequence)) != len(forget_sequence) or len(forget_sequence) >= CLASSES):
+        raise ValueError(f"forget_sequence={forget_sequence!r} is not allowed; use a list of at most "
+                         f"{CLASSES - 1} different whole numbers from 0 to {CLASSES - 1}")
+    if not isinstance(run_dir, (str, Path)) or not str(run_dir) or "\0" in str(run_dir):
+        raise ValueError(f"run_dir={run_dir!r} is not allowed; use the path of a folder")
+    parameters = Parameters(dataset, seed, forget, tuple(forget_sequence), profile, architecture,
+                            Path(run_dir))
+    if parameters.smoke:
+        _show_markdown("> **Smoke run.** Little data and few steps: this run shows that everything "
+                       "works, and its numbers mean nothing.", role="banner")
+    return parameters
+
+
+def say(template: str, **numbers: Any) -> None:
+    """Show Markdown prose with numbers of this run: ``say("It is {nll:.1f} nats.", nll=nll)``.
+
+    The text is the cell's output, so that it reads well wherever the notebook is
+    opened; the numbers are kept in the output's metadata as plain JSON values.
+
+    Args:
+        template: Markdown for `str.format`; a literal brace, as in LaTeX, is doubled.
+        numbers: values to fill in; scalars of NumPy and PyTorch will do.
+
+    Raises:
+        ValueError: a number is NaN or infinite.
+    """
+    plain = {name: _plain(name, value) for name, value in numbers.items()}
+    _show_markdown(template.format(**plain), numbers=plain)
+
+
+def show_figure(figure: "Figure", caption: str, alt: str) -> None:
+    """Show a Matplotlib figure at double resolution, with its caption, and close it.
+
+    One figure a cell: the rendered book numbers it and sets the caption below it.
+
+    Args:
+        caption: Markdown; states what is found.
+        alt: plain text for who cannot see it; says what is drawn.
+
+    Raises:
+        ValueError: the caption or the alternative text is empty.
+    """
+    from IPython.display import display
+    from matplotlib import pyplot
+    if not caption.strip() or not alt.strip():
+        raise ValueError(f"caption={caption!r}, alt={alt!r} will not do; a figure needs both")
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=200, facecolor="white", bbox_inches="tight",
+                   metadata={"Software": None})
+    pyplot.close(figure)
+    data = picture.getvalue()
+    width, height = (int.from_bytes(data[at:at + 4], "big") // 2 for at in (16, 20))  # of the PNG's IHDR
+    display({"image/png": data, "text/plain": alt}, raw=True,
+            metadata={"image/png": {"width": width, "height": height, "alt": alt},
+                      "sa_lib": {"role": "figure", "caption": caption, "alt": alt, "width": width}})
+    _show_markdown(f"*{caption}*", role="caption")
+
+
+def show_table(frame: "pandas.DataFrame", caption: str, formats: Mapping[str, str] | None = None) -> None:
+    """Show a table that scrolls sideways where it is wider than the page.
+
+    Args:
+        frame: the index is shown.
+        caption: plain text, set above the table.
+        formats: column -> format of its values, such as ``"{:.1%}"``; other
+            floats show three digits.
+
+    Raises:
+        ValueError: the table is empty, or a format names a column it lacks.
+    """
+    from IPython.display import display
+    formats = dict(formats or {})
+    if frame.empty:
+        raise ValueError("the table is empty; at least one row and one column are needed")
+    if unknown := [name for name in formats if name not in frame.columns]:
+        raise ValueError(f"formats names {unknown}; the table's columns are {list(frame.columns)}")
+    # The name of the index goes into the corner, where it costs no second row of headers.
+    framed = frame.rename_axis(columns=frame.index.name) if frame.columns.name is None else frame
+    table = framed.rename_axis(index=None).to_html(
+        border=0, na_rep="–", float_format="{:.3g}".format,
+        formatters={name: form.format for name, form in formats.items()})
+    head, body = table.split(">", 1)
+    # A region that scrolls must be reachable from the keyboard.
+    title = html.escape(caption)
+    page = (f'<div style="overflow-x: auto" tabindex="0" role="region" aria-label="{title}">{head}>'
+            f'<caption style="caption-side: top; text-align: left">{title}</caption>{body}</div>')
+    display({"text/html": page, "text/plain": f"{caption}\n{frame}"}, raw=True)
+
+
+def write_metrics(run_dir: str | Path, chapter: str, metrics: Mapping[str, Any]) -> None:
+    """Write a chapter's results to ``run_dir/chapter/metrics.json``, whole or not at all.
+
+    Args:
+        chapter: the chapter's name, such as "01_baseline".
+        metrics: name -> number, text, truth value, None, or lists and mappings of
+            these; scalars and arrays of NumPy and PyTorch become plain numbers and lists.
+
+    Raises:
+        ValueError: a number is NaN or infinite, or a value has no place in JSON.
+    """
+    path = _metrics_path(run_dir, chapter)
+    text = json.dumps(_plain("metrics", metrics), indent=1, sort_keys=True)
+    with write_atomically(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_metrics(run_dir: str | Path, chapter: str) -> dict[str, Any]:
+    """What `write_metrics` wrote.
+
+    Raises:
+        FileNotFoundError: the chapter has written none in this run.
+        ValueError: the file is not what `write_metrics` writes.
+    """
+    path = _metrics_path(run_dir, chapter)
+    if not path.is_file():
+        raise FileNotFoundError(f"no metrics of {chapter} in {run_dir}; run the chapter first")
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    if not isinstance(metrics, dict):
+        raise ValueError(f"{path} is damaged: it holds a {type(metrics).__name__}, not a mapping")
+    return metrics
+
+
+def _metrics_path(run_dir: str | Path, chapter: str) -> Path:
+    if not chapter.isidentifier() and not f"_{chapter}".isidentifier():
+        raise ValueError(f"chapter={chapter!r} is not allowed; use letters, digits and underscores")
+    return Path(run_dir) / chapter / "metrics.json"
+
+
+def _plain(name: str, value: Any) -> Any:
+    """`value` as JSON values; `name` is where it stands, for the message."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(f"{name}[{key!r}]", item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(f"{name}[{index}]", item) for index, item in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} is {value}; a finite number is needed")
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise ValueError(f"{name} is a {type(value).__name__}; numbers, text, lists and mappings are allowed")
+
+
+def _is_class(value: Any) -> bool:
+    return type(value) is int and 0 <= value < CLASSES
+
+
+def _show_markdown(text: str, **about: Any) -> None:
+    from IPython.display import display
+    display({"text/markdown": text, "text/plain": text}, raw=True, metadata={"sa_lib": about})
+
