@@ -68,6 +68,8 @@ def squared_gradients(model: nn.Module, losses: Callable[[], torch.Tensor]) -> D
     seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def keep(name, layer, inputs, output):
+        if name in seen:
+            raise TypeError(f"layer {name!r} is used twice; every layer may be used once")
         # In a frozen model the outputs are leaves; without this no gradient would reach them.
         output.requires_grad_()
         seen[name] = (inputs[0].detach(), output)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from . import store
 from .data import Dataset
 from .model import CLASSES
-from .training import batches, device, minimise
+from .training import batches, check_numbers, device, minimise
 
 __all__ = ["NOT_A_DIGIT", "Judge", "JudgeConfig", "get_judge", "not_digits"]
 
@@ -43,6 +43,7 @@ class JudgeConfig:
     def __post_init__(self):
         if self.name not in NETWORKS:
             raise ValueError(f"name={self.name!r} is not a judge; use one of {', '.join(NETWORKS)}")
+        check_numbers(self)
 
 
 def _convolutions(kernel: int, *channels: int) -> list[nn.Module]:
@@ -200,6 +201,7 @@ def get_judge(dataset: Dataset, config: JudgeConfig, seed: int = 0) -> Judge:
         return judge.state_dict(), {"log": log.to_dict("list")}
 
     artefact = store.get_or_make("judge", recipe, make)
-    judge = Judge(config.name)
-    judge.load_state_dict(artefact.tensors)
+    with torch.device("meta"):
+        judge = Judge(config.name)
+    judge.load_state_dict(artefact.tensors, assign=True)
     return judge.to(device()).eval().requires_grad_(False)

@@ -11,8 +11,8 @@ made again.
 import hashlib
 import json
 import os
-import tempfile
 import time
+import uuid
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
@@ -81,20 +81,20 @@ def fingerprint(values: Mapping[str, torch.Tensor]) -> dict[str, str]:
     So a reader's copy of a loss finds the model that the library's made, and
     any change to it, wherever in the code it lies, makes another.
     """
-    return {name: f"{float(value):.5e}" for name, value in values.items()}
+    return {name: f"{float(value.detach()):.5e}" for name, value in values.items()}
 
 
 @contextmanager
 def write_atomically(path: Path):
     """Give a temporary path beside `path`; rename it to `path` if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
+    # Not tempfile: its files are for the owner's eyes alone, and caches are shared.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        yield Path(name)
-        os.replace(name, path)
+        yield temporary
+        os.replace(temporary, path)
     finally:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def save(path: str | Path, tensors: Mapping[str, torch.Tensor], info: Mapping[str, Any]) -> str:
@@ -121,13 +121,14 @@ def load(path: str | Path) -> Artefact:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            header = metadata.get("sa_lib", "")
+            header = metadata.get("sa_lib", "null")
             info = json.loads(header)
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not a whole file of this library ({error})") from None
-    if (not isinstance(info, dict) or metadata.get("sha256") != _sha256(header)
-            or tensor_digest(tensors) != info.get("digest")):
+        raise ValueError(f"{path} is not a model file: {error}") from None
+    if not isinstance(info, dict):
+        raise ValueError(f"{path} is not a model file: its header has no description by sa_lib")
+    if metadata.get("sha256") != _sha256(header) or tensor_digest(tensors) != info.get("digest"):
         raise ValueError(f"{path} is damaged: its header or its tensors do not match their digest")
     return Artefact(tensors, info, path)
 

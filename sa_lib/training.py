@@ -3,7 +3,8 @@
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import pandas as pd
 import torch
@@ -15,8 +16,22 @@ from . import store
 from .data import Dataset
 from .model import CLASSES, CVAE, ModelConfig, build, one_hot
 
-__all__ = ["Terms", "Trained", "TrainingConfig", "batches", "device", "get_cvae", "minimise",
+__all__ = ["Terms", "Trained", "TrainingConfig", "batches", "check_numbers", "device", "get_cvae", "minimise",
            "retained", "select", "train_cvae", "trained"]
+
+
+def check_numbers(config: Any) -> None:
+    """Refuse a configuration whose whole numbers are below 1 or whose others are negative or not finite.
+
+    Raises:
+        ValueError: names the field, its value and what is allowed.
+    """
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.type is int and (type(value) is not int or value < 1):
+            raise ValueError(f"{field.name}={value!r} is not allowed; use a whole number from 1")
+        if field.type is float and (type(value) not in (int, float) or not 0 <= value < math.inf):
+            raise ValueError(f"{field.name}={value!r} is not allowed; use a finite number from 0")
 
 
 @dataclass(frozen=True)
@@ -32,6 +47,9 @@ class TrainingConfig:
     epochs: int = 28
     batch: int = 256
     peak_lr: float = 8e-3
+
+    def __post_init__(self):
+        check_numbers(self)
 
 
 @dataclass(frozen=True)
@@ -109,8 +127,9 @@ def minimise(parameters: Iterable[nn.Parameter],
         if step % log_every == 0 or step == steps - 1:
             row = {"step": step} | {k: float(v.detach()) for k, v in {"loss": value, **record}.items()}
             if not math.isfinite(row["loss"]):
-                raise FloatingPointError(f"{title}: the loss is {row['loss']} at step {step}; "
-                                         f"lower the learning rate (peak_lr={peak_lr})")
+                # Only logged steps are looked at: looking makes a GPU wait.
+                raise FloatingPointError(f"{title}: the loss is {row['loss']} by step {step}; lower the learning "
+                                         f"rate (peak_lr={peak_lr}), or look for pixels that are not numbers")
             bar.set_postfix_str(f"loss {row['loss']:.4g}", refresh=False)
             rows.append(row)
     return pd.DataFrame(rows)
@@ -192,17 +211,18 @@ def retained(forget: Sequence[int]) -> list[int]:
     Raises:
         ValueError: `forget` has a repeated or unknown class, or all ten.
     """
-    forget = list(forget)
-    if len(set(forget)) != len(forget) or not set(forget) <= set(range(CLASSES)) or len(forget) >= CLASSES:
-        raise ValueError(f"forget={forget} is not allowed; give at most {CLASSES - 1} "
+    if (not isinstance(forget, (list, tuple)) or any(type(k) is not int or not 0 <= k < CLASSES for k in forget)
+            or len(set(forget)) != len(forget) or len(forget) >= CLASSES):
+        raise ValueError(f"classes {forget!r} will not do; give a list of at most {CLASSES - 1} "
                          f"distinct digits from 0 to {CLASSES - 1}")
     return [k for k in range(CLASSES) if k not in forget]
 
 
 def trained(artefact: store.Artefact) -> Trained:
     """The model that an artefact of the store holds, frozen, with its log."""
-    model = CVAE(ModelConfig(**artefact.info["model"]))
-    model.load_state_dict(artefact.tensors)
+    with torch.device("meta"):
+        model = CVAE(ModelConfig(**artefact.info["model"]))
+    model.load_state_dict(artefact.tensors, assign=True)
     model.to(device()).eval().requires_grad_(False)
     return Trained(model, pd.DataFrame(artefact.info["log"]), artefact.info["seconds"],
                    artefact.info["digest"])

@@ -8,10 +8,9 @@ ones towards something that is no digit. Here that something is uniform gray:
     L = L_real + L_replay + lambda/2 sum_k F_k (theta_k - theta*_k)^2 + gamma L_neg
 """
 
-import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 
 import pandas as pd
 import torch
@@ -22,7 +21,7 @@ from . import store, training
 from .data import Dataset
 from .fisher import Diagonal, fisher_by_class
 from .model import CLASSES, CVAE, build, one_hot
-from .training import Trained, batches, minimise, retained, select, trained
+from .training import Trained, batches, check_numbers, minimise, retained, select, trained
 
 __all__ = ["GRAY", "Batch", "Terms", "UnlearningConfig", "distance_to_gray", "ewc_gray", "ewc_penalty",
            "get_fishers", "get_unlearned", "unlearn"]
@@ -58,13 +57,7 @@ class UnlearningConfig:
     gray: float = 784.0
 
     def __post_init__(self):
-        for field in fields(self):
-            value = getattr(self, field.name)
-            counts = field.type is int
-            if not isinstance(value, int if counts else (int, float)) or isinstance(value, bool) \
-                    or not math.isfinite(value) or value < (1 if counts else 0):
-                allowed = "whole numbers from 1" if counts else "finite numbers from 0"
-                raise ValueError(f"{field.name}={value!r} is not allowed; use {allowed}")
+        check_numbers(self)
 
 
 @dataclass(frozen=True)

@@ -104,11 +104,11 @@ def test_the_order_of_classes_left_out_does_not_matter(digits, cache, monkeypatc
     assert get_cvae(digits, MODEL, CONFIG, without=(2, 9)).digest == one.digest
 
 
-@pytest.mark.parametrize("bad", [[10], [-1], [9, 9], list(range(10)), ["9"], [None], [0.5]])
+@pytest.mark.parametrize("bad", [[10], [-1], [9, 9], list(range(10)), ["9"], [None], [9.0], [True], [[9]], 3])
 def test_classes_that_cannot_be_left_out(digits, cache, bad):
-    with pytest.raises(ValueError, match="is not allowed; give at most 9 distinct digits from 0 to 9$"):
+    with pytest.raises(ValueError, match=r"^classes .* will not do; give a list of at most 9 distinct digits from 0 to 9$"):
         retained(bad)
-    with pytest.raises(ValueError, match="is not allowed"):
+    with pytest.raises(ValueError, match="will not do"):
         get_cvae(digits, MODEL, CONFIG, without=bad)
     assert list(cache.iterdir()) == []
 
@@ -164,18 +164,17 @@ def test_minimise_finds_a_minimum_and_calls_the_loss_once_a_step(steps):
 @pytest.mark.parametrize("bad, noticed", [(0, 0), (57, 60), (99, 99)])
 def test_a_loss_that_is_not_finite_stops_it_and_names_the_step_of_the_log(bad, noticed):
     x = torch.nn.Parameter(torch.ones(1))
-    message = rf"^walk: the loss is nan at step {noticed}; lower the learning rate \(peak_lr=0.1\)$"
+    message = rf"^walk: the loss is nan by step {noticed}; lower the learning rate \(peak_lr=0.1\), or look for"
     with pytest.raises(FloatingPointError, match=message):
         minimise([x], lambda step: (x.sum() * (float("nan") if step == bad else 1), {}), 100, 0.1, "walk", 20)
 
 
 def test_divergence_is_reported_and_nothing_is_kept(digits, cache):
-    with pytest.raises(FloatingPointError, match=r"^train CVAE: the loss is (nan|inf) at step \d+; lower the "
-                                                 r"learning rate \(peak_lr=1000.0\)$"):
+    with pytest.raises(FloatingPointError, match=r"^train CVAE: the loss is (nan|inf) by step \d+; lower "):
         get_cvae(digits, MODEL, TrainingConfig(epochs=3, batch=64, peak_lr=1e3))
     images = digits.train_images.clone()
     images[0, 0, 0, 0] = float("nan")
-    with pytest.raises(FloatingPointError, match="the loss is nan at step"):
+    with pytest.raises(FloatingPointError, match="the loss is nan by step"):
         get_cvae(dataclasses.replace(digits, train_images=images, digest="one bad pixel"), MODEL, CONFIG)
     assert [path for path in cache.rglob("*") if path.is_file()] == []
 
@@ -242,3 +241,11 @@ def test_whatever_changes_it_is_trained_again(digits, cache, monkeypatch, what):
     for _ in range(2):
         get_cvae(digits, **(arguments | CHANGES[what]))
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize("bad", [{"epochs": 0}, {"epochs": 2.0}, {"batch": True}, {"batch": -256}, {"peak_lr": -1.0},
+                                 {"peak_lr": float("nan")}, {"peak_lr": float("inf")}, {"peak_lr": "0.1"}])
+def test_a_configuration_of_no_sense_is_refused(bad):
+    (name, value), = bad.items()
+    with pytest.raises(ValueError, match=f"^{name}={value!r} is not allowed; use a (whole|finite) number from"):
+        TrainingConfig(**bad)
