@@ -133,7 +133,8 @@ z = torch.randn(12, run.model.latent_dim,
                 generator=torch.Generator().manual_seed(run.seed))
 z = z.to(training.device())
 labels = one_hot(torch.arange(10)).to(z)
-samples = torch.stack([baseline.model.decode(z, y.expand(12, -1)) for y in labels])
+samples = torch.stack([baseline.model.decode(z, y.expand(12, -1))
+                       for y in labels])
 
 # %% tags=["remove-input"]
 chapter.show_figure(
@@ -145,7 +146,8 @@ chapter.show_figure(
 # **Reconstructions.** Encode a test image, decode the mean of its code.
 
 # %%
-shown = torch.cat([training.select(ds.test_labels, [k])[:1] for k in range(10)])
+shown = torch.cat([training.select(ds.test_labels, [k])[:1]
+                   for k in range(10)])
 x = ds.test_images[shown].to(z)
 y = one_hot(ds.test_labels[shown]).to(z)
 rebuilt = baseline.model.decode(baseline.model.encode(x, y)[0], y)
@@ -157,23 +159,25 @@ chapter.show_figure(
     alt="Two rows of ten images: test images and, below each, a slightly smoother copy.")
 
 # %% [markdown]
-# **A walk.** Encode two test images of one class and go from the code of one
-# to that of the other in a straight line. Every row walks the same line under
-# its own label.
+# **A walk.** Encode the test images of one class, take the two whose codes are
+# farthest apart, and go from one to the other in a straight line. Every row
+# walks the same line under its own label.
 
 # %%
-pair = training.select(ds.test_labels, [int(ds.test_labels[0])])[:2]
-y = one_hot(ds.test_labels[pair]).to(z)
-ends = baseline.model.encode(ds.test_images[pair].to(z), y)[0]
+one = training.select(ds.test_labels, [int(ds.test_labels[0])])
+y = one_hot(ds.test_labels[one]).to(z)
+codes = baseline.model.encode(ds.test_images[one].to(z), y)[0]
+first, last = divmod(int(torch.cdist(codes, codes).argmax()), len(codes))
 steps = torch.linspace(0, 1, 12, device=z.device)[:, None]
-line = torch.lerp(ends[:1], ends[1:], steps)
-walk = torch.stack([baseline.model.decode(line, y.expand(12, -1)) for y in labels])
+line = torch.lerp(codes[first], codes[last], steps)
+walk = torch.stack([baseline.model.decode(line, y.expand(12, -1))
+                    for y in labels])
 
 # %% tags=["remove-input"]
 chapter.show_figure(
     figures.image_grid(walk, rows=range(10)),
-    "A straight walk through the latent space, under each of the ten labels: the style changes "
-    "smoothly and no class turns into another.",
+    "A straight walk between two distant codes, under each of the ten labels: the style changes along a row, "
+    "the class from row to row.",
     alt="A grid of ten rows in which every row changes gradually in style from left to right.")
 
 # %% [markdown]
@@ -192,22 +196,25 @@ chapter.show_figure(
 # fitted there (Guo et al. 2017).
 
 # %%
-judges = {name: run.judge(ds, name) for name in ("A", "B", "features")}
+judges = {name: run.judge(ds, name)
+          for name in ("A", "B", "features")}
 test_x = ds.test_images.to(z)
 test_y = ds.test_labels.to(z.device)
 quality = {}
 for name in ("A", "B"):
     p = judges[name].probabilities(test_x)
+    said = p.argmax(1)
+    error = evaluation.expected_calibration_error(p, test_y)
     quality[name] = {
-        "accuracy": float((p.argmax(1) == test_y).float().mean()),
-        "calibration error": evaluation.expected_calibration_error(p, test_y),
-        "called no digit": float((p.argmax(1) == NOT_A_DIGIT).float().mean()),
+        "accuracy": float((said == test_y).float().mean()),
+        "calibration error": error,
+        "called no digit": float((said == NOT_A_DIGIT).float().mean()),
         "temperature": float(judges[name].temperature)}
 
 # %% tags=["remove-input"]
 chapter.show_table(
     pd.DataFrame(quality).T.rename_axis("judge"),
-    "The judges on the test images. None of them is anything but a digit.",
+    "The judges on the test images, all of which are digits.",
     {"accuracy": "{:.2%}", "calibration error": "{:.2%}",
      "called no digit": "{:.2%}", "temperature": "{:.2f}"})
 
@@ -219,7 +226,8 @@ chapter.show_table(
 asked = torch.arange(10).repeat_interleave(run.samples)
 drawn = evaluation.prior_samples(baseline.model, asked, run.seed)
 generator = torch.Generator().manual_seed(run.seed)
-four = torch.randint(len(test_x), (4, run.samples), generator=generator)
+four = torch.randint(len(test_x), (4, run.samples),
+                     generator=generator)
 nothing = {
     "gray": torch.full((1, 1, 28, 28), 0.5),
     "noise": torch.rand(run.samples, 1, 28, 28, generator=generator),
@@ -282,8 +290,8 @@ real = []
 for k in range(10):
     train = ds.train_images[ds.train_labels == k][:run.samples].to(z)
     test = ds.test_images[ds.test_labels == k].to(z)
-    real.append(evaluation.fidelity(judges["features"].features(test),
-                                    judges["features"].features(train)))
+    real.append(evaluation.fidelity(*map(judges["features"].features,
+                                         (test, train))))
 ceiling = pd.DataFrame(real).mean()
 
 means = torch.stack([ds.train_images[ds.train_labels == k].mean(0)
@@ -312,11 +320,11 @@ chapter.say(
 hardest, easiest = table["accuracy"].idxmin(), table["accuracy"].idxmax()
 chapter.say(
     "The classes are not equally easy: judge B recognises {low:.1%} of the samples of {hardest} and {high:.1%} of "
-    "those of {easiest}. Fewer real images lie among the samples than samples among the real images whenever recall "
-    "is below precision: here recall is {verdict} precision, averaged over classes. A VAE whose recall is the lower "
-    "of the two draws the typical and misses the odd.",
+    "those of {easiest}. {verdict}",
     low=table["accuracy"].min(), high=table["accuracy"].max(), hardest=int(hardest), easiest=int(easiest),
-    verdict="below" if mean["recall"] < mean["precision"] else "not below")
+    verdict="Recall is below precision: the samples lie where real images lie, and leave out some places where "
+    "real images are. The model draws the typical and misses the odd." if mean["recall"] < mean["precision"] else
+    "Recall is not below precision: what the samples lack is likeness, not variety.")
 
 # %% tags=["remove-cell"]
 chapter.write_metrics(run.run_dir, "01_baseline", {

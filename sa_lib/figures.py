@@ -81,7 +81,8 @@ def curves(log: pd.DataFrame, names: Sequence[str], suffixes: Mapping[str, str])
 
 def fisher_layers(fisher: Diagonal) -> Figure:
     """Box plots of log10 F of every weight matrix, zeros left out, from the image to the pixels."""
-    order = [name for name in fisher if name.endswith("weight")]
+    order = sorted((name for name in fisher if name.endswith("weight")),
+                   key=lambda name: name.startswith("decoder"))
     figure = Figure(figsize=(WIDTH, 0.4 * len(order) + 0.9), layout="constrained")
     axes = figure.subplots()
     values = [fisher[name].flatten().cpu() for name in order]

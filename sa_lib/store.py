@@ -24,7 +24,7 @@ from typing import Any
 import platformdirs
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialised
 
 __all__ = ["Artefact", "cache_root", "code_digest", "fingerprint", "get_or_make", "load",
            "save", "tensor_digest", "write_atomically"]
@@ -88,7 +88,7 @@ def fingerprint(values: Mapping[str, torch.Tensor]) -> dict[str, str]:
 def write_atomically(path: Path):
     """Give a temporary path beside `path`; rename it to `path` if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not tempfile: its files are for the owner's eyes alone, and caches are shared.
+    # Not tempfile, whose files are for the owner's eyes alone: caches are shared.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         yield temporary
@@ -103,7 +103,8 @@ def save(path: str | Path, tensors: Mapping[str, torch.Tensor], info: Mapping[st
     digest = tensor_digest(tensors)
     header = json.dumps({**info, "digest": digest}, sort_keys=True)
     with write_atomically(Path(path)) as temporary:
-        save_file(tensors, temporary, metadata={"sa_lib": header, "sha256": _sha256(header)})
+        # Not save_file: what it writes is for the owner's eyes alone.
+        temporary.write_bytes(serialised(tensors, {"sa_lib": header, "sha256": _sha256(header)}))
     return digest
 
 

@@ -47,7 +47,7 @@ class UnlearningConfig:
         gray: gamma, weight of the distance to gray; 784 makes that a sum over pixels.
     """
 
-    steps: int = 1000
+    steps: int = 800
     batch: int = 128
     forget_batch: int = 32
     peak_lr: float = 2e-3

@@ -1,0 +1,115 @@
+"""Hold a run's numbers to the book's claims: one line a claim, and an exit status.
+
+    python -m sa_lib.check runs/full
+
+The claims are stated for the default data, model and profile, whatever the
+digit and the seed; of other runs they say nothing.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .chapter import read_metrics
+
+__all__ = ["CLAIMS", "Claim", "check"]
+
+STATED_FOR = {"profile": "full", "dataset": "mnist", "architecture": "mlp"}
+Metrics = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A number of a chapter that is at most, or at least, a bound.
+
+    Attributes:
+        name: what is claimed of.
+        chapter: whose metrics it is found in.
+        value: the metrics -> the number.
+        sign: "<=" or ">=".
+        bound: the metrics -> the bound.
+    """
+
+    name: str
+    chapter: str
+    value: Callable[[Metrics], float]
+    sign: str
+    bound: Callable[[Metrics], float]
+
+    def holds(self, metrics: Metrics) -> bool:
+        value, bound = self.value(metrics), self.bound(metrics)
+        return value <= bound if self.sign == "<=" else value >= bound
+
+
+BASELINE, UNLEARNING = "01_baseline", "02_ewc_unlearning"
+CLAIMS = (
+    Claim("baseline: negative ELBO on test images, nats", BASELINE,
+          lambda m: m["nelbo"], "<=", lambda m: 97.5),
+    Claim("baseline: judge-B accuracy on samples", BASELINE,
+          lambda m: m["accuracy"], ">=", lambda m: 0.96),
+    Claim("judge A: accuracy on test images", BASELINE,
+          lambda m: m["judges"]["A"]["accuracy"], ">=", lambda m: 0.99),
+    Claim("judge B: accuracy on test images", BASELINE,
+          lambda m: m["judges"]["B"]["accuracy"], ">=", lambda m: 0.99),
+    Claim("forgotten: distance to gray", UNLEARNING,
+          lambda m: m["forgotten"]["gray"], "<=", lambda m: 0.005),
+    Claim("forgotten: judge-B probability of the class", UNLEARNING,
+          lambda m: m["forgotten"]["probability"], "<=", lambda m: 0.02),
+    Claim("retained: judge-B accuracy on samples", UNLEARNING,
+          lambda m: m["retained"]["accuracy"], ">=", lambda m: m["retained"]["accuracy_baseline"] - 0.005),
+    Claim("retained: negative ELBO on test images, nats", UNLEARNING,
+          lambda m: m["retained"]["nelbo"], "<=", lambda m: m["retained"]["nelbo_baseline"] + 0.5),
+    Claim("unlearning: seconds, as a share of training", UNLEARNING,
+          lambda m: m["seconds"] / m["seconds_baseline"], "<=", lambda m: 0.40),
+    Claim("Fisher: seconds, in plain forward and backward passes", UNLEARNING,
+          lambda m: m["fisher_ratio"], "<=", lambda m: 1.5),
+)
+
+
+def check(run_dir: Path, claims: Sequence[Claim] = CLAIMS) -> list[str]:
+    """Print a line for each claim.
+
+    Returns:
+        the names of the claims that do not hold.
+
+    Raises:
+        FileNotFoundError: a chapter has left no metrics in the run.
+        ValueError: its metrics are damaged, or lack a number that is claimed of.
+    """
+    failed = []
+    for claim in claims:
+        metrics = read_metrics(run_dir, claim.chapter)
+        try:
+            given = {name: metrics["parameters"][name] for name in STATED_FOR}
+            value, bound = claim.value(metrics), claim.bound(metrics)
+            holds = claim.holds(metrics)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the metrics of {claim.chapter} in {run_dir} cannot be held to "
+                             f"'{claim.name}': {error!r}") from None
+        other = [f"{name}={value}" for name, value in given.items() if value != STATED_FOR[name]]
+        verdict = f"does not apply ({', '.join(other)})" if other else "holds" if holds else "DOES NOT HOLD"
+        print(f"{claim.name:56} {value:9.4f} {claim.sign} {bound:9.4f}  {verdict}")
+        if not other and not holds:
+            failed.append(claim.name)
+    return failed
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Check one run; return 0 if no claim fails, 1 if one does, 2 if there is nothing to check."""
+    parser = argparse.ArgumentParser(prog="python -m sa_lib.check", description=__doc__.split("\n")[0])
+    parser.add_argument("run_dir", type=Path, help="a folder in runs/")
+    try:
+        failed = check(parser.parse_args(arguments).run_dir)
+    except (FileNotFoundError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if failed:
+        print(f"does not hold: {'; '.join(failed)}")
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
