@@ -1,0 +1,98 @@
+"""Claims that hold, fail, do not apply, or cannot be looked at."""
+
+import copy
+
+import pytest
+
+from sa_lib.chapter import write_metrics
+from sa_lib.check import CLAIMS, main
+
+PARAMETERS = {"dataset": "mnist", "seed": 0, "forget": 9, "profile": "full", "architecture": "mlp"}
+GOOD = {
+    "01_baseline": {"parameters": PARAMETERS, "nelbo": 96.0, "accuracy": 0.97,
+                    "judges": {"A": {"accuracy": 0.992}, "B": {"accuracy": 0.993}}},
+    "02_ewc_unlearning": {"parameters": PARAMETERS, "forgotten": {"gray": 0.001, "probability": 0.001},
+                          "retained": {"accuracy": 0.97, "accuracy_baseline": 0.972, "nelbo": 96.3,
+                                       "nelbo_baseline": 96.0},
+                          "seconds": 20.0, "seconds_baseline": 100.0, "fisher_ratio": 1.1}}
+BAD = {
+    "negative ELBO on test images": ("01_baseline", ["nelbo"], 97.6),
+    "judge-B accuracy on samples": ("01_baseline", ["accuracy"], 0.95),
+    "judge A": ("01_baseline", ["judges", "A", "accuracy"], 0.98),
+    "judge B": ("01_baseline", ["judges", "B", "accuracy"], 0.98),
+    "distance to gray": ("02_ewc_unlearning", ["forgotten", "gray"], 0.006),
+    "probability of the class": ("02_ewc_unlearning", ["forgotten", "probability"], 0.03),
+    "retained: judge-B accuracy": ("02_ewc_unlearning", ["retained", "accuracy"], 0.966),
+    "retained: negative ELBO": ("02_ewc_unlearning", ["retained", "nelbo"], 96.6),
+    "share of training": ("02_ewc_unlearning", ["seconds"], 41.0),
+    "Fisher": ("02_ewc_unlearning", ["fisher_ratio"], 1.6)}
+
+
+def changed(chapter, path, value):
+    metrics = copy.deepcopy(GOOD)
+    place = metrics[chapter]
+    for key in path[:-1]:
+        place = place[key]
+    if value is None:
+        del place[path[-1]]
+    else:
+        place[path[-1]] = value
+    return metrics
+
+
+@pytest.fixture
+def check(tmp_path, capsys):
+    def run(metrics):
+        for chapter, content in metrics.items():
+            write_metrics(tmp_path, chapter, content)
+        status = main([str(tmp_path)])
+        return status, capsys.readouterr()
+    return run
+
+
+def test_every_claim_is_a_line_and_all_hold(check):
+    status, said = check(GOOD)
+    lines = said.out.splitlines()
+    assert status == 0 and len(lines) == len(CLAIMS) == len(BAD)
+    assert all(line.endswith("  holds") for line in lines)
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_claim_that_fails_is_named(check, name):
+    status, said = check(changed(*BAD[name]))
+    *lines, last = said.out.splitlines()
+    failing = [line for line in lines if line.endswith("DOES NOT HOLD")]
+    assert status == 1 and len(failing) == 1 and name in failing[0]
+    assert last.startswith("does not hold: ") and name in last
+
+
+def test_of_other_parameters_nothing_is_claimed(check):
+    metrics = changed(*BAD["distance to gray"])
+    for content in metrics.values():
+        content["parameters"] = PARAMETERS | {"profile": "smoke", "dataset": "digits"}
+    status, said = check(metrics)
+    assert status == 0
+    assert all(line.endswith("does not apply (profile=smoke, dataset=digits)") for line in said.out.splitlines())
+
+
+def test_another_digit_and_seed_are_held_to_the_same(check):
+    metrics = changed(*BAD["distance to gray"])
+    metrics["02_ewc_unlearning"]["parameters"] = PARAMETERS | {"forget": 3, "seed": 7}
+    assert check(metrics)[0] == 1
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_missing_number_is_an_error_and_no_pass(check, name):
+    chapter, path, _ = BAD[name]
+    status, said = check(changed(chapter, path, None))
+    assert status == 2 and said.err.startswith(f"error: the metrics of {chapter}") and said.err.count("\n") == 1
+
+
+def test_no_run_and_a_damaged_one(tmp_path, capsys):
+    assert main([str(tmp_path / "none")]) == 2
+    assert "run the chapter first" in capsys.readouterr().err
+    path = tmp_path / "01_baseline" / "metrics.json"
+    path.parent.mkdir()
+    path.write_text('{"nelbo": 9')
+    assert main([str(tmp_path)]) == 2
+    assert "is damaged" in capsys.readouterr().err

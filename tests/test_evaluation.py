@@ -1,0 +1,141 @@
+"""The measures, on cases whose answers are known."""
+
+import dataclasses
+import math
+
+import pandas as pd
+import pytest
+import scipy.linalg
+import torch
+
+from sa_lib.evaluation import (evaluate, expected_calibration_error, fidelity, frechet_distance, negative_elbo,
+                               prior_samples, retained_means)
+from sa_lib.judges import Judge
+from sa_lib.model import ModelConfig, build, one_hot
+from sa_lib.training import device
+
+MODEL = ModelConfig(latent_dim=3, hidden=(16, 8))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build(MODEL, 0).to(device()).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def networks():
+    return [Judge(name).to(device()).eval() for name in ("B", "features")]
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_table_has_a_row_a_class_and_its_values_lie_in_their_ranges(model, digits, networks):
+    table = evaluate(model, digits, *networks, samples=20)
+    assert list(table.index) == list(range(10)) and table.notna().all().all()
+    ranges = {"probability": 1, "accuracy": 1, "not_a_digit": 1, "entropy": math.log(11) + 1e-6, "gray": 0.5,
+              "nelbo": math.inf, "reconstruction": 784, "fid": math.inf, "precision": 1, "recall": 1,
+              "density": math.inf, "coverage": 1}
+    assert list(table) == list(ranges)
+    for column, most in ranges.items():
+        assert table[column].between(0, most).all(), column
+    again = evaluate(model, digits, *networks, samples=20)
+    pd.testing.assert_frame_equal(table, again)
+
+
+@pytest.mark.parametrize("bad", [0, -1, 2.5, True])
+def test_no_samples_are_refused(model, digits, networks, bad):
+    with pytest.raises(ValueError, match=f"^samples={bad} is not allowed; use a whole number from 1$"):
+        evaluate(model, digits, *networks, samples=bad)
+
+
+def test_a_class_without_test_images_is_refused(model, digits, networks):
+    keep = digits.test_labels != 4
+    without = dataclasses.replace(digits, test_images=digits.test_images[keep], test_labels=digits.test_labels[keep])
+    with pytest.raises(ValueError, match="has no image of class 4; at least one of every class is needed"):
+        evaluate(model, without, *networks, samples=20)
+
+
+def test_means_leave_the_forgotten_class_out():
+    table = pd.DataFrame({"gray": [1.0] * 9 + [100.0]})
+    assert retained_means(table, [9])["gray"] == 1.0
+    assert retained_means(table, [0])["gray"] == pytest.approx((8 + 100) / 9)
+
+
+def test_equal_sets_are_perfect():
+    x = normal(200, 8)
+    measures = fidelity(x, x)
+    assert measures.pop("fid") == pytest.approx(0, abs=1e-6)
+    assert measures.pop("density") > 0.9
+    assert measures == {"precision": 1, "recall": 1, "coverage": 1}
+
+
+def test_sets_far_apart_share_nothing():
+    measures = fidelity(normal(100, 8), normal(100, 8, seed=1) + 1000)
+    assert measures.pop("fid") > 1e6 and set(measures.values()) == {0}
+
+
+def test_the_measures_are_those_of_a_naive_loop():
+    real, fake, k = normal(30, 2), 0.8 * normal(25, 2, seed=1) + 0.5, 3
+
+    def reach(points, i):
+        return sorted(math.dist(points[i], p) for p in points)[k]
+
+    real_, fake_ = real.tolist(), fake.tolist()
+    in_real = [[math.dist(r, f) <= reach(real_, i) for f in fake_] for i, r in enumerate(real_)]
+    in_fake = [[math.dist(r, f) <= reach(fake_, j) for j, f in enumerate(fake_)] for r in real_]
+    wanted = {"precision": sum(any(column) for column in zip(*in_real)) / 25,
+              "recall": sum(any(row) for row in in_fake) / 30,
+              "density": sum(map(sum, in_real)) / (k * 25),
+              "coverage": sum(any(row) for row in in_real) / 30}
+    measures = fidelity(real, fake, k)
+    assert 0 < wanted["precision"] < 1 and 0 < wanted["recall"] < 1
+    assert {name: measures[name] for name in wanted} == pytest.approx(wanted)
+
+
+def test_a_dropped_mode_costs_recall_and_not_precision():
+    real = torch.cat([normal(200, 4), normal(200, 4, seed=1) + 20])
+    whole = fidelity(real, torch.cat([normal(200, 4, seed=2), normal(200, 4, seed=3) + 20]))
+    half = fidelity(real, normal(400, 4, seed=2))
+    assert half["precision"] > whole["precision"] - 0.1
+    assert half["recall"] < 0.6 * whole["recall"] and half["coverage"] < 0.6 * whole["coverage"]
+
+
+def test_sets_too_small_are_refused():
+    with pytest.raises(ValueError, match="give more than 5 rows in each"):
+        fidelity(normal(5, 4), normal(50, 4))
+
+
+def test_the_frechet_distance_is_that_of_a_matrix_square_root():
+    real, fake = normal(300, 6), normal(200, 6, seed=1) @ normal(6, 6, seed=2) + 1
+    covariances = [x.double().T.cov().numpy() for x in (real, fake)]
+    root = scipy.linalg.sqrtm(covariances[0] @ covariances[1]).real
+    wanted = float((real.double().mean(0) - fake.double().mean(0)).square().sum()) + sum(
+        c.trace() for c in covariances) - 2 * root.trace()
+    assert frechet_distance(real, fake) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_one_draw_of_the_negative_elbo_is_the_models_own(model, digits):
+    x, labels = digits.test_images[:20], digits.test_labels[:20]
+    noise = torch.randn(1, 20, MODEL.latent_dim, generator=torch.Generator().manual_seed(7))[0]
+    own = -model.elbo(x.to(device()), one_hot(labels).to(device()), noise.to(device()))
+    torch.testing.assert_close(negative_elbo(model, x, labels, seed=7, draws=1), own)
+    many = negative_elbo(model, x, labels, seed=7, draws=50)
+    assert float(many.mean()) == pytest.approx(float(own.mean()), rel=0.01) and not torch.equal(many, own)
+
+
+def test_two_models_are_given_the_same_latent_codes(model):
+    labels = torch.arange(10)
+    twin = build(MODEL, 0).to(device())
+    assert torch.equal(prior_samples(model, labels), prior_samples(twin, labels))
+    assert not torch.equal(prior_samples(model, labels), prior_samples(model, labels, seed=1))
+
+
+def test_calibration_error():
+    generator = torch.Generator().manual_seed(0)
+    p = torch.rand(50_000, generator=generator) / 2 + 0.5
+    labels = (torch.rand(50_000, generator=generator) > p).long()
+    assert expected_calibration_error(torch.stack([p, 1 - p], 1), labels) < 0.01
+    sure = torch.tensor([[1.0, 0.0]]).expand(1000, 2)
+    assert expected_calibration_error(sure, (torch.arange(1000) % 4 == 0).long()) == pytest.approx(0.25)

@@ -1,0 +1,217 @@
+"""Forgetting, term by term, on a small model of the bundled digits."""
+
+import ast
+import re
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from sa_lib import training, unlearning
+from sa_lib.evaluation import negative_elbo, prior_samples
+from sa_lib.fisher import combine, fisher_by_class
+from sa_lib.model import CVAE, ModelConfig, build, one_hot
+from sa_lib.training import TrainingConfig, device, get_cvae
+from sa_lib.unlearning import (Batch, UnlearningConfig, distance_to_gray, ewc_gray, ewc_penalty, get_fishers,
+                               get_unlearned, unlearn)
+
+MODEL = ModelConfig(latent_dim=4, hidden=(64, 32))
+CONFIG = UnlearningConfig(steps=200, batch=64, forget_batch=16, peak_lr=5e-3)
+CHAPTERS = Path(__file__).parent.parent / "notebooks"
+
+
+@pytest.fixture(scope="module")
+def baseline(digits):
+    return get_cvae(digits, MODEL, TrainingConfig(epochs=80), seed=0)
+
+
+@pytest.fixture(scope="module")
+def fisher(baseline, digits):
+    return combine(get_fishers(baseline, digits), {k: 1.0 for k in range(9)})
+
+
+def copy(model):
+    twin = build(model.config, 0).to(device())
+    twin.load_state_dict(model.state_dict())
+    return twin
+
+
+def forget(baseline, digits, fisher, images=None, forgotten=(9,), seed=0, **changes):
+    model = copy(baseline.model)
+    log = unlearn(model, digits.train_images if images is None else images, digits.train_labels, list(forgotten),
+                  fisher, replace(CONFIG, **changes), seed)
+    return model, log
+
+
+def gray(model, k):
+    return float(distance_to_gray(prior_samples(model, torch.full((200,), k))).mean())
+
+
+def retained_nats(model, digits):
+    keep = digits.test_labels != 9
+    return float(negative_elbo(model, digits.test_images[keep], digits.test_labels[keep]).mean())
+
+
+def test_it_forgets_the_class_and_keeps_the_others(baseline, digits, fisher):
+    model, _ = forget(baseline, digits, fisher)
+    assert gray(baseline.model, 9) > 0.3
+    assert gray(model, 9) < 0.03
+    assert max(abs(gray(model, k) - gray(baseline.model, k)) for k in range(9)) < 0.03
+    assert retained_nats(model, digits) < retained_nats(baseline.model, digits) + 3
+
+
+def test_without_the_gray_term_nothing_is_forgotten(baseline, digits, fisher):
+    model, log = forget(baseline, digits, fisher, gray=0.0)
+    assert gray(model, 9) > 0.3 and "gray" not in log
+
+
+def test_without_rehearsal_and_penalty_the_others_are_lost(baseline, digits, fisher):
+    model, _ = forget(baseline, digits, fisher, real=0.0, replay=0.0, ewc=0.0)
+    assert retained_nats(model, digits) > retained_nats(baseline.model, digits) + 30
+
+
+def test_several_classes_at_once(baseline, digits, fisher):
+    model, _ = forget(baseline, digits, fisher, forgotten=(9, 2))
+    assert max(gray(model, 9), gray(model, 2)) < 0.05 and gray(model, 3) > 0.3
+
+
+def test_the_penalty_is_what_the_formula_says(baseline):
+    model, anchor = copy(baseline.model), dict(copy(baseline.model).named_parameters())
+    ones = {name: torch.full_like(weight, 2.0) for name, weight in anchor.items()}
+    assert float(ewc_penalty(model, anchor, ones).detach()) == 0
+    with torch.no_grad():
+        model.encoder.mean.bias += 3.0
+    assert float(ewc_penalty(model, anchor, ones).detach()) == pytest.approx(2.0 * 9.0 * MODEL.latent_dim)
+
+
+def test_a_large_lambda_holds_the_weights(baseline, digits, fisher):
+    def moved(**changes):
+        model, _ = forget(baseline, digits, fisher, real=0.0, replay=0.0, **changes)
+        return float(ewc_penalty(model, dict(baseline.model.named_parameters()),
+                                 {name: f.to(device()) for name, f in fisher.items()}))
+    assert moved(ewc=1e4) < 0.05 * moved(ewc=1.0)
+
+
+@pytest.fixture
+def batch(digits):
+    generator = torch.Generator().manual_seed(0)
+    x, y = digits.train_images[:6], one_hot(digits.train_labels[:6])
+    e = torch.randn(6, MODEL.latent_dim, generator=generator)
+    return Batch(*((tuple(t.to(device()) for t in part)) for part in ((x, y, e), (1 - x, y, e), (e, y))))
+
+
+@pytest.mark.parametrize("term", ["real", "replay", "ewc", "gray"])
+def test_each_term_has_its_weight_and_can_be_switched_off(baseline, fisher, batch, term):
+    anchor = {name: weight + 0.1 for name, weight in baseline.model.named_parameters()}
+    fisher = {name: f.to(device()) for name, f in fisher.items()}
+
+    def values(**weights):
+        return ewc_gray(baseline.model, batch, replace(CONFIG, **weights), anchor, fisher)
+
+    once, twice = values(**{term: 1.5}), values(**{term: 3.0})
+    assert float(twice[term]) == pytest.approx(2 * float(once[term])) and float(once[term]) != 0
+    assert {name for name in once if not torch.equal(once[name], twice[name])} == {term}
+    assert set(values(**{term: 0.0})) == {"real", "replay", "ewc", "gray"} - {term}
+
+
+def test_images_of_the_forgotten_class_are_never_used(baseline, digits, fisher):
+    poisoned = digits.train_images.clone()
+    poisoned[digits.train_labels == 9] = float("nan")
+    clean, _ = forget(baseline, digits, fisher, steps=20)
+    other, _ = forget(baseline, digits, fisher, images=poisoned, steps=20)
+    assert all(torch.equal(a, b) for a, b in zip(clean.parameters(), other.parameters()))
+
+
+def test_the_seed_decides(baseline, digits, fisher):
+    (one, _), (same, _), (other, _) = (forget(baseline, digits, fisher, steps=20, seed=s) for s in (3, 3, 4))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters()))
+    assert not torch.equal(one.encoder.mean.weight, other.encoder.mean.weight)
+
+
+def test_the_log_has_every_term_and_the_norm_of_its_gradient(baseline, digits, fisher):
+    _, log = forget(baseline, digits, fisher, steps=120)
+    terms = ["real", "replay", "ewc", "gray"]
+    assert {"step", "loss", *terms, *(f"{t}_grad" for t in terms)} == set(log)
+    assert torch.allclose(torch.tensor(log["loss"]), torch.tensor(log[terms].sum(axis=1)), rtol=1e-4)
+    # Of three weighted copies of one term the gradient norms are as the weights.
+    def thrice(model, batch, *_):
+        distance = distance_to_gray(model.decode(*batch.forget)).mean()
+        return {"one": distance, "two": 2 * distance, "none": 0 * distance}
+    log = unlearn(copy(baseline.model), digits.train_images, digits.train_labels, [9], fisher,
+                  replace(CONFIG, steps=1), 0, thrice)
+    assert log["one_grad"][0] > 0 and log["none_grad"][0] == 0
+    assert log["two_grad"][0] == pytest.approx(2 * log["one_grad"][0])
+
+
+def squared(model, batch, weights, anchor, fisher):
+    return {**ewc_gray(model, batch, weights, anchor, fisher),
+            "gray": weights.gray * (model.decode(*batch.forget) - 0.5).square().mean()}
+
+
+def reworded(model, batch, weights, anchor, fisher):
+    return dict(reversed(ewc_gray(model, batch, weights, anchor, fisher).items()))
+
+
+def test_what_was_unlearned_is_found_again_and_a_change_is_not(baseline, digits, fisher, monkeypatch):
+    config = replace(CONFIG, steps=5)
+    before = baseline.digest, [w.clone() for w in baseline.model.parameters()]
+    made = get_unlearned(baseline, digits, [9], fisher, config)
+    assert all(torch.equal(a, b) for a, b in zip(before[1], baseline.model.parameters()))
+    with monkeypatch.context() as patch:
+        patch.setattr(unlearning, "unlearn", lambda *_: pytest.fail("it was made again"))
+        assert get_unlearned(baseline, digits, [9], fisher, config).digest == made.digest
+        assert get_unlearned(baseline, digits, [9], fisher, config, terms=reworded).digest == made.digest
+    changed = {name: f + 1 for name, f in fisher.items()}
+    others = [get_unlearned(baseline, digits, [8], fisher, config),
+              get_unlearned(baseline, digits, [9], changed, config),
+              get_unlearned(baseline, digits, [9], fisher, replace(config, ewc=2.0)),
+              get_unlearned(baseline, digits, [9], fisher, config, seed=1),
+              get_unlearned(baseline, digits, [9], fisher, config, terms=squared)]
+    assert len({made.digest, *(other.digest for other in others)}) == 6
+
+
+def cell(chapter, start):
+    """The function that a chapter defines in the cell that begins with `start`."""
+    source = (CHAPTERS / f"{chapter}.py").read_text()
+    tree = ast.parse(source)
+    function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == start)
+    names = {"torch": torch, "F": torch.nn.functional}
+    exec(compile(ast.Module([function], []), chapter, "exec"), names)
+    return names[start]
+
+
+def test_the_chapters_show_the_very_losses_that_the_library_minimises():
+    terms = cell("02_ewc_unlearning", "terms")
+    assert unlearning._fingerprint(terms, CONFIG) == unlearning._fingerprint(ewc_gray, CONFIG)
+    assert unlearning._fingerprint(squared, CONFIG) != unlearning._fingerprint(ewc_gray, CONFIG)
+    shown = cell("01_baseline", "elbo_terms")
+    assert training._fingerprint(shown) == training._fingerprint(CVAE.elbo_terms)
+
+
+@pytest.mark.parametrize("field", [f.name for f in fields(UnlearningConfig)])
+@pytest.mark.parametrize("bad", [-1, float("nan"), float("inf"), True, "1", None])
+def test_weights_of_no_sense_are_refused(field, bad):
+    with pytest.raises(ValueError, match=f"^{field}={re.escape(repr(bad))} is not allowed; use a [^\n]*$"):
+        UnlearningConfig(**{field: bad})
+
+
+def test_no_step_is_no_unlearning():
+    with pytest.raises(ValueError, match="^steps=0 is not allowed; use a whole number from 1$"):
+        UnlearningConfig(steps=0)
+
+
+@pytest.mark.parametrize("bad", [[], list(range(10)), [9, 9], [10], ["9"]])
+def test_classes_that_cannot_be_forgotten(baseline, digits, fisher, bad):
+    with pytest.raises(ValueError, match=r"give (at least one class|a list of at most 9 distinct digits)"):
+        forget(baseline, digits, fisher, forgotten=bad)
+
+
+def test_the_fishers_kept_are_those_of_each_class(baseline, digits):
+    noise = torch.randn(len(digits.train_labels), MODEL.latent_dim, generator=torch.Generator().manual_seed(5))
+    direct = fisher_by_class(baseline.model, digits.train_images, digits.train_labels, noise)
+    kept = get_fishers(baseline, digits, seed=5)
+    assert sorted(kept) == sorted(direct) == list(range(10))
+    for k in direct:
+        for name in direct[k]:
+            torch.testing.assert_close(kept[k][name], direct[k][name].cpu())
