@@ -1,6 +1,11 @@
 import json
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -123,6 +128,28 @@ def test_run_skips_what_is_done_and_redoes_what_changed(tiny, capsys):
     source.write_text(QUICK.replace("/ 8", "/ 16"))
     assert run(forget=2) == ("running", 0.125)
     assert not [path.name for path in (tiny / RUN).iterdir() if path.name.startswith(".")]
+
+
+def test_a_killed_run_is_taken_up_where_it_was(tiny):
+    notebooks = tiny / "notebooks"
+    (notebooks / "01_tiny.py").write_text(QUICK)
+    slow = QUICK.replace("01_tiny", "02_slow") + (
+        "Path('started').touch()\nimport time\nwhile not Path('go').exists():\n    time.sleep(0.1)\n")
+    (notebooks / "02_slow.py").write_text(slow)
+    command = [sys.executable, "-m", "sa_lib.book", "run", "--run", "mine", "-p", "forget", "4"]
+    process = subprocess.Popen(command, cwd=tiny, start_new_session=True)
+    while not (tiny / "started").exists():
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)  # the kernel with it: it is in the same session
+    process.wait()
+    assert (tiny / RUN / "02_slow" / "metrics.json").is_file() and not (tiny / RUN / "02_slow.ipynb").exists()
+    with pytest.raises(book.BookError, match="lacks 02_slow"):
+        book.render(tiny, RUN)
+    (tiny / "go").touch()
+    said = subprocess.run(command, cwd=tiny, capture_output=True, text=True, check=True).stdout
+    assert "01_tiny: already done" in said and "02_slow: running" in said
+    assert (tiny / RUN / "02_slow.ipynb").is_file()
 
 
 @pytest.mark.parametrize("cell, reason", [

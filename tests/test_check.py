@@ -5,16 +5,18 @@ import copy
 import pytest
 
 from sa_lib.chapter import write_metrics
-from sa_lib.check import CLAIMS, main
+from sa_lib.check import CLAIMS, Claim, main
+from sa_lib.check import check as check_run
 
 PARAMETERS = {"dataset": "mnist", "seed": 0, "forget": 9, "profile": "full", "architecture": "mlp"}
+# Every number lies exactly on its bound.
 GOOD = {
-    "01_baseline": {"parameters": PARAMETERS, "nelbo": 96.0, "accuracy": 0.97,
-                    "judges": {"A": {"accuracy": 0.992}, "B": {"accuracy": 0.993}}},
-    "02_ewc_unlearning": {"parameters": PARAMETERS, "forgotten": {"gray": 0.001, "probability": 0.001},
-                          "retained": {"accuracy": 0.97, "accuracy_baseline": 0.972, "nelbo": 96.3,
+    "01_baseline": {"parameters": PARAMETERS, "nelbo": 97.5, "accuracy": 0.96,
+                    "judges": {"A": {"accuracy": 0.99}, "B": {"accuracy": 0.99}}},
+    "02_ewc_unlearning": {"parameters": PARAMETERS, "forgotten": {"gray": 0.005, "probability": 0.02},
+                          "retained": {"accuracy": 0.972 - 0.005, "accuracy_baseline": 0.972, "nelbo": 96.5,
                                        "nelbo_baseline": 96.0},
-                          "seconds": 20.0, "seconds_baseline": 100.0, "fisher_ratio": 1.1}}
+                          "seconds": 40.0, "seconds_baseline": 100.0, "fisher_ratio": 1.5}}
 BAD = {
     "negative ELBO on test images": ("01_baseline", ["nelbo"], 97.6),
     "judge-B accuracy on samples": ("01_baseline", ["accuracy"], 0.95),
@@ -28,12 +30,16 @@ BAD = {
     "Fisher": ("02_ewc_unlearning", ["fisher_ratio"], 1.6)}
 
 
+MISSING = object()
+UNLEARNING = "02_ewc_unlearning"
+
+
 def changed(chapter, path, value):
     metrics = copy.deepcopy(GOOD)
     place = metrics[chapter]
     for key in path[:-1]:
         place = place[key]
-    if value is None:
+    if value is MISSING:
         del place[path[-1]]
     else:
         place[path[-1]] = value
@@ -81,11 +87,35 @@ def test_another_digit_and_seed_are_held_to_the_same(check):
     assert check(metrics)[0] == 1
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_a_missing_number_is_an_error_and_no_pass(check, name):
-    chapter, path, _ = BAD[name]
-    status, said = check(changed(chapter, path, None))
+def test_a_claim_may_be_stated_for_parameters_of_its_own(tmp_path, capsys):
+    write_metrics(tmp_path, "05_attacks", {"parameters": PARAMETERS | {"architecture": "conv"}, "rho": 0.3})
+    claims = [Claim("rho", "05_attacks", lambda m: m["rho"], "<=", lambda m: 0.1, {"forget": k}) for k in (8, 9)]
+    assert check_run(tmp_path, claims) == ["rho"]
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.endswith("does not apply (forget=9)") and second.endswith("DOES NOT HOLD")
+
+
+@pytest.mark.parametrize("chapter, path", [
+    *((chapter, path) for chapter, path, _ in BAD.values()), (UNLEARNING, ["retained", "accuracy_baseline"]),
+    (UNLEARNING, ["retained", "nelbo_baseline"]), (UNLEARNING, ["seconds_baseline"]),
+    ("01_baseline", ["parameters"]), (UNLEARNING, ["parameters", "profile"])])
+def test_a_missing_number_is_an_error_and_no_pass(check, chapter, path):
+    status, said = check(changed(chapter, path, MISSING))
     assert status == 2 and said.err.startswith(f"error: the metrics of {chapter}") and said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("path, value", [(["seconds_baseline"], 0), (["seconds"], 10**400), (["retained"], []),
+                                         (["fisher_ratio"], "1"), (["fisher_ratio"], None)])
+def test_what_is_no_usable_number_is_an_error_too(check, path, value):
+    status, said = check(changed(UNLEARNING, path, value))
+    assert status == 2 and said.err.startswith(f"error: the metrics of {UNLEARNING}") and said.err.count("\n") == 1
+
+
+def test_nan_is_no_pass(check, tmp_path):
+    check(GOOD)
+    path = tmp_path / "01_baseline" / "metrics.json"
+    path.write_text(path.read_text().replace("97.5", "NaN"))
+    assert main([str(tmp_path)]) == 1
 
 
 def test_no_run_and_a_damaged_one(tmp_path, capsys):

@@ -44,6 +44,24 @@ def test_the_table_has_a_row_a_class_and_its_values_lie_in_their_ranges(model, d
     pd.testing.assert_frame_equal(table, again)
 
 
+def test_a_row_is_what_is_calculated_for_its_class_alone(model, digits, networks):
+    row = evaluate(model, digits, *networks, samples=20).loc[3]
+    drawn = prior_samples(model, torch.arange(10).repeat_interleave(20))[60:80]
+    x, y = digits.test_images[digits.test_labels == 3], torch.zeros(int((digits.test_labels == 3).sum()), 10)
+    x, y = x.to(device()), y.index_fill(1, torch.tensor(3), 1).to(device())
+    judge, features = networks
+    with torch.no_grad():
+        p = judge(drawn).softmax(1)
+        rebuilt = model.decode(model.encode(x, y)[0], y)
+        measures = fidelity(features.body(x), features.body(drawn))
+    wanted = {"probability": p[:, 3].mean(), "accuracy": (p.argmax(1) == 3).float().mean(),
+              "not_a_digit": p[:, 10].mean(), "entropy": -(p * p.log()).sum(1).mean(),
+              "gray": (drawn - 0.5).abs().mean(), "reconstruction": ((rebuilt - x) ** 2).sum((1, 2, 3)).mean(),
+              "nelbo": negative_elbo(model, x, torch.full((len(x),), 3)).mean()}
+    wanted = {name: float(value) for name, value in wanted.items()} | measures
+    assert row.to_dict() == pytest.approx(wanted, rel=1e-4)
+
+
 @pytest.mark.parametrize("bad", [0, -1, 2.5, True])
 def test_no_samples_are_refused(model, digits, networks, bad):
     with pytest.raises(ValueError, match=f"^samples={bad} is not allowed; use a whole number from 1$"):
@@ -116,6 +134,14 @@ def test_the_frechet_distance_is_that_of_a_matrix_square_root():
     assert frechet_distance(real, fake) == pytest.approx(wanted, rel=1e-6)
 
 
+def test_the_frechet_distance_of_gaussians_is_the_closed_form():
+    means, scales = (torch.tensor([0.0, 1.0, -2.0]), torch.tensor([1.0, -1.0, 0.0])), ((1.0, 2.0, 0.5), (3.0, 1.0, 0.5))
+    real, fake = (mean + torch.tensor(scale) * normal(200_000, 3, seed=seed)
+                  for seed, (mean, scale) in enumerate(zip(means, scales)))
+    closed = (1 + 4 + 4) + (1 - 3) ** 2 + (2 - 1) ** 2 + 0
+    assert frechet_distance(real, fake) == pytest.approx(closed, rel=0.01)
+
+
 def test_one_draw_of_the_negative_elbo_is_the_models_own(model, digits):
     x, labels = digits.test_images[:20], digits.test_labels[:20]
     noise = torch.randn(1, 20, MODEL.latent_dim, generator=torch.Generator().manual_seed(7))[0]
@@ -126,10 +152,17 @@ def test_one_draw_of_the_negative_elbo_is_the_models_own(model, digits):
 
 
 def test_two_models_are_given_the_same_latent_codes(model):
+    seen = []
+
+    def codes(labels, **changes):
+        other = build(MODEL, len(seen)).to(device())
+        other.decode = lambda z, y: seen.append(z) or z
+        return prior_samples(other, labels, **changes)
+
     labels = torch.arange(10)
-    twin = build(MODEL, 0).to(device())
-    assert torch.equal(prior_samples(model, labels), prior_samples(twin, labels))
-    assert not torch.equal(prior_samples(model, labels), prior_samples(model, labels, seed=1))
+    first = codes(labels)
+    assert torch.equal(first, codes(labels)) and torch.equal(first, codes(labels.flip(0)))
+    assert not torch.equal(first, codes(labels, seed=1)) and first.unique().numel() == first.numel()
 
 
 def test_calibration_error():
