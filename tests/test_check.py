@@ -11,9 +11,9 @@ from sa_lib.check import check as check_run
 PARAMETERS = {"dataset": "mnist", "seed": 0, "forget": 9, "profile": "full", "architecture": "mlp"}
 # Every number lies exactly on its bound.
 GOOD = {
-    "01_baseline": {"parameters": PARAMETERS, "nelbo": 97.5, "accuracy": 0.96,
+    "01_baseline": {"parameters": dict(PARAMETERS), "nelbo": 97.5, "accuracy": 0.96,
                     "judges": {"A": {"accuracy": 0.99}, "B": {"accuracy": 0.99}}},
-    "02_ewc_unlearning": {"parameters": PARAMETERS, "forgotten": {"gray": 0.005, "probability": 0.02},
+    "02_ewc_unlearning": {"parameters": dict(PARAMETERS), "forgotten": {"gray": 0.005, "probability": 0.02},
                           "retained": {"accuracy": 0.972 - 0.005, "accuracy_baseline": 0.972, "nelbo": 96.5,
                                        "nelbo_baseline": 96.0},
                           "seconds": 40.0, "seconds_baseline": 100.0, "fisher_ratio": 1.5}}
