@@ -8,8 +8,9 @@ import pytest
 import scipy.linalg
 import torch
 
-from sa_lib.evaluation import (evaluate, expected_calibration_error, fidelity, frechet_distance, negative_elbo,
-                               prior_samples, retained_means)
+from sa_lib import evaluation
+from sa_lib.evaluation import (evaluate, expected_calibration_error, fidelity, frechet_distance,
+                               negative_elbo, prior_samples, retained_means)
 from sa_lib.judges import Judge
 from sa_lib.model import ModelConfig, build, one_hot
 from sa_lib.training import device
@@ -24,7 +25,9 @@ def model():
 
 @pytest.fixture(scope="module")
 def networks():
-    return [Judge(name).to(device()).eval() for name in ("B", "features")]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return [Judge(name).to(device()).eval() for name in ("B", "features")]
 
 
 def normal(*shape, seed=0):
@@ -44,22 +47,32 @@ def test_the_table_has_a_row_a_class_and_its_values_lie_in_their_ranges(model, d
     pd.testing.assert_frame_equal(table, again)
 
 
-def test_a_row_is_what_is_calculated_for_its_class_alone(model, digits, networks):
-    row = evaluate(model, digits, *networks, samples=20).loc[3]
-    drawn = prior_samples(model, torch.arange(10).repeat_interleave(20))[60:80]
-    x, y = digits.test_images[digits.test_labels == 3], torch.zeros(int((digits.test_labels == 3).sum()), 10)
-    x, y = x.to(device()), y.index_fill(1, torch.tensor(3), 1).to(device())
+@pytest.mark.parametrize("k", [3, 8])
+def test_a_row_is_what_is_calculated_for_its_class_alone(model, digits, networks, monkeypatch, k):
+    monkeypatch.setattr(evaluation, "fidelity", lambda real, fake: {"real": float(real.sum()),
+                                                                    "fake": float(fake.sum())})
+    row = evaluate(model, digits, *networks, samples=20).loc[k]
+    drawn = prior_samples(model, torch.arange(10).repeat_interleave(20))[20 * k:20 * k + 20]
+    x = digits.test_images[digits.test_labels == k].to(device())
+    labels = torch.full((len(x),), k)
+    y = one_hot(labels).to(device())
     judge, features = networks
     with torch.no_grad():
         p = judge(drawn).softmax(1)
         rebuilt = model.decode(model.encode(x, y)[0], y)
-        measures = fidelity(features.body(x), features.body(drawn))
-    wanted = {"probability": p[:, 3].mean(), "accuracy": (p.argmax(1) == 3).float().mean(),
+        sums = {"real": features.body(x).sum(), "fake": features.body(drawn).sum()}
+    wanted = {"probability": p[:, k].mean(), "accuracy": (p.argmax(1) == k).float().mean(),
               "not_a_digit": p[:, 10].mean(), "entropy": -(p * p.log()).sum(1).mean(),
-              "gray": (drawn - 0.5).abs().mean(), "reconstruction": ((rebuilt - x) ** 2).sum((1, 2, 3)).mean(),
-              "nelbo": negative_elbo(model, x, torch.full((len(x),), 3)).mean()}
-    wanted = {name: float(value) for name, value in wanted.items()} | measures
-    assert row.to_dict() == pytest.approx(wanted, rel=1e-4)
+              "gray": (drawn - 0.5).abs().mean(),
+              "reconstruction": ((rebuilt - x) ** 2).sum((1, 2, 3)).mean(),
+              "nelbo": negative_elbo(model, x, labels).mean(), **sums}
+    assert row.to_dict() == pytest.approx({name: float(value) for name, value in wanted.items()}, rel=1e-4)
+
+
+def test_the_seed_draws_the_samples_and_the_latent_noise(model, digits, networks):
+    one, other = (evaluate(model, digits, *networks, seed=seed, samples=20) for seed in (0, 1))
+    assert ((one != other).all())[["probability", "gray", "nelbo", "fid"]].all()
+    pd.testing.assert_series_equal(one["reconstruction"], other["reconstruction"])
 
 
 @pytest.mark.parametrize("bad", [0, -1, 2.5, True])
@@ -70,7 +83,8 @@ def test_no_samples_are_refused(model, digits, networks, bad):
 
 def test_a_class_without_test_images_is_refused(model, digits, networks):
     keep = digits.test_labels != 4
-    without = dataclasses.replace(digits, test_images=digits.test_images[keep], test_labels=digits.test_labels[keep])
+    without = dataclasses.replace(digits, test_images=digits.test_images[keep],
+                                  test_labels=digits.test_labels[keep])
     with pytest.raises(ValueError, match="has no image of class 4; at least one of every class is needed"):
         evaluate(model, without, *networks, samples=20)
 
@@ -123,6 +137,8 @@ def test_a_dropped_mode_costs_recall_and_not_precision():
 def test_sets_too_small_are_refused():
     with pytest.raises(ValueError, match="give more than 5 rows in each"):
         fidelity(normal(5, 4), normal(50, 4))
+    with pytest.raises(ValueError, match="of the same length"):
+        fidelity(normal(50, 4), normal(50, 3))
 
 
 def test_the_frechet_distance_is_that_of_a_matrix_square_root():
@@ -135,9 +151,8 @@ def test_the_frechet_distance_is_that_of_a_matrix_square_root():
 
 
 def test_the_frechet_distance_of_gaussians_is_the_closed_form():
-    means, scales = (torch.tensor([0.0, 1.0, -2.0]), torch.tensor([1.0, -1.0, 0.0])), ((1.0, 2.0, 0.5), (3.0, 1.0, 0.5))
-    real, fake = (mean + torch.tensor(scale) * normal(200_000, 3, seed=seed)
-                  for seed, (mean, scale) in enumerate(zip(means, scales)))
+    real = torch.tensor([0.0, 1.0, -2.0]) + torch.tensor([1.0, 2.0, 0.5]) * normal(200_000, 3)
+    fake = torch.tensor([1.0, -1.0, 0.0]) + torch.tensor([3.0, 1.0, 0.5]) * normal(200_000, 3, seed=1)
     closed = (1 + 4 + 4) + (1 - 3) ** 2 + (2 - 1) ** 2 + 0
     assert frechet_distance(real, fake) == pytest.approx(closed, rel=0.01)
 
@@ -149,6 +164,14 @@ def test_one_draw_of_the_negative_elbo_is_the_models_own(model, digits):
     torch.testing.assert_close(negative_elbo(model, x, labels, seed=7, draws=1), own)
     many = negative_elbo(model, x, labels, seed=7, draws=50)
     assert float(many.mean()) == pytest.approx(float(own.mean()), rel=0.01) and not torch.equal(many, own)
+
+
+def test_the_negative_elbo_is_the_mean_over_its_draws(model, digits):
+    x, labels = digits.test_images[:20], digits.test_labels[:20]
+    noise = torch.randn(3, 20, MODEL.latent_dim, generator=torch.Generator().manual_seed(7)).to(device())
+    each = torch.stack([-model.elbo(x.to(device()), one_hot(labels).to(device()), draw) for draw in noise])
+    torch.testing.assert_close(negative_elbo(model, x, labels, seed=7, draws=3), each.mean(0))
+    assert not torch.allclose(each[0], each.mean(0))
 
 
 def test_two_models_are_given_the_same_latent_codes(model):
@@ -170,5 +193,9 @@ def test_calibration_error():
     p = torch.rand(50_000, generator=generator) / 2 + 0.5
     labels = (torch.rand(50_000, generator=generator) > p).long()
     assert expected_calibration_error(torch.stack([p, 1 - p], 1), labels) < 0.01
-    sure = torch.tensor([[1.0, 0.0]]).expand(1000, 2)
-    assert expected_calibration_error(sure, (torch.arange(1000) % 4 == 0).long()) == pytest.approx(0.25)
+    sure, wrong_in_4 = torch.tensor([[1.0, 0.0]]).expand(1000, 2), (torch.arange(1000) % 4 == 0).long()
+    assert expected_calibration_error(sure, wrong_in_4) == pytest.approx(0.25)
+    # Too little confidence does not make up for too much.
+    unsure = torch.tensor([[0.55, 0.45]]).expand(1000, 2)
+    mixed = expected_calibration_error(torch.cat([sure, unsure]), wrong_in_4.repeat(2))
+    assert mixed == pytest.approx((0.25 + 0.20) / 2)
