@@ -221,7 +221,7 @@ def read_metrics(run_dir: str | Path, chapter: str) -> dict[str, Any]:
         raise FileNotFoundError(f"no metrics of {chapter} in {run_dir}; run the chapter first")
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
     if not isinstance(metrics, dict):
         raise ValueError(f"{path} is damaged: it holds a {type(metrics).__name__}, not a mapping")

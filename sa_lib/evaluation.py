@@ -12,6 +12,8 @@ from .unlearning import distance_to_gray
 __all__ = ["evaluate", "expected_calibration_error", "fidelity", "frechet_distance", "negative_elbo",
            "prior_samples", "retained_means"]
 
+NEIGHBOURS = 5
+
 
 def prior_samples(model: CVAE, labels: torch.Tensor, seed: int = 0) -> torch.Tensor:
     """The decoder's means for z from the prior and the labels [N]: [N, 1, 28, 28].
@@ -29,7 +31,14 @@ def prior_samples(model: CVAE, labels: torch.Tensor, seed: int = 0) -> torch.Ten
 @torch.no_grad()
 def negative_elbo(model: CVAE, images: torch.Tensor, labels: torch.Tensor, seed: int = 0,
                   draws: int = 4) -> torch.Tensor:
-    """Negative ELBO of each image, [N], nats: the mean over `draws` latent draws."""
+    """Negative ELBO of each image, [N], nats: the mean over `draws` latent draws.
+
+    Raises:
+        ValueError: there are no images or no draws.
+    """
+    if len(images) == 0 or type(draws) is not int or draws < 1:
+        raise ValueError(f"{len(images)} images and draws={draws!r} will not do; "
+                         "at least one of each is needed")
     generator = torch.Generator().manual_seed(seed)
     shape = (draws, len(images), model.config.latent_dim)
     noise = torch.randn(shape, generator=generator).to(device())
@@ -64,14 +73,15 @@ def evaluate(model: CVAE, dataset: Dataset, judge: Judge, features: Judge, seed:
           the class's test images, see `fidelity`.
 
     Raises:
-        ValueError: `samples` is below 1, or a class has no test image.
+        ValueError: `samples`, or the number of test images of a class, is
+            below 6: `fidelity` looks for an image's fifth neighbour.
     """
-    if type(samples) is not int or samples < 1:
-        raise ValueError(f"samples={samples!r} is not allowed; use a whole number from 1")
+    if type(samples) is not int or samples <= NEIGHBOURS:
+        raise ValueError(f"samples={samples!r} is not allowed; use a whole number from {NEIGHBOURS + 1}")
     counts = torch.bincount(dataset.test_labels, minlength=CLASSES)
-    if int(counts.min()) == 0:
-        raise ValueError(f"the test set of {dataset.name} has no image of class {int(counts.argmin())}; "
-                         "at least one of every class is needed")
+    if int(counts.min()) <= NEIGHBOURS:
+        raise ValueError(f"the test set of {dataset.name} has {int(counts.min())} images of class "
+                         f"{int(counts.argmin())}; at least {NEIGHBOURS + 1} of every class are needed")
     asked = torch.arange(CLASSES).repeat_interleave(samples)
     drawn = prior_samples(model, asked, seed).view(CLASSES, samples, 1, 28, 28)
     rows = []
@@ -101,7 +111,7 @@ def retained_means(table: pd.DataFrame, forget: list[int]) -> pd.Series:
     return table.loc[retained(forget)].mean()
 
 
-def fidelity(real: torch.Tensor, fake: torch.Tensor, neighbours: int = 5) -> dict[str, float]:
+def fidelity(real: torch.Tensor, fake: torch.Tensor, neighbours: int = NEIGHBOURS) -> dict[str, float]:
     """How close generated images are to real ones, and how much of them they cover, by their features.
 
     Args:
@@ -139,7 +149,9 @@ def fidelity(real: torch.Tensor, fake: torch.Tensor, neighbours: int = 5) -> dic
 
 
 def frechet_distance(real: torch.Tensor, fake: torch.Tensor) -> float:
-    """||m1 - m2||^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) of two sets of features [N, d] (Heusel et al. 2017, eq. 6).
+    """||m1 - m2||^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) of two sets of features [N, d].
+
+    Heusel et al. 2017, eq. 6.
 
     On 64 features of our own network, not on Inception's: to be compared
     within this book only.
@@ -152,7 +164,14 @@ def frechet_distance(real: torch.Tensor, fake: torch.Tensor) -> float:
 
 
 def expected_calibration_error(probabilities: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> float:
-    """Mean gap between confidence and accuracy over bins of confidence (Guo et al. 2017, eq. 3), 0-1."""
+    """Mean gap between confidence and accuracy over bins of confidence (Guo et al. 2017, eq. 3), 0-1.
+
+    Raises:
+        ValueError: there are no probabilities, or not as many labels.
+    """
+    if len(labels) == 0 or len(probabilities) != len(labels):
+        raise ValueError(f"{len(probabilities)} probabilities and {len(labels)} labels will not do; "
+                         "equal numbers of at least 1 are needed")
     confidence, guess = probabilities.max(1)
     index = (confidence * bins).long().clamp(max=bins - 1)
     gap = torch.zeros(bins, dtype=torch.double, device=index.device)

@@ -8,6 +8,7 @@ import seaborn as sns
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from .fisher import Diagonal
 from .model import ModelConfig
@@ -51,8 +52,7 @@ def image_grid(images: torch.Tensor, rows: Sequence[str] = (), columns: Sequence
     return figure
 
 
-def _frame(left: float, top: float, width: float, height: float):
-    from matplotlib.patches import Rectangle
+def _frame(left: float, top: float, width: float, height: float) -> Rectangle:
     return Rectangle((left, top), width, height, fill=False, edgecolor=PALETTE[1], linewidth=2.5,
                      clip_on=False)
 
@@ -104,11 +104,12 @@ def fisher_maps(fisher: Diagonal, config: ModelConfig) -> Figure:
     """
     first, last = fisher["encoder.layers.0.weight"].cpu(), fisher["decoder.layers.4.weight"].cpu()
     if config.architecture == "mlp":
-        maps = [first[:, :784].sum(0).view(28, 28), last.sum(1).view(28, 28)]
+        maps = {"encoder: input pixels": first[:, :784].sum(0).view(28, 28),
+                "decoder: output pixels": last.sum(1).view(28, 28)}
     else:
-        maps = [first[:, :1].sum((0, 1)), last.sum((0, 1))] if config.architecture == "conv" else []
+        maps = {"encoder: first kernels": first[:, :1].sum((0, 1)), "decoder: last kernels": last.sum((0, 1))}
     figure = Figure(figsize=(WIDTH, 3.1), layout="constrained")
-    for axes, image, title in zip(figure.subplots(1, 2), maps, ("encoder: input pixels", "decoder: output pixels")):
+    for axes, (title, image) in zip(figure.subplots(1, 2), maps.items()):
         shown = axes.imshow(image, cmap="cividis")
         axes.set_title(title, fontsize=10)
         axes.set_axis_off()
@@ -127,7 +128,8 @@ def confusion(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def sweep(tables: Mapping[str, pd.DataFrame], panels: Mapping[str, str], bounds: Mapping[str, float]) -> Figure:
+def sweep(tables: Mapping[str, pd.DataFrame], panels: Mapping[str, str],
+          bounds: Mapping[str, float]) -> Figure:
     """Results against lambda, a line for each table and a panel for each column.
 
     Args:

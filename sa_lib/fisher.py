@@ -120,7 +120,8 @@ def fisher_diagonal(model: CVAE, images: torch.Tensor, labels: torch.Tensor, noi
                          "equal numbers of at least 1 are needed")
     where = next(model.parameters()).device
     total: Diagonal = {}
-    for x, y, e in zip(images.split(batch), one_hot(labels).to(images.dtype).split(batch), noise.split(batch)):
+    inputs = images, one_hot(labels).to(images.dtype), noise
+    for x, y, e in zip(*(t.split(batch) for t in inputs)):
         part = squared_gradients(model, lambda: -model.elbo(x.to(where), y.to(where), e.to(where)))
         for name, squares in part.items():
             total[name] = total[name] + squares if name in total else squares

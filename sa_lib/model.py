@@ -191,4 +191,5 @@ def build(config: ModelConfig, seed: int) -> CVAE:
 
 def _check_shape(name: str, tensor: torch.Tensor, tail: tuple[int, ...]) -> None:
     if tuple(tensor.shape[1:]) != tail:
-        raise ValueError(f"{name} has shape {tuple(tensor.shape)}; [N, {', '.join(map(str, tail))}] is needed")
+        needed = ", ".join(["N", *map(str, tail)])
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}; [{needed}] is needed")

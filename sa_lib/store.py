@@ -14,7 +14,7 @@ import os
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,13 +75,20 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def fingerprint(values: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """What a function computed on a fixed probe, to six digits: it stands for the function in a recipe.
+def fingerprint(values: Mapping[str, torch.Tensor], weights: Iterable[torch.Tensor]) -> dict[str, list[str]]:
+    """What terms of a loss are on a fixed probe, and what they do: each value and the norm of its gradient.
 
-    So a reader's copy of a loss finds the model that the library's made, and
-    any change to it, wherever in the code it lies, makes another.
+    To six digits they stand for the loss in a recipe. So a reader's copy of a
+    loss finds the model that the library's made, and any change to it,
+    wherever in the code it lies, makes another.
     """
-    return {name: f"{float(value.detach()):.5e}" for name, value in values.items()}
+    weights = list(weights)
+    marks = {}
+    for name, value in values.items():
+        gradients = torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True)
+        norm = sum(float(g.square().sum()) for g in gradients if g is not None) ** 0.5
+        marks[name] = [f"{number:.5e}" for number in (float(value.detach()), norm)]
+    return marks
 
 
 @contextmanager

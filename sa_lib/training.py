@@ -128,8 +128,9 @@ def minimise(parameters: Iterable[nn.Parameter],
             row = {"step": step} | {k: float(v.detach()) for k, v in {"loss": value, **record}.items()}
             if not math.isfinite(row["loss"]):
                 # Only logged steps are looked at: looking makes a GPU wait.
-                raise FloatingPointError(f"{title}: the loss is {row['loss']} by step {step}; lower the learning "
-                                         f"rate (peak_lr={peak_lr}), or look for pixels that are not numbers")
+                raise FloatingPointError(
+                    f"{title}: the loss is {row['loss']} by step {step}; lower the learning rate "
+                    f"(peak_lr={peak_lr}), or look for pixels that are not numbers")
             bar.set_postfix_str(f"loss {row['loss']:.4g}", refresh=False)
             rows.append(row)
     return pd.DataFrame(rows)
@@ -202,7 +203,7 @@ def _fingerprint(terms: Terms) -> dict[str, str]:
     x, y, noise = (torch.rand(3, *shape, generator=generator, dtype=torch.double)
                    for shape in ((1, 28, 28), (CLASSES,), (2,)))
     log_likelihood, kl = terms(model, x, y, noise)
-    return store.fingerprint({"log_likelihood": log_likelihood.sum(), "kl": kl.sum()})
+    return store.fingerprint({"log_likelihood": log_likelihood.sum(), "kl": kl.sum()}, model.parameters())
 
 
 def retained(forget: Sequence[int]) -> list[int]:
@@ -211,7 +212,8 @@ def retained(forget: Sequence[int]) -> list[int]:
     Raises:
         ValueError: `forget` has a repeated or unknown class, or all ten.
     """
-    if (not isinstance(forget, (list, tuple)) or any(type(k) is not int or not 0 <= k < CLASSES for k in forget)
+    if (not isinstance(forget, (list, tuple))
+            or any(type(k) is not int or not 0 <= k < CLASSES for k in forget)
             or len(set(forget)) != len(forget) or len(forget) >= CLASSES):
         raise ValueError(f"classes {forget!r} will not do; give a list of at most {CLASSES - 1} "
                          f"distinct digits from 0 to {CLASSES - 1}")

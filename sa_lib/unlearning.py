@@ -206,6 +206,7 @@ def get_unlearned(source: Trained, dataset: Dataset, forget: Sequence[int], fish
     `terms` is part of what the result is found by, through its values on a
     fixed probe: a changed loss is another model.
     """
+    retained(forget)
     recipe = {"source": source.digest, "data": dataset.digest, "forget": sorted(forget),
               "fisher": store.tensor_digest(fisher), "unlearning": asdict(config), "seed": seed,
               "terms": _fingerprint(terms, config),
@@ -230,4 +231,5 @@ def _fingerprint(terms: Terms, config: UnlearningConfig) -> dict[str, str]:
                for size in ((1, 28, 28), (CLASSES,), (2,)))
     anchor = dict(other.named_parameters())
     fisher = {name: weight.detach().square() for name, weight in anchor.items()}
-    return store.fingerprint(terms(model, Batch((x, y, z), (1 - x, y, z), (z, y)), config, anchor, fisher))
+    values = terms(model, Batch((x, y, z), (1 - x, y, z), (z, y)), config, anchor, fisher)
+    return store.fingerprint(values, model.parameters())

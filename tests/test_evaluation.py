@@ -75,17 +75,17 @@ def test_the_seed_draws_the_samples_and_the_latent_noise(model, digits, networks
     pd.testing.assert_series_equal(one["reconstruction"], other["reconstruction"])
 
 
-@pytest.mark.parametrize("bad", [0, -1, 2.5, True])
-def test_no_samples_are_refused(model, digits, networks, bad):
-    with pytest.raises(ValueError, match=f"^samples={bad} is not allowed; use a whole number from 1$"):
+@pytest.mark.parametrize("bad", [0, -1, 5, 6.0, True])
+def test_too_few_samples_are_refused(model, digits, networks, bad):
+    with pytest.raises(ValueError, match=f"^samples={bad} is not allowed; use a whole number from 6$"):
         evaluate(model, digits, *networks, samples=bad)
 
 
-def test_a_class_without_test_images_is_refused(model, digits, networks):
-    keep = digits.test_labels != 4
+def test_a_class_of_too_few_test_images_is_refused(model, digits, networks):
+    keep = (digits.test_labels != 4) | (digits.test_labels.cumsum(0) < 50)
     without = dataclasses.replace(digits, test_images=digits.test_images[keep],
                                   test_labels=digits.test_labels[keep])
-    with pytest.raises(ValueError, match="has no image of class 4; at least one of every class is needed"):
+    with pytest.raises(ValueError, match="has [0-5] images of class 4; at least 6 of every class are needed"):
         evaluate(model, without, *networks, samples=20)
 
 
@@ -199,3 +199,12 @@ def test_calibration_error():
     unsure = torch.tensor([[0.55, 0.45]]).expand(1000, 2)
     mixed = expected_calibration_error(torch.cat([sure, unsure]), wrong_in_4.repeat(2))
     assert mixed == pytest.approx((0.25 + 0.20) / 2)
+
+
+def test_nothing_is_not_measured(model, digits):
+    with pytest.raises(ValueError, match="draws=0 will not do"):
+        negative_elbo(model, digits.test_images, digits.test_labels, draws=0)
+    with pytest.raises(ValueError, match="^0 images"):
+        negative_elbo(model, digits.test_images[:0], digits.test_labels[:0])
+    with pytest.raises(ValueError, match="^0 probabilities and 0 labels will not do"):
+        expected_calibration_error(torch.zeros(0, 2), torch.zeros(0, dtype=torch.long))

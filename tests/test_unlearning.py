@@ -161,6 +161,11 @@ def squared(model, batch, weights, anchor, fisher):
             "gray": weights.gray * (model.decode(*batch.forget) - 0.5).square().mean()}
 
 
+def without_a_slope(*arguments):
+    terms = ewc_gray(*arguments)
+    return {**terms, "gray": terms["gray"].detach() + 0 * terms["gray"]}
+
+
 def reworded(model, batch, weights, anchor, fisher):
     return dict(reversed(ewc_gray(model, batch, weights, anchor, fisher).items()))
 
@@ -218,6 +223,8 @@ def test_the_chapters_show_the_very_losses_that_the_library_minimises():
     terms = cell("02_ewc_unlearning", "terms")
     assert unlearning._fingerprint(terms, CONFIG) == unlearning._fingerprint(ewc_gray, CONFIG)
     assert unlearning._fingerprint(squared, CONFIG) != unlearning._fingerprint(ewc_gray, CONFIG)
+    # Of the same values, but with nothing to learn from the last.
+    assert unlearning._fingerprint(without_a_slope, CONFIG) != unlearning._fingerprint(ewc_gray, CONFIG)
     shown = cell("01_baseline", "elbo_terms")
     assert training._fingerprint(shown) == training._fingerprint(CVAE.elbo_terms)
 
@@ -238,6 +245,12 @@ def test_no_step_is_no_unlearning():
 def test_classes_that_cannot_be_forgotten(baseline, digits, fisher, bad):
     with pytest.raises(ValueError, match=r"give (at least one class|a list of at most 9 distinct digits)"):
         forget(baseline, digits, fisher, forgotten=bad)
+
+
+@pytest.mark.parametrize("bad", [9, None, [9, "9"], "9"])
+def test_what_is_no_list_of_classes_cannot_be_forgotten(baseline, digits, fisher, bad):
+    with pytest.raises(ValueError, match="give a list of at most 9 distinct digits from 0 to 9$"):
+        get_unlearned(baseline, digits, bad, fisher, CONFIG)
 
 
 def test_the_fishers_kept_are_those_of_each_class(baseline, digits):
