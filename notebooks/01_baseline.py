@@ -167,7 +167,8 @@ chapter.show_figure(
 one = training.select(ds.test_labels, [int(ds.test_labels[0])])
 y = one_hot(ds.test_labels[one]).to(z)
 codes = baseline.model.encode(ds.test_images[one].to(z), y)[0]
-first, last = divmod(int(torch.cdist(codes, codes).argmax()), len(codes))
+farthest = int(torch.cdist(codes, codes).argmax())
+first, last = divmod(farthest, len(codes))
 steps = torch.linspace(0, 1, 12, device=z.device)[:, None]
 line = torch.lerp(codes[first], codes[last], steps)
 walk = torch.stack([baseline.model.decode(line, y.expand(12, -1))

@@ -129,13 +129,14 @@ def confusion(table: pd.DataFrame) -> Figure:
 
 
 def sweep(tables: Mapping[str, pd.DataFrame], panels: Mapping[str, str],
-          bounds: Mapping[str, float]) -> Figure:
+          bounds: Mapping[str, float], logarithmic: Sequence[str] = ()) -> Figure:
     """Results against lambda, a line for each table and a panel for each column.
 
     Args:
         tables: label -> results, indexed by lambda from 0.
         panels: column -> label of its y axis.
         bounds: column -> level of a dotted line, such as the baseline's.
+        logarithmic: columns whose axis is so.
     """
     figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
     for axes, (column, label) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
@@ -146,6 +147,8 @@ def sweep(tables: Mapping[str, pd.DataFrame], panels: Mapping[str, str],
         smallest = min(value for table in tables.values() for value in table.index if value > 0)
         axes.set_xscale("symlog", linthresh=smallest)
         axes.set_xlim(left=-0.3 * smallest)
+        if column in logarithmic:
+            axes.set_yscale("log")
         _label(axes, "λ", label)
     figure.axes[0].legend(frameon=False, fontsize=8)
     return figure
