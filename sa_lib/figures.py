@@ -102,7 +102,8 @@ def fisher_maps(fisher: Diagonal, config: ModelConfig) -> Figure:
     Dense layers give a map of the 28x28 pixels; convolutions share their
     weights over all places, so their map is the 4x4 kernel.
     """
-    first, last = fisher["encoder.layers.0.weight"].cpu(), fisher["decoder.layers.4.weight"].cpu()
+    first = fisher["encoder.layers.0.weight"].cpu()
+    last = fisher[max(name for name in fisher if name.startswith("decoder") and name.endswith("weight"))].cpu()
     if config.architecture == "mlp":
         maps = {"encoder: input pixels": first[:, :784].sum(0).view(28, 28),
                 "decoder: output pixels": last.sum(1).view(28, 28)}
@@ -110,7 +111,7 @@ def fisher_maps(fisher: Diagonal, config: ModelConfig) -> Figure:
         maps = {"encoder: first kernels": first[:, :1].sum((0, 1)), "decoder: last kernels": last.sum((0, 1))}
     figure = Figure(figsize=(WIDTH, 3.1), layout="constrained")
     for axes, (title, image) in zip(figure.subplots(1, 2), maps.items()):
-        shown = axes.imshow(image, cmap="cividis")
+        shown = axes.imshow(image.numpy(), cmap="cividis")
         axes.set_title(title, fontsize=10)
         axes.set_axis_off()
         figure.colorbar(shown, ax=axes, shrink=0.85, label="summed Fisher")

@@ -1,0 +1,67 @@
+"""Figures show what they are given."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from sa_lib import figures
+from sa_lib.fisher import fisher_diagonal
+from sa_lib.model import ModelConfig, build
+
+
+@pytest.fixture(params=[ModelConfig(latent_dim=2, hidden=(16, 8)), ModelConfig("conv", latent_dim=2, hidden=(4, 8))],
+                ids=lambda config: config.architecture)
+def model(request):
+    return build(request.param, 0)
+
+
+@pytest.fixture
+def fisher(model, digits):
+    return fisher_diagonal(model, digits.train_images[:32], digits.train_labels[:32], torch.zeros(32, 2))
+
+
+def test_a_grid_holds_every_image_at_its_place():
+    images = torch.rand(3, 4, 1, 28, 28)
+    figure = figures.image_grid(images, rows=["a", "b", "c"], columns=range(4), marked=[1])
+    (axes,) = figure.axes
+    sheet = np.asarray(axes.images[0].get_array())
+    assert np.allclose(sheet[2 + 30:30 + 30, 2 + 90:30 + 90], images[1, 3, 0])
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "c"]
+    assert len(axes.patches) == 1
+
+
+def test_every_weight_matrix_has_its_box_from_the_image_to_the_pixels(fisher):
+    (axes,) = figures.fisher_layers(fisher).axes
+    shown = [label.get_text() for label in axes.get_yticklabels()]
+    assert sorted(f"{name}.weight" for name in shown) == sorted(n for n in fisher if n.endswith("weight"))
+    assert [name.split(".")[0] for name in shown] == sorted((n.split(".")[0] for n in shown), reverse=True)
+
+
+def test_the_fisher_of_the_pixels_is_seen(fisher, model):
+    maps = [axes.images[0].get_array() for axes in figures.fisher_maps(fisher, model.config).axes if axes.images]
+    side = {"mlp": 28, "conv": 4}[model.config.architecture]
+    assert [m.shape for m in maps] == [(side, side)] * 2
+    last = model.decoder.layers[-1].weight
+    name = next(n for n, weight in model.named_parameters() if weight is last)
+    assert float(maps[1].sum()) == pytest.approx(float(fisher[name].sum()), rel=1e-5)
+
+
+def test_curves_are_the_columns_of_the_log():
+    log = pd.DataFrame({"step": [0, 1, 2], "real": [3.0, 2.0, 1.0], "real_grad": [3.0, None, 1.0]})
+    value, gradient = figures.curves(log, ["real", "gray"], {"": "value", "_grad": "norm"}).axes
+    assert [list(line.get_ydata()) for line in value.lines] == [[3, 2, 1]]
+    assert list(gradient.lines[0].get_xdata()) == [0, 2]
+
+
+def test_a_sweep_has_a_line_a_table_and_the_bound():
+    tables = {name: pd.DataFrame({"gray": [0.1, 0.2]}, index=[0.0, 10.0]) for name in ("one", "two")}
+    (axes,) = figures.sweep(tables, {"gray": "distance"}, {"gray": 0.3}, logarithmic=["gray"]).axes
+    assert len(axes.lines) == 3 and set(axes.lines[2].get_ydata()) == {0.3}
+    assert axes.get_yscale() == "log" and axes.get_ylabel() == "distance"
+
+
+def test_shares_are_shown_in_percent():
+    table = pd.DataFrame([[0.25, 0.75]], index=["gray"], columns=["0", "none"])
+    texts = [text.get_text() for text in figures.confusion(table).axes[0].texts]
+    assert texts == ["25", "75"]
