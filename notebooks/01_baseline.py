@@ -115,12 +115,13 @@ baseline = training.get_cvae(ds, run.model, run.training, run.seed,
                              terms=elbo_terms)
 
 # %% tags=["remove-input"]
+first, last = baseline.log.iloc[0], baseline.log.iloc[-1]
 chapter.show_figure(
     figures.curves(baseline.log, ["reconstruction", "kl"], {"": "nats per image"}),
-    "The two terms of the negative ELBO while training, on the batch of each logged step. "
-    "Reconstruction falls; the divergence rises first, as the code starts to carry something.",
-    alt="Two curves against the training step on a logarithmic axis: the reconstruction term falls, "
-        "the KL divergence rises and levels off.")
+    "The two terms of the negative ELBO while training, on the batch of each logged step: reconstruction goes from "
+    f"{first['reconstruction']:.0f} to {last['reconstruction']:.0f} nats, and the divergence, which is what the code "
+    f"carries, from {first['kl']:.2f} to {last['kl']:.1f}.",
+    alt="Two curves against the training step on a logarithmic axis: reconstruction and KL divergence.")
 
 # %% [markdown]
 # ## What it has learned
@@ -249,8 +250,8 @@ chapter.show_figure(
     figures.confusion(said),
     "What judge B sees in the baseline's samples of each class, and in gray, noise and blends; "
     "shares in percent.",
-    alt="A heat map: samples of a class are mostly given that class; gray, noise and blends are given "
-        "the answer none.")
+    alt="A heat map: a row for the samples of each class, for gray, for noise and for blends; a column for each of "
+        "the judge's eleven answers.")
 
 # %% [markdown]
 # ## A table by class

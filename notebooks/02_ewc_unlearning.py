@@ -11,7 +11,7 @@
 #
 # - what one may ask of forgetting, and how each demand is measured;
 # - what the Fisher information says about a network's weights, and how to
-#   compute its diagonal exactly for the price of a backward pass;
+#   compute its diagonal exactly without a pass for every image;
 # - the terms of the loss, and, by taking each away, what each is good for;
 # - when elastic weight consolidation earns its place, and when it does not.
 #
@@ -105,16 +105,18 @@ counts = torch.bincount(ds.train_labels).tolist()
 fisher = combine(fishers, {k: counts[k] for k in retain})
 
 # %% tags=["remove-input"]
+entries = torch.cat([f.flatten() for f in fisher.values()])
+share = float(entries.topk(len(entries) // 100).values.sum() / entries.sum())
 chapter.show_figure(
     figures.fisher_layers(fisher),
-    "The Fisher diagonal of every weight matrix, over the retained classes. Within a layer it spans "
-    "several orders of magnitude: few weights matter much, most matter little.",
+    "The Fisher diagonal of every weight matrix, over the retained classes. Few weights matter much: one in a hundred "
+    f"holds {share:.0%} of the sum.",
     alt="Horizontal box plots of the logarithm of the Fisher diagonal, one for each weight matrix.")
 
 # %% tags=["remove-input"]
-where = ("Summed over the units of the first and of the last layer, it draws the place where images differ: the "
-         "middle of the canvas matters, its border does not." if run.architecture == "mlp" else
-         "The kernels of the first and of the last convolution, which all places of the image share.")
+where = ("The same, of the first and of the last layer, summed by pixel: it draws the place where images differ."
+         if run.architecture == "mlp" else
+         "The same, of the kernels of the first and of the last convolution, which all places of the image share.")
 chapter.show_figure(figures.fisher_maps(fisher, run.model), where,
                     alt="Two heat maps of the Fisher: of the encoder's input and of the decoder's output.")
 
@@ -176,13 +178,15 @@ rank = spearmanr(*flat).statistic
 # %% tags=["remove-input"]
 ratio = min(seconds["Fisher"]) / min(seconds["plain pass"])
 chapter.say(
-    "Over {n:,} images the exact Fisher took {fisher:.1f} s, **{ratio:.2f} times** the {plain:.1f} s of the plain pass: "
-    "in each layer the product of squares stands where the gradient's own product stood. Its trace is {trace:,.0f} nats² per squared unit; squaring batch means gives {mistaken:,.0f}, "
+    "Over {n:,} images the exact Fisher took {fisher:.1f} s, **{ratio:.2f} times** the {plain:.1f} s of the plain "
+    "pass{reason}. Its trace is {trace:,.0f} nats² per squared unit; squaring batch means gives {mistaken:,.0f}, "
     "which is **{lost:.0f} times too small**.\n\n"
     "This is the *data* Fisher. Heng & Soh use images that the model draws itself, so that no data are needed; the "
     "rank correlation of that *model-sampled* diagonal with ours is {rank:.2f}.",
     n=len(x), fisher=min(seconds["Fisher"]), plain=min(seconds["plain pass"]), ratio=ratio, trace=trace,
-    mistaken=mistaken, lost=trace / mistaken, rank=rank)
+    mistaken=mistaken, lost=trace / mistaken, rank=rank,
+    reason=": in each layer the product of squares stands where the gradient's own product stood"
+    if run.architecture == "mlp" else "; convolutions form the gradient of each image before it is squared")
 
 # %% [markdown]
 # ## The loss
@@ -373,12 +377,12 @@ best = neither["accuracy"].idxmax()
 series = {name: ", ".join(f"{value:{form}}" for value in neither[name])
           for name, form in (("accuracy", ".0%"), ("gray", ".4f"))}
 chapter.say(
-    "**What does EWC add?** *When retained data are at hand*, little: rehearsal alone (λ = 0) keeps {data_0:.2%} of "
+    "**What does EWC add?** *When retained data are at hand*, rehearsal alone (λ = 0) keeps {data_0:.2%} of "
     "the retained samples recognisable, at {data_nats:.2f} nats, and the best λ of the sweep changes that by "
     "{gain:+.2f} points (baseline: {base:.2%}, {base_nats:.2f} nats). *When only replay is at hand*, λ = 0 keeps "
     "{replay_0:.2%} at {replay_nats:.2f} nats, and λ = 100 {replay_100:.2%} at {replay_nats_100:.2f}; what that "
     "costs is a forgotten class at {replay_gray_100:.4f} from gray instead of {replay_gray:.4f}. *When nothing is "
-    "rehearsed*, everything hangs on it: λ = {lambdas} keep {accuracy} of the retained samples recognisable, and "
+    "rehearsed*, λ = {lambdas} keep {accuracy} of the retained samples recognisable, and "
     "leave class {forget} at {gray} from gray. {verdict} {more}",
     data_0=with_data.loc[0, "accuracy"], data_nats=with_data.loc[0, "nelbo"], gain=100 * gain,
     base=was["accuracy"], base_nats=was["nelbo"], replay_0=data_free.loc[0, "accuracy"],
@@ -392,15 +396,16 @@ chapter.say(
 
 # %% tags=["remove-input"]
 chapter.say(
-    "**And the other terms?** Without the gray term nothing is forgotten: samples of {forget} stay at a distance of "
-    "{no_gray:.3f} from gray, and judge B gives {forget} a probability of {no_gray_p:.2f}. So it is this term, and not "
-    "neglect, that forgets. Without replay, real images alone keep {real_only:.2%}; without real images, "
+    "**And the other terms?** Without the gray term, samples of {forget} are at a distance of {no_gray:.3f} from gray, "
+    "and judge B gives {forget} a probability of {no_gray_p:.2f}: {neglect} Without replay, real images alone keep {real_only:.2%}; without real images, "
     "replay alone (λ = {lam:g}) keeps {replay_only:.2%}, at {cost:+.2f} nats against the baseline.\n\n"
     "This chapter took {seconds:.0f} s. Weights: baseline `{base}`, without class {forget} `{digest}`.",
     forget=run.forget, no_gray=ablations.loc[("no gray term", config.ewc), "gray"],
     no_gray_p=ablations.loc[("no gray term", config.ewc), "judge B"],
     real_only=ablations.loc[("real only", config.ewc), "accuracy"], lam=config.ewc,
     replay_only=data_free.loc[config.ewc, "accuracy"], cost=data_free.loc[config.ewc, "nelbo"] - was["nelbo"],
+    neglect="it is this term, and not neglect, that forgets." if ablations.loc[("no gray term", config.ewc), "gray"]
+    > 10 * gone["gray"] else "neglect alone would have done it.",
     seconds=time.perf_counter() - started, base=baseline.digest[:12], digest=forgot.digest[:12])
 
 # %% tags=["remove-cell"]
@@ -419,7 +424,7 @@ chapter.write_metrics(run.run_dir, "02_ewc_unlearning", {
 # ## Takeaways
 #
 # - Turning a class gray is easy and quick. The work is in keeping the rest.
-# - The exact Fisher diagonal costs little more than one backward pass. The
+# - The exact Fisher diagonal does not need a pass for every image, and the
 #   square of a batch mean is not the Fisher.
 # - The elastic penalty is a substitute for rehearsal. Where the retained
 #   classes can be rehearsed, from data or by replay, rehearse them; where they

@@ -10,6 +10,7 @@ import sys
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 
+import pandas as pd
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -138,7 +139,7 @@ def augmented(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def train_judge(judge: Judge, images: torch.Tensor, labels: torch.Tensor, config: JudgeConfig,
-                seed: int):
+                seed: int) -> pd.DataFrame:
     """Train on digits and, for eleven outcomes, as many non-digits as of each digit; then calibrate.
 
     The last `held_out` images are not trained on: the temperature (Guo et al.

@@ -197,7 +197,7 @@ def get_cvae(dataset: Dataset, model_config: ModelConfig = ModelConfig(),
     return trained(store.get_or_make("cvae", recipe, make))
 
 
-def _fingerprint(terms: Terms) -> dict[str, str]:
+def _fingerprint(terms: Terms) -> dict[str, list[str]]:
     generator = torch.Generator().manual_seed(0)
     model = build(ModelConfig(latent_dim=2, hidden=(8, 4)), seed=0).double()
     x, y, noise = (torch.rand(3, *shape, generator=generator, dtype=torch.double)

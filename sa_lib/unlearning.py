@@ -203,8 +203,11 @@ def get_unlearned(source: Trained, dataset: Dataset, forget: Sequence[int], fish
                   terms: Terms = ewc_gray) -> Trained:
     """`source` made to forget `forget`, from the store if it is there; see `unlearn`.
 
-    `terms` is part of what the result is found by, through its values on a
-    fixed probe: a changed loss is another model.
+    `terms` is part of what the result is found by, through its values and
+    gradients on a fixed probe: a changed loss is another model.
+
+    Raises:
+        ValueError: as `unlearn`.
     """
     retained(forget)
     recipe = {"source": source.digest, "data": dataset.digest, "forget": sorted(forget),
@@ -223,7 +226,7 @@ def get_unlearned(source: Trained, dataset: Dataset, forget: Sequence[int], fish
     return trained(store.get_or_make("unlearned", recipe, make))
 
 
-def _fingerprint(terms: Terms, config: UnlearningConfig) -> dict[str, str]:
+def _fingerprint(terms: Terms, config: UnlearningConfig) -> dict[str, list[str]]:
     generator = torch.Generator().manual_seed(0)
     shape = model_module.ModelConfig(latent_dim=2, hidden=(8, 4))
     model, other = build(shape, seed=0).double(), build(shape, seed=1).double()

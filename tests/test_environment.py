@@ -50,13 +50,14 @@ def test_why_pip_failed(environment, said, sentence):
     assert sentence in environment.explain(said)
 
 
-def test_pip_without_a_network_ends_in_that_sentence(environment, monkeypatch, tmp_path):
+@pytest.mark.parametrize("retries", ["0", "1"])  # without retries pip does not say that it could not connect
+def test_pip_without_a_network_ends_in_that_sentence(environment, monkeypatch, tmp_path, retries):
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "python").symlink_to(sys.executable)
     monkeypatch.setattr(environment, "ROOT", tmp_path)
     (tmp_path / "constraints.txt").touch()
     (tmp_path / "pyproject.toml").write_text('[build-system]\nrequires = ["a-package-not-installed"]\n')
-    for name, value in {"PIP_CONFIG_FILE": "/dev/null", "PIP_NO_CACHE_DIR": "1", "PIP_RETRIES": "1",
+    for name, value in {"PIP_CONFIG_FILE": "/dev/null", "PIP_NO_CACHE_DIR": "1", "PIP_RETRIES": retries,
                         "PIP_INDEX_URL": "http://127.0.0.1:9/", "PIP_EXTRA_INDEX_URL": "",
                         "PIP_FIND_LINKS": ""}.items():
         monkeypatch.setenv(name, value)

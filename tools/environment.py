@@ -66,18 +66,19 @@ def install(folder: Path) -> None:
     """
     pip = subprocess.Popen([folder / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "install",
                             "-c", "constraints.txt", "-e", ".[book,test,sweep]"],
-                           cwd=ROOT, stderr=subprocess.PIPE, text=True)
+                           cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     said = ""
-    for line in pip.stderr:
+    for line in pip.stdout:
         said += line
-        print(line, end="", file=sys.stderr)
+        print(line, end="", flush=True)
     if pip.wait():
         raise SetupError(explain(said))
 
 
 def explain(said: str) -> str:
-    """One sentence for what pip wrote to its error stream when it failed."""
-    if "connection broken" in said or "Could not fetch URL" in said:
+    """One sentence for what pip wrote when it failed."""
+    # Of an index that it cannot reach, pip's build step says only that it has no version of anything.
+    if any(sign in said for sign in ("connection broken", "Could not fetch URL", "(from versions: none)")):
         return "no package index could be reached; check the network, or pip's settings, and try again"
     if "No space left on device" in said:
         return "the disk is full; make room and try again"
