@@ -52,8 +52,8 @@ from sa_lib.unlearning import get_fishers, get_unlearned
 
 started = time.perf_counter()
 run = chapter.validate(dataset=dataset, seed=seed, forget=forget,
-                       profile=profile, architecture=architecture,
-                       run_dir=run_dir)
+                       at_most=1, profile=profile,
+                       architecture=architecture, run_dir=run_dir)
 
 # %% [markdown]
 # ## What forgetting should mean
@@ -344,9 +344,9 @@ chapter.show_table(
 # %% tags=["remove-input"]
 spread = {name: ablations.loc[name, "accuracy"].agg(["min", "max"]) for name in situations}
 chapter.show_figure(
-    figures.sweep({name: ablations.loc[name] for name in situations},
+    figures.lines({name: ablations.loc[name] for name in situations},
                   {"accuracy": "retained accuracy", "nelbo": "retained nats", "gray": "distance to gray"},
-                  baseline_row, logarithmic=["gray"]),
+                  "λ", "symlog", baseline_row, logarithmic=["gray"]),
     "The weight λ of the penalty in three situations (dotted: the baseline). Over the sweep, retained accuracy runs "
     + ", ".join(f"from {low:.1%} to {high:.1%} with {name}" for name, (low, high) in spread.items()) + ".",
     alt="Three panels against lambda: retained accuracy, retained negative ELBO and distance to gray, with a line "

@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sa_lib.attacks import AttackConfig
 from sa_lib.data import DATASETS, Dataset
 from sa_lib.judges import Judge, JudgeConfig, get_judge
 from sa_lib.model import ARCHITECTURES, CLASSES, ModelConfig
 from sa_lib.store import write_atomically
-from sa_lib.training import TrainingConfig
-from sa_lib.unlearning import UnlearningConfig
+from sa_lib.training import Trained, TrainingConfig, get_cvae
+from sa_lib.unlearning import UnlearningConfig, get_never_saw, get_sequence
 
 if TYPE_CHECKING:
     import pandas
@@ -39,11 +40,15 @@ class Parameters:
 
     dataset: str
     seed: int
-    forget: int | None
     forget_sequence: tuple[int, ...]
     profile: str
     architecture: str
     run_dir: Path
+
+    @property
+    def forget(self) -> int:
+        """The class to forget, or the first of them."""
+        return self.forget_sequence[0]
 
     @property
     def smoke(self) -> bool:
@@ -67,6 +72,29 @@ class Parameters:
         return UnlearningConfig(steps=100) if self.smoke else UnlearningConfig()
 
     @property
+    def attack(self) -> AttackConfig:
+        """What an attacker may spend."""
+        return AttackConfig(steps=30, restarts=2) if self.smoke else AttackConfig()
+
+    @property
+    def targets(self) -> int:
+        """Images of a class that an attacker tries to reach."""
+        return 20 if self.smoke else 100
+
+    def baseline(self, dataset: Dataset, seed: int | None = None) -> Trained:
+        """The model that has learned all ten classes, from the store if it is there."""
+        return get_cvae(dataset, self.model, self.training, self.seed if seed is None else seed)
+
+    def sequence(self, dataset: Dataset, forget: Sequence[int]) -> list[Trained]:
+        """The baseline made to forget classes one after another; see `unlearning.get_sequence`."""
+        return get_sequence(self.baseline(dataset), dataset, forget, self.unlearning, self.seed)
+
+    def never_saw(self, dataset: Dataset, forget: Sequence[int], seed: int | None = None) -> Trained:
+        """The reference for `sequence`; see `unlearning.get_never_saw`."""
+        return get_never_saw(dataset, sorted(forget), self.model, self.training, self.unlearning, len(forget),
+                             self.seed if seed is None else seed)
+
+    @property
     def samples(self) -> int:
         """Images drawn from the prior for each class where a model is measured."""
         return 100 if self.smoke else 1000
@@ -77,16 +105,19 @@ class Parameters:
         return get_judge(dataset, JudgeConfig(name, epochs=epochs), self.seed)
 
 
-def validate(*, dataset: str = "mnist", seed: int = 0, forget: int | None = None,
-             forget_sequence: Sequence[int] = (), profile: str = "full",
-             architecture: str = "mlp", run_dir: str | Path = "runs/full") -> Parameters:
+def validate(*, dataset: str = "mnist", seed: int = 0, forget: Any = (), forget_sequence: Any = (),
+             at_most: int = CLASSES - 1, profile: str = "full", architecture: str = "mlp",
+             run_dir: str | Path = "runs/full") -> Parameters:
     """Check a chapter's parameters and say so on the page if this is a smoke run.
 
     Args:
         dataset: one of `sa_lib.data.DATASETS`.
         seed: 0 to 2**31 - 1.
-        forget: the class to forget, 0 to 9, or None where a chapter forgets nothing.
-        forget_sequence: the classes to forget one after another: distinct, at most nine.
+        forget: the class to forget, 0 to 9, or the list of them in their
+            order; as text ("[3, 5]") too, for that is how papermill's ``-p``
+            hands over a list.
+        forget_sequence: the same under the name that it has where the order matters.
+        at_most: how many classes the chapter can forget.
         profile: "full" or "smoke".
         architecture: a name in `sa_lib.model.ARCHITECTURES`.
         run_dir: the folder for what the chapter writes.
@@ -100,20 +131,31 @@ def validate(*, dataset: str = "mnist", seed: int = 0, forget: int | None = None
             raise ValueError(f"{name}={value!r} is not allowed; use one of {', '.join(allowed)}")
     if type(seed) is not int or not 0 <= seed < 2**31:
         raise ValueError(f"seed={seed!r} is not allowed; use a whole number from 0 to {2**31 - 1}")
-    if forget is not None and not _is_class(forget):
-        raise ValueError(f"forget={forget!r} is not allowed; use a whole number from 0 to {CLASSES - 1}")
-    if (not isinstance(forget_sequence, (list, tuple)) or not all(map(_is_class, forget_sequence))
-            or len(set(forget_sequence)) != len(forget_sequence) or len(forget_sequence) >= CLASSES):
-        raise ValueError(f"forget_sequence={forget_sequence!r} is not allowed; use a list of at most "
-                         f"{CLASSES - 1} different whole numbers from 0 to {CLASSES - 1}")
     if not isinstance(run_dir, (str, Path)) or not str(run_dir) or "\0" in str(run_dir):
         raise ValueError(f"run_dir={run_dir!r} is not allowed; use the path of a folder")
-    parameters = Parameters(dataset, seed, forget, tuple(forget_sequence), profile, architecture,
-                            Path(run_dir))
+    sequence = _classes("forget", forget, at_most) or _classes("forget_sequence", forget_sequence, at_most)
+    parameters = Parameters(dataset, seed, sequence, profile, architecture, Path(run_dir))
     if parameters.smoke:
         _show_markdown("> **Smoke run.** Little data and few steps: this run shows that everything "
                        "works, and its numbers mean nothing.", role="banner")
     return parameters
+
+
+def _classes(name: str, value: Any, at_most: int) -> tuple[int, ...]:
+    """A class, or several different ones; () is the value of a parameter that a chapter does not have."""
+    classes = value
+    if isinstance(value, str):
+        try:
+            classes = json.loads(value)
+        except (ValueError, RecursionError):
+            pass
+    classes = (classes,) if type(classes) is int else classes
+    if (not isinstance(classes, (list, tuple)) or not (classes or value == ())
+            or not all(type(k) is int and 0 <= k < CLASSES for k in classes)
+            or len(set(classes)) != len(classes) or len(classes) > at_most):
+        several = f", or a list of up to {at_most} different ones" if at_most > 1 else ""
+        raise ValueError(f"{name}={value!r} is not allowed; use a whole number from 0 to {CLASSES - 1}{several}")
+    return tuple(classes)
 
 
 def say(template: str, **numbers: Any) -> None:
@@ -247,10 +289,6 @@ def _plain(name: str, value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise ValueError(f"{name} is a {type(value).__name__}; numbers, text, lists and mappings are allowed")
-
-
-def _is_class(value: Any) -> bool:
-    return type(value) is int and 0 <= value < CLASSES
 
 
 def _show_markdown(text: str, **about: Any) -> None:

@@ -1,5 +1,7 @@
 """Evaluation: what a model draws for each class, and how well it still models it."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 import torch
 
@@ -50,13 +52,14 @@ def negative_elbo(model: CVAE, images: torch.Tensor, labels: torch.Tensor, seed:
     return total / draws
 
 
-def evaluate(model: CVAE, dataset: Dataset, judge: Judge, features: Judge, seed: int = 0,
+def evaluate(model: CVAE, dataset: Dataset, judge: Judge, features: Judge | None, seed: int = 0,
              samples: int = 1000) -> pd.DataFrame:
     """How a model does on every class: one row a class.
 
     Args:
         judge: scores the samples; judge B, so that no attack has seen it.
-        features: the network whose hidden layer the fidelity measures use.
+        features: the network whose hidden layer the fidelity measures use;
+            without it they are left out.
         samples: images drawn from the prior for each class.
 
     Returns:
@@ -92,7 +95,7 @@ def evaluate(model: CVAE, dataset: Dataset, judge: Judge, features: Judge, seed:
         with torch.no_grad():
             y = one_hot(labels).to(device())
             rebuilt = model.decode(model.encode(x, y)[0], y)
-            measures = fidelity(features.features(x), features.features(drawn[k]))
+            measures = fidelity(features.features(x), features.features(drawn[k])) if features else {}
         rows.append({
             "class": k,
             "probability": float(p[:, k].mean()),
@@ -106,7 +109,7 @@ def evaluate(model: CVAE, dataset: Dataset, judge: Judge, features: Judge, seed:
     return pd.DataFrame(rows).set_index("class")
 
 
-def retained_means(table: pd.DataFrame, forget: list[int]) -> pd.Series:
+def retained_means(table: pd.DataFrame, forget: Sequence[int]) -> pd.Series:
     """The means over the classes not in `forget` of an `evaluate` table; every class counts the same."""
     return table.loc[retained(forget)].mean()
 

@@ -13,7 +13,8 @@ from matplotlib.patches import Rectangle
 from .fisher import Diagonal
 from .model import ModelConfig
 
-__all__ = ["confusion", "curves", "fisher_layers", "fisher_maps", "image_grid", "sweep"]
+__all__ = ["confusion", "curves", "embedding", "fisher_layers", "fisher_maps", "image_grid", "intervals", "lines",
+           "matrices"]
 
 WIDTH = 7.0  # inches: at the 14 pixels an inch of a phone, text of 9 points can still be read
 PALETTE = sns.color_palette("colorblind")
@@ -129,29 +130,114 @@ def confusion(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def sweep(tables: Mapping[str, pd.DataFrame], panels: Mapping[str, str],
-          bounds: Mapping[str, float], logarithmic: Sequence[str] = ()) -> Figure:
-    """Results against lambda, a line for each table and a panel for each column.
+def matrices(tables: Mapping[str, pd.DataFrame], formats: Mapping[str, str],
+             marked: Mapping[str, Sequence[int]] = {}) -> Figure:
+    """One annotated heat map below the other, on common rows and columns.
 
     Args:
-        tables: label -> results, indexed by lambda from 0.
+        tables: title -> numbers.
+        formats: title -> format of the numbers, such as ".3f".
+        marked: row -> positions of the columns to draw a frame around in it.
+    """
+    rows, across = next(iter(tables.values())).shape
+    figure = Figure(figsize=(WIDTH, len(tables) * (0.3 * rows + 0.75)), layout="constrained")
+    for axes, (title, table) in zip(figure.subplots(len(tables), 1, squeeze=False)[:, 0], tables.items()):
+        sns.heatmap(table, ax=axes, cmap="cividis", annot=True, fmt=formats[title], cbar=False, linewidths=0.5,
+                    annot_kws={"fontsize": 8 if across <= 10 else 7})
+        axes.set_title(title, fontsize=10)
+        axes.tick_params(length=0)
+        axes.tick_params(axis="y", rotation=0)
+        for row, columns in marked.items():
+            for column in columns:
+                axes.add_patch(_frame(column, list(table.index).index(row), 1, 1))
+        axes.set(xlabel="", ylabel="")
+    return figure
+
+
+def embedding(points: Mapping[str, torch.Tensor], labels: torch.Tensor, marked: Sequence[int]) -> Figure:
+    """Points [N, 2] of several models on shared axes, two panels a row, coloured by label [N].
+
+    Args:
+        marked: labels drawn as crosses, with a framed name.
+    """
+    names, count = list(points), (len(points) + 1) // 2
+    figure = Figure(figsize=(WIDTH, 3.4 * count), layout="constrained")
+    panels = figure.subplots(count, 2, sharex=True, sharey=True, squeeze=False).flat
+    for axes, name in zip(panels, names):
+        place = points[name].numpy()
+        for k in labels.unique().tolist():
+            mine = place[(labels == k).numpy()]
+            axes.scatter(*mine.T, s=9 if k in marked else 4, marker="x" if k in marked else "o", alpha=0.6,
+                         color=PALETTE[k], linewidths=0.6 if k in marked else 0, rasterized=True)
+            axes.text(*np.median(mine, axis=0), str(k), ha="center", va="center", fontsize=11, weight="bold",
+                      bbox={"boxstyle": "square,pad=0.15", "facecolor": "white", "alpha": 0.85, "linewidth": 1.5,
+                            "edgecolor": PALETTE[1] if k in marked else "none"})
+        axes.set_title(name, fontsize=10)
+        axes.set(xticks=[], yticks=[])
+    for axes in panels:
+        axes.set_axis_off()
+    return figure
+
+
+def lines(tables: Mapping[str, pd.DataFrame], panels: Mapping[str, str], x: str, scale: str = "linear",
+          bounds: Mapping[str, float] = {}, logarithmic: Sequence[str] = ()) -> Figure:
+    """Results against the tables' index, a line for each table and a panel for each column.
+
+    Args:
+        tables: label -> results.
         panels: column -> label of its y axis.
+        x: label of the x axis.
+        scale: of the x axis; "symlog" is linear from 0 to the smallest positive value.
         bounds: column -> level of a dotted line, such as the baseline's.
         logarithmic: columns whose axis is so.
     """
-    figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 2.9 if len(tables) <= 4 else 3.5), layout="constrained")
     for axes, (column, label) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
         for index, (name, table) in enumerate(tables.items()):
             axes.plot(table.index, table[column], ["o-", "s--", "^-.", "D:"][index % 4], color=PALETTE[index],
-                      label=name)
-        axes.axhline(bounds[column], color="0.35", linestyle=":", linewidth=1.2)
-        smallest = min(value for table in tables.values() for value in table.index if value > 0)
-        axes.set_xscale("symlog", linthresh=smallest)
-        axes.set_xlim(left=-0.3 * smallest)
+                      label=name, markersize=4)
+        if column in bounds:
+            axes.axhline(bounds[column], color="0.35", linestyle=":", linewidth=1.2)
+        if scale == "symlog":
+            smallest = min(value for table in tables.values() for value in table.index if value > 0)
+            axes.set_xscale("symlog", linthresh=smallest)
+            axes.set_xlim(left=-0.3 * smallest)
+        else:
+            axes.set_xscale(scale)
         if column in logarithmic:
             axes.set_yscale("log")
-        _label(axes, "λ", label)
-    figure.axes[0].legend(frameon=False, fontsize=8)
+        _label(axes, x, label)
+    if len(tables) <= 4:
+        figure.axes[0].legend(frameon=False, fontsize=8)
+    else:
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3,
+                      frameon=False, fontsize=8)
+    return figure
+
+
+def intervals(table: pd.DataFrame, x: str, levels: Sequence[float]) -> Figure:
+    """Values with their intervals, one below the other.
+
+    Args:
+        table: columns `value`, `low`, `high`; index (place, series): a row of
+            the figure, and which of its differently drawn points.
+        x: label of the axis.
+        levels: of dotted lines.
+    """
+    places, series = (list(dict.fromkeys(table.index.get_level_values(level))) for level in (0, 1))
+    figure = Figure(figsize=(WIDTH, 0.26 * len(places) * max(1.6, len(series)) + 1.1), layout="constrained")
+    axes = figure.subplots()
+    for index, name in enumerate(series):
+        mine = table.xs(name, level=1).dropna()
+        at = [places.index(place) + 0.7 * ((index + 0.5) / len(series) - 0.5) for place in mine.index]
+        axes.errorbar(mine["value"], at, xerr=[mine["value"] - mine["low"], mine["high"] - mine["value"]],
+                      fmt="osD^v"[index % 5], color=PALETTE[index], label=name, capsize=2, markersize=5)
+    for level in levels:
+        axes.axvline(level, color="0.35", linestyle=":", linewidth=1.2)
+    axes.set_yticks(range(len(places)), places)
+    axes.invert_yaxis()
+    _label(axes, x, "")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure
 
 

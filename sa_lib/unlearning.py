@@ -10,7 +10,7 @@ ones towards something that is no digit. Here that something is uniform gray:
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import pandas as pd
 import torch
@@ -19,12 +19,12 @@ from . import fisher as fisher_module
 from . import model as model_module
 from . import store, training
 from .data import Dataset
-from .fisher import Diagonal, fisher_by_class
-from .model import CLASSES, CVAE, build, one_hot
-from .training import Trained, batches, check_numbers, minimise, retained, select, trained
+from .fisher import Diagonal, combine, fisher_by_class
+from .model import CLASSES, CVAE, ModelConfig, build, one_hot
+from .training import (Trained, TrainingConfig, batches, check_numbers, minimise, retained, select, trained)
 
 __all__ = ["GRAY", "Batch", "Terms", "UnlearningConfig", "distance_to_gray", "ewc_gray", "ewc_penalty",
-           "get_fishers", "get_unlearned", "unlearn"]
+           "get_fisher", "get_fishers", "get_never_saw", "get_sequence", "get_unlearned", "unlearn"]
 
 GRAY = 0.5
 
@@ -108,38 +108,41 @@ def ewc_gray(model: CVAE, batch: Batch, weights: UnlearningConfig,
 
 def unlearn(model: CVAE, images: torch.Tensor, labels: torch.Tensor, forget: Sequence[int],
             fisher: Diagonal, config: UnlearningConfig, seed: int, terms: Terms = ewc_gray,
+            push: Sequence[int] | None = None, anchor: CVAE | None = None,
             title: str = "unlearn") -> pd.DataFrame:
     """Make `model` forget classes, in place.
 
     Args:
-        model: the trained model; its weights at the start are the anchor
-            theta*, and a frozen copy of it generates the replay.
+        model: the trained model; a frozen copy of it generates the replay.
         images: [N, 1, 28, 28] of any classes; only retained ones are used.
         labels: [N].
-        forget: classes to forget, one to nine of them.
-        fisher: `fisher.Diagonal` of the retained classes.
+        forget: classes that are not to be rehearsed, one to nine of them:
+            those to forget now and those forgotten before.
+        fisher: `fisher.Diagonal` of the classes to protect.
         terms: the loss, as a dictionary of weighted terms.
+        push: those of `forget` that are sent to gray; all by default.
+        anchor: the model whose weights are theta*; by default `model` as it
+            is at the start.
 
     Returns:
         The log: per logged step the value of each weighted term and the
         norm of its gradient (`<term>_grad`).
 
     Raises:
-        ValueError: `forget` is empty, has repeated or unknown classes, or all ten.
+        ValueError: `forget` is empty, has repeated or unknown classes, or all
+            ten; `push` has others or none.
         FloatingPointError: the loss is no longer finite.
     """
-    keep = retained(forget)
-    if not forget:
-        raise ValueError(f"forget={list(forget)} is empty; give at least one class")
+    keep, push = _targets(forget, push)
     where = next(model.parameters()).device
     original = build(model.config, 0).to(where).requires_grad_(False)
     original.load_state_dict(model.state_dict())
-    anchor = dict(original.named_parameters())
+    theta = {name: weight.to(where) for name, weight in (anchor or original).named_parameters()}
     fisher = {name: f.to(where) for name, f in fisher.items()}
     kept = select(labels, keep)
     images, y = images[kept].to(where), one_hot(labels[kept]).to(where)
     keep_y = one_hot(torch.tensor(keep)).to(where)
-    forget_y = one_hot(torch.tensor(forget)).to(where)
+    push_y = one_hot(torch.tensor(push)).to(where)
     generator = torch.Generator(where).manual_seed(seed)
     indices = batches(len(images), config.batch, generator) if config.real else None
 
@@ -159,13 +162,13 @@ def unlearn(model: CVAE, images: torch.Tensor, labels: torch.Tensor, forget: Seq
             with torch.no_grad():
                 replay_x = original.decode(normal(config.batch), replay_y)
             replay = replay_x, replay_y, normal(config.batch)
-        return Batch(real, replay, (normal(config.forget_batch), draw(forget_y, config.forget_batch)))
+        return Batch(real, replay, (normal(config.forget_batch), draw(push_y, config.forget_batch)))
 
     weights = list(model.parameters())
     log_every = max(1, config.steps // 50)
 
     def loss(step):
-        values = terms(model, next_batch(), config, anchor, fisher)
+        values = terms(model, next_batch(), config, theta, fisher)
         record = dict(values)
         if step % log_every == 0:
             for name, value in values.items():
@@ -177,6 +180,16 @@ def unlearn(model: CVAE, images: torch.Tensor, labels: torch.Tensor, forget: Seq
     log = minimise(weights, loss, config.steps, config.peak_lr, title, log_every)
     model.requires_grad_(False).eval()
     return log
+
+
+def _targets(forget: Sequence[int], push: Sequence[int] | None) -> tuple[list[int], list[int]]:
+    """The classes to rehearse and those to send to gray."""
+    keep = retained(forget)
+    push = sorted(forget if push is None else push)
+    if not push or not set(push) <= set(forget):
+        raise ValueError(f"forget={list(forget)}, push={push} will not do; give at least one class to forget, "
+                         "and push classes among them")
+    return keep, push
 
 
 def get_fishers(source: Trained, dataset: Dataset, seed: int = 0) -> dict[int, Diagonal]:
@@ -198,9 +211,15 @@ def get_fishers(source: Trained, dataset: Dataset, seed: int = 0) -> dict[int, D
     return fishers
 
 
+def get_fisher(source: Trained, dataset: Dataset, forget: Sequence[int], seed: int = 0) -> Diagonal:
+    """The data Fisher of the classes that are not in `forget`, over all their training images."""
+    counts = torch.bincount(dataset.train_labels, minlength=CLASSES).tolist()
+    return combine(get_fishers(source, dataset, seed), {k: counts[k] for k in retained(forget) if counts[k]})
+
+
 def get_unlearned(source: Trained, dataset: Dataset, forget: Sequence[int], fisher: Diagonal,
-                  config: UnlearningConfig = UnlearningConfig(), seed: int = 0,
-                  terms: Terms = ewc_gray) -> Trained:
+                  config: UnlearningConfig = UnlearningConfig(), seed: int = 0, terms: Terms = ewc_gray,
+                  push: Sequence[int] | None = None, anchor: Trained | None = None) -> Trained:
     """`source` made to forget `forget`, from the store if it is there; see `unlearn`.
 
     `terms` is part of what the result is found by, through its values and
@@ -209,21 +228,66 @@ def get_unlearned(source: Trained, dataset: Dataset, forget: Sequence[int], fish
     Raises:
         ValueError: as `unlearn`.
     """
-    retained(forget)
-    recipe = {"source": source.digest, "data": dataset.digest, "forget": sorted(forget),
-              "fisher": store.tensor_digest(fisher), "unlearning": asdict(config), "seed": seed,
-              "terms": _fingerprint(terms, config),
+    _, push = _targets(forget, push)
+    forget, anchor = sorted(forget), anchor or source
+    recipe = {"source": source.digest, "data": dataset.digest, "forget": forget, "push": push,
+              "anchor": anchor.digest, "fisher": store.tensor_digest(fisher), "unlearning": asdict(config),
+              "seed": seed, "terms": _fingerprint(terms, config),
               "code": store.code_digest(model_module, training, sys.modules[__name__])}
 
     def make():
         model = build(source.model.config, 0).to(training.device())
         model.load_state_dict(source.model.state_dict())
-        title = f"forget {', '.join(map(str, sorted(forget)))}"
-        log = unlearn(model, dataset.train_images, dataset.train_labels, sorted(forget), fisher, config,
-                      seed, terms, title)
+        title = f"forget {', '.join(map(str, push))}" if config.gray else "further updates"
+        log = unlearn(model, dataset.train_images, dataset.train_labels, forget, fisher, config, seed, terms,
+                      push, anchor.model, title)
         return model.state_dict(), {"model": model.config.asdict(), "log": log.to_dict("list")}
 
     return trained(store.get_or_make("unlearned", recipe, make))
+
+
+def get_sequence(source: Trained, dataset: Dataset, sequence: Sequence[int],
+                 config: UnlearningConfig = UnlearningConfig(), seed: int = 0,
+                 terms: Terms = ewc_gray) -> list[Trained]:
+    """`source` made to forget the classes of `sequence` one after another.
+
+    Each step starts from the model of the step before and is anchored there,
+    protects what is still retained by a new Fisher, and sends all classes
+    forgotten so far to gray.
+
+    Returns:
+        The models after each step.
+
+    Raises:
+        ValueError: as `unlearn`.
+    """
+    models = [source]
+    for count in range(1, len(sequence) + 1):
+        gone = sequence[:count]
+        fisher = get_fisher(models[-1], dataset, gone, seed)
+        models.append(get_unlearned(models[-1], dataset, gone, fisher, config, seed, terms))
+    return models[1:]
+
+
+def get_never_saw(dataset: Dataset, forget: Sequence[int], model_config: ModelConfig = ModelConfig(),
+                  training_config: TrainingConfig = TrainingConfig(),
+                  config: UnlearningConfig = UnlearningConfig(), rounds: int = 1, seed: int = 0) -> Trained:
+    """The reference for a model made to forget `forget`: one that never saw these classes.
+
+    It is trained like the baseline, then given as many further updates on
+    the retained images as the unlearning took, for without them it would
+    have been trained for less long.
+
+    Args:
+        config: that of the unlearning; of its terms only the real images are left.
+        rounds: number of times that unlearning with `config` was done.
+
+    Raises:
+        ValueError: as `training.get_cvae`; `forget` is empty.
+    """
+    source = training.get_cvae(dataset, model_config, training_config, seed, forget)
+    updates = replace(config, steps=rounds * config.steps, real=1.0, replay=0.0, ewc=0.0, gray=0.0)
+    return get_unlearned(source, dataset, forget, {}, updates, seed)
 
 
 def _fingerprint(terms: Terms, config: UnlearningConfig) -> dict[str, list[str]]:

@@ -1,0 +1,478 @@
+# %% [markdown]
+# # Attacks
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/YOUR_ACCOUNT/selective-amnesia-cvae/blob/main/notebooks/05_attacks.ipynb)
+#
+# The label leads to gray. Is the digit gone, or only the way to it? The model
+# is frozen now, and an attacker chooses its inputs: the latent code $z$, the
+# label vector $y$, or both.
+#
+# **You will learn**
+#
+# - what an attacker may be allowed to do, as a list of threat models;
+# - why an attack that *succeeds* may prove nothing, and what it has to be
+#   compared with;
+# - a measure of what is left of a class, $\rho$, with its interval;
+# - how quickly the class comes back when the weights may be changed as well.
+#
+# **You need** nothing but this notebook: all models are trained here if they
+# are not there yet, among them several that never saw the forgotten classes.
+#
+# **It takes** about fifteen minutes on two CPU cores the first time, most of
+# it for training the controls; about four minutes after that.
+
+# %% tags=["remove-cell"]
+try:
+    import sa_lib
+except ImportError:  # Colab: a bare runtime
+    # %pip install -q "sa_lib @ git+https://github.com/YOUR_ACCOUNT/selective-amnesia-cvae"
+    import sa_lib
+
+# %% tags=["parameters"]
+dataset = "mnist"  # @param ["mnist", "fashion", "kmnist", "digits"]
+seed = 0  # @param {type: "integer"}
+forget = [9, 2]  # @param {type: "raw"}
+profile = "full"  # @param ["full", "smoke"]
+architecture = "mlp"  # @param ["mlp", "conv"]
+run_dir = "runs/full"  # @param {type: "string"}
+
+# %%
+import time
+from dataclasses import replace
+
+import pandas as pd
+import torch
+
+from sa_lib import attacks, chapter, data, evaluation, figures
+from sa_lib.attacks import THREATS, attack, residual_knowledge
+from sa_lib.unlearning import get_fisher, get_unlearned
+
+started = time.perf_counter()
+run = chapter.validate(dataset=dataset, seed=seed, forget=forget,
+                       profile=profile, architecture=architecture,
+                       run_dir=run_dir)
+sequence, digit = list(run.forget_sequence), run.forget
+
+# %% [markdown]
+# ## Who is attacked, and who is not
+#
+# The subjects are the model that has forgotten the first class and, where
+# `forget` names several, the one that has forgotten them all. The **positive
+# control** is the baseline, which knows them. The **negative control** are
+# models that **never saw** the class: three seeds, trained exactly like the
+# baseline and then given as many further updates on the retained data as the
+# unlearning took. Whatever an attacker gets out of *them* is not memory.
+
+# %%
+ds = data.load(run.dataset)
+judge_a, judge_b = run.judge(ds, "A"), run.judge(ds, "B")
+base = run.baseline(ds)
+steps = run.sequence(ds, sequence)
+
+
+def name(prefix, classes):
+    return f"{prefix} {', '.join(map(str, classes))}"
+
+
+subjects = {name("forgot", sequence[:1]): (steps[0], sequence[:1]),
+            name("forgot", sequence): (steps[-1], sequence)}
+target = name("forgot", sequence)
+controls = {f"{name('never saw', sequence)}, seed {s}":
+            (run.never_saw(ds, sequence, s), sequence)
+            for s in range(run.seed, run.seed + 3)}
+if len(sequence) > 1:
+    controls[f"{name('never saw', [digit])}, seed {run.seed}"] = (
+        run.never_saw(ds, [digit]), [digit])
+models = {"baseline": (base, sequence)} | subjects | controls
+main_controls = list(controls)[:3]
+
+# %% [markdown]
+# ## What the attacker may do
+#
+# | Threat model | $z$ | $y$ |
+# |---|---|---|
+# | label only | one draw from the prior | the class's label |
+# | random search | the best of many draws | the class's label |
+# | z in the prior | optimised, where 99 % of the prior lies | the class's label |
+# | z free | optimised, anywhere | the class's label |
+# | z in the prior, y on the simplex | as above | any mixture of the ten labels |
+# | y on the simplex | optimised, anywhere | any mixture of the ten labels |
+# | z in the prior, y free | as above | any real vector |
+# | y free | optimised, anywhere | any real vector |
+#
+# He spends a budget: so many looks at the model for each target, over all of
+# his restarts. He has one of two aims. **Reconstruction:** reproduce a given
+# image; held-out real digits of the class, which anyone may own, or prototypes
+# that the baseline drew. **Guided:** please a classifier, judge A, that says
+# what is a 9. Whether he has got there is for judge B to say, which no attack
+# has seen.
+
+# %%
+def attempt(model, k, threat, aim, config=run.attack):
+    return attack(model.model, aim, k, len(real[k]), THREATS[threat],
+                  config, run.seed)
+
+
+def everyone(threats, aims, config=run.attack):
+    return {(threat, k, name): attempt(model, k, threat, aims[k], config)
+            for threat in threats
+            for name, (model, classes) in models.items()
+            for k in classes}
+
+
+where = next(base.model.parameters()).device
+seen, real, prototypes = {}, {}, {}
+for k in sequence:
+    seen[k] = ds.train_images[ds.train_labels == k].to(where)
+    real[k] = ds.test_images[ds.test_labels == k].to(where)
+    real[k] = real[k][:run.targets]
+    label = torch.full((len(real[k]),), k)
+    prototypes[k] = evaluation.prior_samples(base.model, label,
+                                             run.seed + 1)
+
+
+def look(found):
+    return pd.DataFrame({
+        key: attacks.score(a, judge_b, key[1], seen[key[1]]).iloc[-1]
+        for key, a in found.items()}).T
+
+# %% [markdown]
+# ## Guided by a classifier
+#
+# The attacker minimises $-\log p_A(\text{class} \mid \text{image})$.
+
+# %%
+aims = {k: attacks.unlike(judge_a, k) for k in sequence}
+guided = everyone(["z free", "y on the simplex", "y free"], aims,
+                  replace(run.attack, steps=run.attack.steps * 3 // 10))
+guided_scores = look(guided)
+
+# %% tags=["remove-input"]
+shown = guided_scores["success"].unstack(0)[["z free", "y on the simplex", "y free"]]
+shown = shown.set_axis([f"{k}: {model}" for k, model in shown.index])
+nearest = guided_scores.xs("y free", level=0)["nearest"]
+shown["nearest real, y free"] = [nearest[k, model] for k, model in nearest.index]
+chapter.show_table(shown.rename_axis("class: model"),
+                   "Guided by judge A: share of targets that judge B takes for the class; and squared error to the "
+                   "nearest real image of it.",
+                   {c: "{:.0%}" if c != "nearest real, y free" else "{:.1f}" for c in shown.columns})
+
+# %% tags=["remove-input"]
+curves = {name: attacks.score(guided["y free", digit, name], judge_b, digit, seen[digit])
+          for name in ("baseline", target, main_controls[0])}
+chapter.show_figure(
+    figures.lines(curves, {"success": f"judge B sees a {digit}", "not_a_digit": "judge B sees no digit",
+                           "nearest": "squared error to nearest real"}, "looks at the model", "log"),
+    f"The guided attack with y free, by budget. With all of it, judge B sees a {digit} in "
+    + ", ".join(f"{t['success'].iloc[-1]:.0%} ({name})" for name, t in curves.items()) + ".",
+    alt="Three panels against the budget on a logarithmic axis: success, share of images taken for no digit, and "
+        "distance to real images; a line for each of three models.")
+
+# %% tags=["remove-input"]
+success = guided_scores["success"]
+never_success = min(success["y free", k, c] for k in sequence for c in main_controls)
+target_success = {k: success["y free", k, target] for k in sequence}
+chapter.say(
+    "With y free, judge B sees the forgotten class in {rates} of the images that the guided attack finds in the "
+    "model that {target}, **and in at least {never:.0%} of those found in models that never saw it**. {reading}",
+    rates=" and ".join(f"{rate:.0%} (class {k})" for k, rate in target_success.items()), target=target,
+    never=never_success,
+    reading="By itself, then, its success proves nothing: a decoder of digits can be steered to draw a shape that it "
+    "was never taught, and the attacker has brought the knowledge along, in judge A." if never_success > 0.5 else
+    "The difference is what the attack shows.")
+
+# %% [markdown]
+# ## Reconstruction
+#
+# The other attacker has an image of the class and looks for the inputs that
+# reproduce it. His loss is the squared error, summed over the pixels; the best
+# of his restarts counts:
+#
+# $$
+# E = \frac{1}{N} \sum_{n} \min_{z, y}
+# \lVert \mathrm{decode}(z, y) - x_n \rVert^2
+# $$
+#
+# A model that knows the class has a place for every image of it. One that does
+# not must make do with what it has.
+
+# %%
+tick = time.perf_counter()
+aims = {k: attacks.squared_error(real[k]) for k in sequence}
+found = everyone(THREATS, aims)
+scores = look(found)
+proto = everyone(["y on the simplex", "y free"], {
+    k: attacks.squared_error(prototypes[k]) for k in sequence})
+attack_seconds = time.perf_counter() - tick
+
+# %% tags=["remove-input"]
+errors = scores["loss"].unstack(0)[list(THREATS)]
+for threat in ("y on the simplex", "y free"):
+    errors[f"prototypes, {threat}"] = [float(proto[threat, k, model].loss[-1].mean()) for k, model in errors.index]
+order = [(k, model) for k in sequence for model in models if (k, model) in errors.index]
+errors = errors.loc[order]
+chapter.show_table(errors.set_axis([f"{k}: {model}" for k, model in errors.index]).rename_axis("class: model"),
+                   "Mean squared error per image of the best reconstruction, by threat model: of held-out real digits "
+                   "and, in the last columns, of prototypes that the baseline drew.",
+                   dict.fromkeys(errors.columns, "{:.1f}"))
+
+# %% tags=["remove-input"]
+pick = found["y on the simplex", digit, target].loss[-1].argsort()
+pick = pick[torch.linspace(0, len(pick) - 1, 12).long().to(pick.device)]
+best = {"target": real[digit][pick]} | {model: found["y on the simplex", digit, model].images[-1][pick]
+                                        for model in ("baseline", *subjects, main_controls[0])}
+chapter.show_figure(
+    figures.image_grid(torch.stack(list(best.values())), rows=list(best)),
+    f"What the attacker recovered with y on the simplex: held-out images of {digit}, from the best to the worst "
+    f"reconstruction by the model that {target}.",
+    alt="A grid of images: the targets in the first row, below them their reconstructions by each model.")
+
+# %% tags=["remove-input"]
+one = int(pick[len(pick) // 2])
+budget = found["y on the simplex", digit, "baseline"].budget
+frames = {model: found["y on the simplex", digit, model].images[:, one]
+          for model in ("baseline", target, main_controls[0])}
+chapter.show_figure(
+    figures.image_grid(torch.stack([torch.cat([f, real[digit][one:one + 1]]) for f in frames.values()]),
+                       rows=list(frames), columns=[*map(str, budget), "target"]),
+    "One attack unfolding: the best image so far against the number of looks at the model; last, the target.",
+    alt="A grid of images: a row for each of three models, in it the best reconstruction at growing budgets and the "
+        "target.")
+
+# %% tags=["remove-input"]
+inputs = pd.DataFrame({threat: {
+    "norm of z": float(a.z.norm(dim=1).mean()), "norm of y": float(a.y.norm(dim=1).mean()),
+    f"y at {digit}": float(a.y[:, digit].mean()), "judge B agrees": scores.loc[(threat, digit, target), "success"],
+    "no digit": scores.loc[(threat, digit, target), "not_a_digit"],
+    "nearest real": scores.loc[(threat, digit, target), "nearest"]}
+    for threat in THREATS for a in [found[threat, digit, target]]}).T
+chapter.show_table(inputs.rename_axis("threat model"),
+                   f"What the attacker of the model that {target} ends with, for {digit}: his inputs, what judge B "
+                   "says, and the squared error to the nearest real image in the training set.",
+                   {"norm of z": "{:.1f}", "norm of y": "{:.1f}", f"y at {digit}": "{:.2f}",
+                    "judge B agrees": "{:.0%}", "no digit": "{:.0%}", "nearest real": "{:.1f}"})
+
+# %% [markdown]
+# ## What is left: ρ
+#
+# Neither success nor error says anything alone. Between the two controls they
+# do:
+#
+# $$
+# \rho = \frac{E_\text{never} - E_\text{unlearned}}
+#             {E_\text{never} - E_\text{baseline}}
+# $$
+#
+# 1 if nothing was forgotten; 0 if the attacker gets no more than from a model
+# that never saw the class. **Below 0** the model was *over-forgotten*: it is
+# of less use for the class than one that never saw it, so it has been damaged
+# around the digit, and betrays that something was removed. That is no better
+# than 0. The interval is a bootstrap over the images and over the models that
+# never saw the class; how far one of these lies from the others says how small
+# a $\rho$ can be told from nothing.
+
+# %%
+def errors_of(threat, k, names):
+    return torch.stack([found[threat, k, n].loss[-1] for n in names])
+
+
+never = {k: [n for n, (_, classes) in controls.items() if k in classes]
+         for k in sequence}
+rho, held_out, known = {}, {}, {}
+for threat in THREATS:
+    for k in sequence:
+        (known_error,) = errors_of(threat, k, ["baseline"])
+        for name, (_, classes) in subjects.items():
+            if k in classes:
+                alike = main_controls if name == target else never[k]
+                rho[threat, k, name] = residual_knowledge(
+                    errors_of(threat, k, alike),
+                    found[threat, k, name].loss[-1], known_error)
+        known[threat, k] = residual_knowledge(
+            errors_of(threat, k, main_controls), known_error, known_error)
+        for name in main_controls:
+            rest = [n for n in main_controls if n != name]
+            held_out[threat, k, name] = residual_knowledge(
+                errors_of(threat, k, rest),
+                found[threat, k, name].loss[-1], known_error)
+
+# %% tags=["remove-input"]
+both = pd.DataFrame({(threat, f"{k}: {name}"): {"value": r.rho, "low": r.low, "high": r.high}
+                     for (threat, k, name), r in rho.items()}).T
+spread = {k: [held_out[threat, k, n].rho for threat in ("y on the simplex", "y free") for n in main_controls]
+          for k in sequence}
+visible = [t for t in THREATS if "y" in t.replace("any", "") and THREATS[t].y != "label"]
+chapter.show_figure(
+    figures.intervals(both.loc[visible], "ρ, with 95 % interval", [0.0, 1.0]),
+    "What is left, where the attacker may choose y (dotted: never seen, and nothing forgotten). Each seed that never "
+    "saw the class, measured against the others, lies between "
+    f"{min(map(min, spread.values())):+.2f} and {max(map(max, spread.values())):+.2f}.",
+    alt="Points with intervals for rho, a row for each threat model and a colour for each class and model.")
+
+# %% tags=["remove-input"]
+closing = pd.DataFrame({
+    (threat, f"{k}: {name}"): {
+        "judge B agrees": f"{scores.loc[(threat, k, name), 'success']:.0%}",
+        "ρ": "–" if r.rho != r.rho else f"{r.rho:+.2f} [{r.low:+.2f}, {r.high:+.2f}]",
+        "verdict": attacks.verdict(r)}
+    for (threat, k, name), r in rho.items()}).T.unstack(1).swaplevel(axis=1)
+closing = closing[[(column, what) for column in dict.fromkeys(closing.columns.get_level_values(0))
+                   for what in ("judge B agrees", "ρ", "verdict")]].loc[list(THREATS)]
+closing.columns = [f"{column}: {what}" for column, what in closing.columns]
+chapter.show_table(closing.rename_axis("threat model"),
+                   "Every threat model against every unlearned model. Avoided: at least half of the knowledge is there "
+                   "for this attacker; suppressed: a part; gone: no more than models that never saw the class differ "
+                   "by; over-forgotten: less than they have.")
+
+# %% tags=["remove-input"]
+strong = [rho[threat, k, target] for threat in ("y on the simplex", "y free") for k in sequence]
+worst, lowest = max(r.rho for r in strong), min(r.rho for r in strong)
+label_only = [rho["label only", k, target].rho for k in sequence]
+chapter.say(
+    "With y on the simplex or free, ρ of the model that {target} is " + "; ".join(
+        f"{k}: {{simplex_{k}:+.2f}} and {{free_{k}:+.2f}}" for k in sequence) + ". {reading} Its interval must be read "
+    "with the spread of models that should be at 0: held out against the others, they reach {spread:.2f}.\n\n"
+    "{betrayed}",
+    target=target, spread=max(abs(v) for values in spread.values() for v in values),
+    **{f"simplex_{k}": rho["y on the simplex", k, target].rho for k in sequence},
+    **{f"free_{k}": rho["y free", k, target].rho for k in sequence},
+    reading=("An attacker gets more out of it than out of models that never saw the class: a residue is left."
+             if worst > attacks.SPREAD else "He gets no more out of it than out of models that never saw the class.")
+    + (" Where ρ lies well below 0, it is over-forgotten: the model is worse for that class than if it had never seen "
+       "it, and that, too, can be seen from outside." if lowest < -attacks.SPREAD else ""),
+    betrayed=f"The label alone gives ρ = {', '.join(f'{r:+.1f}' for r in label_only)}: a model that never saw the class "
+    "answers its label with some other digit, which is nearer to a digit than gray is. Gray hides the class, and "
+    "betrays that it was hidden." if max(label_only) < 0 else "")
+
+# %% [markdown]
+# ## Forgetting, damage and residue trade off
+#
+# Fewer updates damage the retained classes less, or more, and leave more, or
+# less, behind. The last row is the control: all updates, but no gray term.
+
+# %%
+fisher = get_fisher(base, ds, [digit], run.seed)
+budgets = {f"{run.unlearning.steps // part} steps": replace(
+    run.unlearning, steps=run.unlearning.steps // part)
+    for part in (8, 3, 1)}
+budgets["no gray term"] = replace(run.unlearning, gray=0.0)
+rows = {}
+for label, config in budgets.items():
+    model = get_unlearned(base, ds, [digit], fisher, config, run.seed)
+    table = evaluation.evaluate(model.model, ds, judge_b, None, run.seed,
+                                run.samples)
+    means = evaluation.retained_means(table, [digit])
+    rows[label] = {"gray": table.loc[digit, "gray"],
+                   "accuracy": means["accuracy"],
+                   "nelbo": means["nelbo"]}
+    for threat in ("y on the simplex", "y free"):
+        error = attempt(model, digit, threat, aims[digit]).loss[-1]
+        (known_error,) = errors_of(threat, digit, ["baseline"])
+        rows[label][f"ρ, {threat}"] = residual_knowledge(
+            errors_of(threat, digit, never[digit]), error,
+            known_error).rho
+tradeoff = pd.DataFrame(rows).T
+
+# %% tags=["remove-input"]
+chapter.show_table(
+    tradeoff.rename(columns={"gray": "distance to gray", "accuracy": "retained accuracy", "nelbo": "retained nats"}),
+    f"Forgetting {digit} with fewer updates, and without the gray term.",
+    {"distance to gray": "{:.4f}", "retained accuracy": "{:.1%}", "retained nats": "{:.2f}",
+     "ρ, y on the simplex": "{:+.2f}", "ρ, y free": "{:+.2f}"})
+
+# %% [markdown]
+# ## Relearning
+#
+# An attacker who may change the weights shows the model a few images of the
+# class. How soon does it draw the class again, and how much sooner than one
+# that never saw it?
+
+# %%
+few = [1, 10, 100]
+students = {n: models[n] for n in ("baseline", *subjects, *main_controls)}
+relearned = {}
+for k in sequence:
+    for name, (model, classes) in students.items():
+        if k in classes:
+            relearned[k, name] = pd.DataFrame({
+                n: attacks.relearn(model.model, seen[k][:n], k, judge_b,
+                                   seed=run.seed) for n in few})
+
+# %% tags=["remove-input"]
+average = sum(relearned[digit, n] for n in main_controls) / 3
+pictured = {"baseline": relearned[digit, "baseline"], target: relearned[digit, target], "never saw (mean)": average}
+chapter.show_figure(
+    figures.lines(pictured, {n: f"judge B sees a {digit}, k = {n}" for n in few}, "updates"),
+    f"Fine-tuning on k images of {digit}. After the last update on 100 images, judge B sees a {digit} in "
+    + ", ".join(f"{t[100].iloc[-1]:.0%} ({name})" for name, t in pictured.items()) + " of the samples.",
+    alt="Three panels, for one, ten and a hundred images: the judge's accuracy against the number of updates, a line "
+        "for each of three models.")
+
+# %% tags=["remove-input"]
+half = pd.DataFrame({f"{k}: {name}": {
+    f"k = {n}": next((f"{step}" for step, value in table[n].items() if value >= 0.5), "not in 200") for n in few}
+    for (k, name), table in relearned.items()}).T
+chapter.show_table(half.rename_axis("class: model"),
+                   "Updates until judge B sees the class in half of the samples (looked at every 20).")
+
+# %% tags=["remove-input"]
+sooner = relearned[digit, target][100].mean() - average[100].mean()
+chapter.say(
+    "With 100 images the model that {target} draws the {digit} again {comparison} one that never saw it (mean accuracy "
+    "along the way {mine:.2f} against {never:.2f}). {reading}\n\n"
+    "The attacks on real digits and prototypes took {attacks:.0f} s, this chapter {seconds:.0f} s. Weights: baseline "
+    "`{base}`, the model that {target} `{digest}`.",
+    target=target, digit=digit, mine=relearned[digit, target][100].mean(), never=average[100].mean(),
+    comparison="sooner than" if sooner > 0.05 else "later than" if sooner < -0.05 else "about as soon as",
+    reading="Whoever may train it does not need what is left: he has the images." if sooner <= 0.05 else
+    "That head start is a residue which an attacker of the inputs does not see.",
+    attacks=attack_seconds, seconds=time.perf_counter() - started, base=base.digest[:12],
+    digest=models[target][0].digest[:12])
+
+# %% tags=["remove-cell"]
+def plain(residual):
+    values = {"rho": residual.rho, "low": residual.low, "high": residual.high}
+    return {key: value if value == value else None for key, value in values.items()}
+
+
+def nested(results):
+    out = {}
+    for (threat, k, name), residual in results.items():
+        out.setdefault(threat, {}).setdefault(str(k), {})[name] = plain(residual)
+    return out
+
+
+chapter.write_metrics(run.run_dir, "05_attacks", {
+    "parameters": {"dataset": run.dataset, "seed": run.seed, "forget": sequence, "profile": run.profile,
+                   "architecture": run.architecture},
+    "target": target, "rho": nested(rho), "held_out": nested(held_out),
+    "rho_baseline": {threat: {str(k): plain(known[threat, k]) for k in sequence} for threat in THREATS},
+    "errors": {f"{k}: {model}": row.to_dict() for (k, model), row in errors.iterrows()},
+    "success": {f"{k}: {model}: {threat}": value for (threat, k, model), value in scores["success"].items()},
+    "guided": {f"{k}: {model}: {threat}": value for (threat, k, model), value in success.items()},
+    "tradeoff": tradeoff.to_dict("index"),
+    "relearning": {f"{k}: {name}": {str(n): table[n].tolist() for n in few} for (k, name), table in relearned.items()},
+    "attack_seconds": attack_seconds, "chapter_seconds": time.perf_counter() - started,
+    "models": {name: model.digest for name, (model, _) in models.items()}})
+
+# %% [markdown]
+# ## Takeaways
+#
+# - An attack's success is not evidence. A guided attacker brings his knowledge
+#   along in the classifier; the same attack on a model that never saw the
+#   class says how much.
+# - What can be measured is the difference between two controls. $\rho$ is that
+#   difference, for a stated attacker with a stated budget, and no more.
+# - Below 0 is not better than 0. A model that is worse at a class than one that
+#   never saw it carries the mark of what was done to it.
+# - Every verdict holds for its threat model. One who may train the model needs
+#   no memory in it.
+#
+# ## Try next
+#
+# - Give the attacker ten times the budget (`replace(run.attack, steps=2000)`).
+#   Which of the models profits most?
+# - Let the reconstruction attacker start from the encoder's $z$ instead of a
+#   random one. Is that another threat model?
+# - Judge the attacks with judge A instead of judge B. By how much is success
+#   overstated?

@@ -1,0 +1,145 @@
+"""The latent space: what the layers of a model still say of the digit.
+
+Everything is read off with the neutral label, y = 1/10 everywhere: given the
+true one, a model has no need to keep the digit in z, and every layer that the
+label enters would give it away.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+import torch
+from scipy.stats import spearmanr
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import recall_score, silhouette_samples
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+from .fisher import Diagonal
+from .model import CLASSES, CVAE
+
+__all__ = ["activations", "joint_tsne", "knn_recall", "linear_cka", "neutral", "probe_recall", "silhouette",
+           "weight_changes"]
+
+
+def neutral(count: int) -> torch.Tensor:
+    """`count` label vectors that name no class: [count, 10], 1/10 everywhere."""
+    return torch.full((count, CLASSES), 1 / CLASSES)
+
+
+@torch.no_grad()
+def activations(model: CVAE, images: torch.Tensor, y: torch.Tensor, batch: int = 2000) -> dict[str, torch.Tensor]:
+    """Values of every hidden layer on images [N, 1, 28, 28] with label vectors y [N, 10].
+
+    Returns:
+        On the CPU, "encoder 1", "encoder 2", ...: the values behind each
+        ReLU, [N, units]; "mean": the mean of q(z|x,y), [N, latent_dim];
+        "decoder 1", ...: the same of the decoder, given that mean and y.
+    """
+    seen: dict[str, list[torch.Tensor]] = {}
+    where = next(model.parameters()).device
+
+    def keep(name):
+        return lambda layer, inputs, output: seen.setdefault(name, []).append(output.flatten(1).cpu())
+
+    hooks = []
+    for side in ("encoder", "decoder"):
+        relus = [layer for layer in getattr(model, side).modules() if isinstance(layer, nn.ReLU)]
+        hooks += [relu.register_forward_hook(keep(f"{side} {k}")) for k, relu in enumerate(relus, 1)]
+    try:
+        for x, label in zip(images.split(batch), y.split(batch)):
+            mean, _ = model.encode(x.to(where), label.to(where))
+            seen.setdefault("mean", []).append(mean.cpu())
+            model.decode(mean, label.to(where))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    order = sorted(seen, key=lambda name: ("encoder", "mean", "decoder").index(name.split()[0]))
+    return {name: torch.cat(seen[name]) for name in order}
+
+
+def _recall(classifier, train: torch.Tensor, train_labels: torch.Tensor, test: torch.Tensor,
+            test_labels: torch.Tensor) -> pd.Series:
+    classifier.fit(train.numpy(), train_labels.numpy())
+    found = recall_score(test_labels.numpy(), classifier.predict(test.numpy()), labels=range(CLASSES),
+                         average=None, zero_division=0)
+    return pd.Series(found, index=pd.RangeIndex(CLASSES, name="class"))
+
+
+def probe_recall(train: torch.Tensor, train_labels: torch.Tensor, test: torch.Tensor,
+                 test_labels: torch.Tensor) -> pd.Series:
+    """Recall 0-1 of every class by a linear probe (Alain & Bengio 2016).
+
+    Multinomial logistic regression on standardised values [N, d] with labels
+    [N], looked at on values [M, d] with labels [M].
+    """
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=200, tol=1e-3))
+    return _recall(probe, train, train_labels, test, test_labels)
+
+
+def knn_recall(train: torch.Tensor, train_labels: torch.Tensor, test: torch.Tensor,
+               test_labels: torch.Tensor, neighbours: int = 10) -> pd.Series:
+    """Recall 0-1 of every class by the majority of the nearest neighbours; arguments as `probe_recall`."""
+    return _recall(KNeighborsClassifier(neighbours), train, train_labels, test, test_labels)
+
+
+def silhouette(values: torch.Tensor, labels: torch.Tensor) -> pd.Series:
+    """Mean silhouette, -1 to 1, of every class (Rousseeuw 1987): how much nearer its points [N, d]
+    lie to each other than to the next class."""
+    samples = pd.Series(silhouette_samples(values.numpy(), labels.numpy()))
+    return samples.groupby(labels.numpy()).mean().rename_axis("class")
+
+
+def linear_cka(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Linear centred kernel alignment of two layers on the same N inputs, 0-1.
+
+    Kornblith et al. 2019, eq. 3 and 4. It does not change when a layer is
+    rotated or scaled.
+
+    Args:
+        first: [N, d].
+        second: [N, e].
+    """
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} and {len(second)} inputs will not do; the two layers need the same")
+    first, second = (x.double() - x.double().mean(0) for x in (first, second))
+    a, b = first @ first.T, second @ second.T
+    return float((a * b).sum() / (a.norm() * b.norm()))
+
+
+def joint_tsne(encodings: Sequence[torch.Tensor], seed: int = 0) -> list[torch.Tensor]:
+    """One t-SNE (van der Maaten & Hinton 2008) of several models' encodings [N, d]: [N, 2] for each.
+
+    One embedding for all, because two that were fitted apart cannot be compared.
+    """
+    from openTSNE import TSNE
+    together = torch.cat(list(encodings)).numpy()
+    embedding = TSNE(random_state=seed, n_jobs=torch.get_num_threads()).fit(together)
+    return list(torch.tensor(embedding).float().split([len(part) for part in encodings]))
+
+
+def weight_changes(before: CVAE, after: CVAE, fisher: Diagonal) -> pd.DataFrame:
+    """Which weights moved, against what the Fisher said was important.
+
+    Returns:
+        Index `layer`, the name of each weight matrix; columns
+
+        - `moved`: norm of the change over the norm of the weights, from 0;
+        - `rank correlation`: Spearman's, of the size of a weight's change and its Fisher, -1 to 1;
+        - `top`: share, 0-1, of the squared change that falls on the tenth of
+          the weights with the largest Fisher.
+    """
+    old = dict(before.named_parameters())
+    rows = {}
+    for name, new in after.named_parameters():
+        if name.endswith("weight"):
+            change, f = (new - old[name]).flatten().cpu(), fisher[name].flatten().cpu()
+            top = change[f.topk(max(1, len(f) // 10)).indices]
+            total = float(change.square().sum())
+            rows[name.removesuffix(".weight")] = {
+                "moved": float(change.norm() / old[name].norm()),
+                "rank correlation": float(spearmanr(change.abs(), f).statistic) if total else 0.0,
+                "top": float(top.square().sum()) / total if total else 0.0}
+    return pd.DataFrame(rows).T.rename_axis("layer")
