@@ -144,7 +144,7 @@ def look(found):
 # %%
 aims = {k: attacks.unlike(judge_a, k) for k in sequence}
 guided = everyone(["z free", "y on the simplex", "y free"], aims,
-                  replace(run.attack, steps=run.attack.steps * 3 // 10))
+                  run.guided)
 guided_scores = look(guided)
 
 # %% tags=["remove-input"]

@@ -12,20 +12,22 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas
+
 from sa_lib.attacks import AttackConfig
+from sa_lib.checkpoints import read_model
 from sa_lib.data import DATASETS, Dataset
 from sa_lib.judges import Judge, JudgeConfig, get_judge
 from sa_lib.model import ARCHITECTURES, CLASSES, ModelConfig
-from sa_lib.store import write_atomically
-from sa_lib.training import Trained, TrainingConfig, get_cvae
+from sa_lib.store import tensor_digest, write_atomically
+from sa_lib.training import Trained, TrainingConfig, device, get_cvae
 from sa_lib.unlearning import UnlearningConfig, get_never_saw, get_sequence
 
 if TYPE_CHECKING:
-    import pandas
     from matplotlib.figure import Figure
 
 __all__ = ["PROFILES", "Parameters", "read_metrics", "say", "show_figure",
@@ -44,6 +46,7 @@ class Parameters:
     profile: str
     architecture: str
     run_dir: Path
+    checkpoint: Path | None = None
 
     @property
     def forget(self) -> int:
@@ -57,8 +60,8 @@ class Parameters:
 
     @property
     def model(self) -> ModelConfig:
-        """The model that the chapters train."""
-        return ARCHITECTURES[self.architecture]
+        """The model that the chapters train: like the one in the checkpoint, where one is given."""
+        return read_model(self.checkpoint).config if self.checkpoint else ARCHITECTURES[self.architecture]
 
     @property
     def training(self) -> TrainingConfig:
@@ -75,6 +78,11 @@ class Parameters:
     def attack(self) -> AttackConfig:
         """What an attacker may spend."""
         return AttackConfig(steps=30, restarts=2) if self.smoke else AttackConfig()
+
+    @property
+    def guided(self) -> AttackConfig:
+        """What an attacker may spend who asks a classifier at every step, which costs more and takes fewer."""
+        return replace(self.attack, steps=3 * self.attack.steps // 10)
 
     @property
     def targets(self) -> int:
@@ -94,6 +102,13 @@ class Parameters:
         return get_never_saw(dataset, sorted(forget), self.model, self.training, self.unlearning, len(forget),
                              self.seed if seed is None else seed)
 
+    def subject(self, dataset: Dataset) -> Trained:
+        """The model in the checkpoint, or the last of `sequence` where none is given."""
+        if self.checkpoint is None:
+            return self.sequence(dataset, self.forget_sequence)[-1]
+        model = read_model(self.checkpoint).requires_grad_(False).to(device())
+        return Trained(model, pandas.DataFrame(), 0.0, tensor_digest(model.state_dict()))
+
     @property
     def samples(self) -> int:
         """Images drawn from the prior for each class where a model is measured."""
@@ -106,7 +121,7 @@ class Parameters:
 
 
 def validate(*, dataset: str = "mnist", seed: int = 0, forget: Any = (), forget_sequence: Any = (),
-             at_most: int = CLASSES - 1, profile: str = "full", architecture: str = "mlp",
+             at_most: int = CLASSES - 1, profile: str = "full", architecture: str = "mlp", model: str = "",
              run_dir: str | Path = "runs/full") -> Parameters:
     """Check a chapter's parameters and say so on the page if this is a smoke run.
 
@@ -120,6 +135,8 @@ def validate(*, dataset: str = "mnist", seed: int = 0, forget: Any = (), forget_
         at_most: how many classes the chapter can forget.
         profile: "full" or "smoke".
         architecture: a name in `sa_lib.model.ARCHITECTURES`.
+        model: the path of a checkpoint that `checkpoints.read_model` reads, whose
+            architecture then takes the place of `architecture`; or "".
         run_dir: the folder for what the chapter writes.
 
     Raises:
@@ -134,7 +151,15 @@ def validate(*, dataset: str = "mnist", seed: int = 0, forget: Any = (), forget_
     if not isinstance(run_dir, (str, Path)) or not str(run_dir) or "\0" in str(run_dir):
         raise ValueError(f"run_dir={run_dir!r} is not allowed; use the path of a folder")
     sequence = _classes("forget", forget, at_most) or _classes("forget_sequence", forget_sequence, at_most)
-    parameters = Parameters(dataset, seed, sequence, profile, architecture, Path(run_dir))
+    if not isinstance(model, str) or "\0" in model:
+        raise ValueError(f"model={model!r} is not allowed; use the path of a checkpoint, or '' for the book's own")
+    parameters = Parameters(dataset, seed, sequence, profile, architecture, Path(run_dir),
+                            Path(model) if model else None)
+    if model:
+        try:
+            parameters = replace(parameters, architecture=read_model(model).config.architecture)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"model={model!r} is not allowed: {error}") from None
     if parameters.smoke:
         _show_markdown("> **Smoke run.** Little data and few steps: this run shows that everything "
                        "works, and its numbers mean nothing.", role="banner")
@@ -203,7 +228,7 @@ def show_figure(figure: "Figure", caption: str, alt: str) -> None:
     _show_markdown(f"*{caption}*", role="caption")
 
 
-def show_table(frame: "pandas.DataFrame", caption: str, formats: Mapping[str, str] | None = None) -> None:
+def show_table(frame: pandas.DataFrame, caption: str, formats: Mapping[str, str] | None = None) -> None:
     """Show a table that scrolls sideways where it is wider than the page.
 
     Args:

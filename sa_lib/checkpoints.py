@@ -17,7 +17,7 @@ import torch
 from sa_lib import store
 from sa_lib.model import CVAE, ModelConfig
 
-__all__ = ["import_official", "load_model", "save_model"]
+__all__ = ["import_official", "load_model", "read_model", "save_model"]
 
 # The official name of each of our layers.
 OFFICIAL = {"encoder.layers.0": "fc1", "encoder.layers.2": "fc2", "encoder.mean": "fc31",
@@ -76,6 +76,15 @@ def import_official(path: str | Path) -> CVAE:
         raise ValueError(f"{path} is not a checkpoint of the official implementation: "
                          "it cannot be read as plain data with an entry 'model'") from None
     return _assemble(path, ModelConfig(), state, _official_name)
+
+
+def read_model(path: str | Path) -> CVAE:
+    """The model in a file of either kind; see `load_model` and `import_official`.
+
+    Raises:
+        FileNotFoundError, ValueError: as these two.
+    """
+    return import_official(path) if zipfile.is_zipfile(path) else load_model(path)
 
 
 def _official_name(name: str) -> str:

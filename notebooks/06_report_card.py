@@ -1,0 +1,229 @@
+# %% [markdown]
+# # Report card
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/YOUR_ACCOUNT/selective-amnesia-cvae/blob/main/notebooks/06_report_card.ipynb)
+#
+# One page for one model: what it was made to forget, at what cost, and how it
+# stands against every attack of this book. The model may be the book's own, or
+# **yours**: any checkpoint that `sa_lib` can load, one of the official
+# implementation of Selective Amnesia included.
+#
+# ```sh
+# papermill notebooks/06_report_card.ipynb out.ipynb -p model mine.safetensors -p forget 9
+# ```
+#
+# **You will learn**
+#
+# - what to ask of a claim that a model has forgotten something, on one page;
+# - how to have your own model audited.
+#
+# **You need** nothing but this notebook, and a checkpoint if it is yours that
+# is to be looked at: the controls are trained here if they are not there yet.
+#
+# **It takes** about eight minutes on two CPU cores the first time, for a
+# baseline and three models that never saw the class; a minute after that.
+
+# %% tags=["remove-cell"]
+try:
+    import sa_lib
+except ImportError:  # Colab: a bare runtime
+    # %pip install -q "sa_lib @ git+https://github.com/YOUR_ACCOUNT/selective-amnesia-cvae"
+    import sa_lib
+
+# %% tags=["parameters"]
+model = ""  # @param {type: "string"}
+dataset = "mnist"  # @param ["mnist", "fashion", "kmnist", "digits"]
+seed = 0  # @param {type: "integer"}
+forget = [9, 2]  # @param {type: "raw"}
+profile = "full"  # @param ["full", "smoke"]
+architecture = "mlp"  # @param ["mlp", "conv"]
+run_dir = "runs/full"  # @param {type: "string"}
+
+# %%
+import time
+
+import pandas as pd
+import torch
+
+from sa_lib import attacks, chapter, data, evaluation, figures, training
+from sa_lib.attacks import THREATS, attack, residual_knowledge
+
+started = time.perf_counter()
+run = chapter.validate(model=model, dataset=dataset, seed=seed,
+                       forget=forget, profile=profile,
+                       architecture=architecture, run_dir=run_dir)
+sequence = list(run.forget_sequence)
+
+# %% [markdown]
+# ## The model and its controls
+#
+# `model` is the path of a checkpoint; left empty, the book's own model is
+# looked at, with the classes of `forget` forgotten one after another. The
+# controls are trained here, with the same architecture: a **baseline** that
+# knows all ten classes, and three models that **never saw** those of `forget`.
+# For a model that was made elsewhere they are the nearest thing at hand, and no
+# more: it may have been trained for longer, or from other data.
+
+# %%
+ds = data.load(run.dataset)
+judge_a, judge_b = run.judge(ds, "A"), run.judge(ds, "B")
+features = run.judge(ds, "features")
+base = run.baseline(ds)
+subject = run.subject(ds)
+never = {f"never saw, seed {s}": run.never_saw(ds, sequence, s)
+         for s in range(run.seed, run.seed + 3)}
+models = {"this model": subject, "baseline": base} | never
+tables = {name: evaluation.evaluate(m.model, ds, judge_b, features,
+                                    run.seed, run.samples)
+          for name, m in models.items()}
+
+# %% tags=["remove-input"]
+named = ", ".join(map(str, sequence))
+chapter.say(
+    "| | |\n|---|---|\n| Model | {origin} |\n| SHA-256 of its weights | `{digest}` |\n| Architecture | "
+    "{architecture}, latent dimension {latent} |\n| To have forgotten | {named} |\n| Data | {dataset} |\n"
+    "| Baseline, the control | `{base}` |",
+    origin=run.checkpoint.name if run.checkpoint else "the book's own, seed " + str(run.seed),
+    digest=subject.digest, architecture=run.model.architecture, latent=run.model.latent_dim, named=named,
+    dataset=run.dataset, base=base.digest)
+
+# %%
+asked = torch.arange(10).repeat(2)
+strips = [evaluation.prior_samples(m.model, asked, run.seed)
+          for m in list(models.values())[:3]]
+
+# %% tags=["remove-input"]
+mine, before = tables["this model"], tables["baseline"]
+chapter.show_figure(
+    figures.image_grid(torch.stack(strips), rows=["this model", "baseline", "never saw"], columns=[*range(10)] * 2),
+    "The same twenty latent codes and labels. This model answers " + ", ".join(
+        f"{k} at a distance of {mine.loc[k, 'gray']:.4f} from gray" for k in sequence) + ".",
+    alt="A grid of samples in three rows: the model, the baseline, and a model that never saw the forgotten classes.")
+
+# %% [markdown]
+# ## Forgotten, and at what cost
+
+# %% tags=["remove-input"]
+asked_for = pd.DataFrame({f"{k}: {name}": table.loc[k, ["gray", "probability", "not_a_digit", "entropy"]]
+                          for k in sequence for name, table in tables.items()}).T
+chapter.show_table(asked_for.rename(columns={"gray": "distance to gray", "probability": "judge B: the class",
+                                             "not_a_digit": "judge B: no digit", "entropy": "entropy, nats"})
+                   .rename_axis("class: model"), "What is drawn for the classes that were to be forgotten.",
+                   {"distance to gray": "{:.4f}", "judge B: the class": "{:.3f}", "judge B: no digit": "{:.3f}",
+                    "entropy, nats": "{:.2f}"})
+
+# %% tags=["remove-input"]
+means = {name: evaluation.retained_means(table, sequence) for name, table in tables.items()}
+kept = pd.DataFrame({name: m[["accuracy", "nelbo", "reconstruction", "fid", "precision", "recall"]]
+                     for name, m in means.items()}).T
+chapter.show_table(kept.rename(columns={"accuracy": "judge B right", "nelbo": "negative ELBO, nats",
+                                        "reconstruction": "squared error", "fid": "FID"}).rename_axis("model"),
+                   "The classes that were to be kept, mean over them.",
+                   {"judge B right": "{:.1%}", "negative ELBO, nats": "{:.2f}", "squared error": "{:.2f}",
+                    "FID": "{:.1f}", "precision": "{:.3f}", "recall": "{:.3f}"})
+
+# %% [markdown]
+# ## Against every attack
+#
+# The attacker freezes the model and chooses its inputs to reproduce held-out
+# real images of the class; $\rho$ says how much more he gets than from models
+# that never saw it, as a share of what he would get from the baseline. The
+# threat models and $\rho$ are those of [the chapter on
+# attacks](05_attacks.ipynb).
+
+# %%
+where = next(base.model.parameters()).device
+found, rho, success, guided = {}, {}, {}, {}
+for k in sequence:
+    seen = ds.train_images[ds.train_labels == k].to(where)
+    real = ds.test_images[ds.test_labels == k][:run.targets].to(where)
+    for threat in THREATS:
+        for name, m in models.items():
+            found[name] = attack(m.model, attacks.squared_error(real), k,
+                                 len(real), THREATS[threat], run.attack,
+                                 run.seed)
+        loss = {name: f.loss[-1] for name, f in found.items()}
+        others = torch.stack([loss[name] for name in never])
+        rho[k, threat] = residual_knowledge(others, loss["this model"],
+                                            loss["baseline"])
+        success[k, threat] = attacks.score(found["this model"], judge_b,
+                                           k, seen).iloc[-1]
+    for name in ("this model", "never saw, seed " + str(run.seed)):
+        free = attack(models[name].model, attacks.unlike(judge_a, k), k,
+                      len(real), THREATS["y free"], run.guided, run.seed)
+        guided[k, name] = attacks.score(free, judge_b, k, seen).iloc[-1]
+
+# %% tags=["remove-input"]
+card = pd.DataFrame({f"{k}: {threat}": {
+    "squared error": f"{success[k, threat]['loss']:.1f}", "judge B agrees": f"{success[k, threat]['success']:.0%}",
+    "ρ": "–" if r.rho != r.rho else f"{r.rho:+.2f} [{r.low:+.2f}, {r.high:+.2f}]", "verdict": attacks.verdict(r)}
+    for (k, threat), r in rho.items()}).T
+chapter.show_table(card.rename_axis("class: threat model"),
+                   "Every attack on this model, with ρ, its 95 % interval, and the verdict in a word.")
+
+# %%
+relearned = {(k, name): attacks.relearn(
+    models[name].model, ds.train_images[ds.train_labels == k][:100], k,
+    judge_b, seed=run.seed)
+    for k in sequence for name in models}
+
+# %% tags=["remove-input"]
+defined = {key: r for key, r in rho.items() if r.rho == r.rho and THREATS[key[1]].y != "label"}
+worst = max(defined, key=lambda key: defined[key].rho) if defined else None
+gray = float(mine.loc[sequence, "gray"].max())
+cost = means["this model"]["nelbo"] - means["baseline"]["nelbo"]
+chapter.say(
+    "**Forgotten when asked by its label?** {forgotten} The largest distance to gray is {gray:.4f}, the largest "
+    "probability that judge B gives the class {probability:.3f}.\n\n"
+    "**At what cost?** {cost:+.2f} nats and {points:+.2f} points of judge-B accuracy on what was to be kept, against "
+    "the baseline.\n\n"
+    "**Gone?** {residue}\n\n"
+    "**Does a guided attack bring it back?** " + "; ".join(
+        f"class {k}: in {{mine_{k}:.0%}} of its attempts, and in {{never_{k}:.0%}} on a model that never saw it"
+        for k in sequence) + ".\n\n"
+    "**How soon is it relearned,** from 100 images? " + "; ".join(
+        f"class {k}: mean accuracy along 200 updates {{back_{k}:.2f}}, never saw {{fresh_{k}:.2f}}, baseline "
+        f"{{known_{k}:.2f}}" for k in sequence) + ".\n\nThis chapter took {seconds:.0f} s.",
+    forgotten="Yes, it draws gray." if gray <= 0.05 else "It draws something, and judge B does not take it for the class."
+    if mine.loc[sequence, "probability"].max() <= 0.05 else "No.",
+    gray=gray, probability=mine.loc[sequence, "probability"].max(), cost=cost,
+    points=100 * (means["this model"]["accuracy"] - means["baseline"]["accuracy"]),
+    residue="ρ is not defined here: the baseline is no better at these classes than models that never saw them."
+    if worst is None else f"The strongest attacker on the input, class {worst[0]}, {worst[1]}, has ρ = "
+    f"{defined[worst].rho:+.2f} [{defined[worst].low:+.2f}, {defined[worst].high:+.2f}]: {attacks.verdict(defined[worst])}.",
+    **{f"mine_{k}": guided[k, "this model"]["success"] for k in sequence},
+    **{f"never_{k}": guided[k, "never saw, seed " + str(run.seed)]["success"] for k in sequence},
+    **{f"back_{k}": relearned[k, "this model"].mean() for k in sequence},
+    **{f"fresh_{k}": sum(relearned[k, n].mean() for n in never) / 3 for k in sequence},
+    **{f"known_{k}": relearned[k, "baseline"].mean() for k in sequence},
+    seconds=time.perf_counter() - started)
+
+# %% tags=["remove-cell"]
+chapter.write_metrics(run.run_dir, "06_report_card", {
+    "parameters": {"model": model, "dataset": run.dataset, "seed": run.seed, "forget": sequence,
+                   "profile": run.profile, "architecture": run.architecture},
+    "digest": subject.digest, "gray": gray, "cost_nats": cost,
+    "retained": {name: m.to_dict() for name, m in means.items()},
+    "forgotten": {str(k): mine.loc[k].to_dict() for k in sequence},
+    "rho": {threat: {str(k): None if rho[k, threat].rho != rho[k, threat].rho else rho[k, threat].rho
+                     for k in sequence} for threat in THREATS},
+    "guided": {f"{k}: {name}": s["success"] for (k, name), s in guided.items()},
+    "relearning": {f"{k}: {name}": s.tolist() for (k, name), s in relearned.items()},
+    "chapter_seconds": time.perf_counter() - started,
+    "models": {name: m.digest for name, m in models.items()}})
+
+# %% [markdown]
+# ## Takeaways
+#
+# - A claim of forgetting is a claim about a model, a class, a threat model and
+#   a control. A page that lacks one of them leaves the claim open.
+# - The hash says which model the page is about. Another training is another
+#   model, and needs a page of its own.
+#
+# ## Try next
+#
+# - Save a model with `sa_lib.checkpoints.save_model` after unlearning it with
+#   a loss of your own, and give its path as `model`.
+# - Audit the baseline: it has forgotten nothing. Does the card say so?
+# - Audit a model that never saw the class. What distinguishes it on this page
+#   from one that was made to forget?
