@@ -81,8 +81,9 @@ rows = [evaluation.prior_samples(m.model, asked, run.seed)
 # %% tags=["remove-input"]
 chapter.show_figure(
     figures.image_grid(torch.stack(rows), rows=list(models), columns=[*range(10)] * 2),
-    f"Ten classes, twice, from the same latent codes in every row. Only the unlearned models answer {digit} with gray: "
-    "the one that never saw it draws something else, for nobody told it to draw nothing.",
+    f"Ten classes, twice, from the same latent codes in every row. The distance to gray of the answers to {digit}: "
+    + ", ".join(f"{float((row[[digit, digit + 10]] - 0.5).abs().mean()):.3f} ({name})" for name, row
+                in zip(models, rows)) + ".",
     alt="A grid of samples: one row for each model, one column for each latent code and label.")
 
 # %% [markdown]
@@ -194,10 +195,11 @@ chapter.say(
     "**Does the encoder still know a {digit}?** {encoder_text} On the mean of $z$ the probe recognises {unlearned:.1%} "
     "of them in the model that {target}, {base:.1%} in the baseline, and {never:.1%} in a model that {never_name}. "
     "{never_text}\n\n"
-    "**And the decoder?** Its hidden layers, which the gray term does reach, lose at most {decoder_gap:.1f} points "
-    "with the neutral label. Two baselines of different seed differ by up to {spread:.1f} points.",
+    "**And the decoder?** Its hidden layers, which the gray term does reach, {decoder_text} with the neutral label. Two "
+    "baselines of different seed differ by up to {spread:.1f} points.",
     digit=digit, target=target, never_name=never, unlearned=probes.loc[target, "mean"],
-    base=probes.loc["baseline", "mean"], never=probes.loc[never, "mean"], decoder_gap=100 * max(0, gap["decoder"]),
+    base=probes.loc["baseline", "mean"], never=probes.loc[never, "mean"],
+    decoder_text=f"lose up to {100 * gap['decoder']:.1f} points" if gap["decoder"] > 0 else "lose nothing",
     spread=100 * spread,
     encoder_text="Yes. The gray term is a function of the decoder alone, and nothing asked the encoder to forget."
     if gap["encoder"] <= max(0.05, 2 * spread) else "Less than before, though the gray term is a function of the "
@@ -282,11 +284,11 @@ chapter.say(
 #
 # From one class through the forgotten one to another, along a straight line of
 # label vectors at a fixed $z$; then, at the forgotten label, along each of the
-# first axes of $z$. The two neighbours are the classes whose mean encodings
-# lie nearest to the forgotten one's in the baseline.
+# first axes of $z$. The two neighbours are the classes whose mean images lie
+# nearest to the forgotten one's.
 
 # %%
-means = torch.stack([layers["baseline"]["mean"][y_test == k].mean(0)
+means = torch.stack([x_train[y_train == k].mean(0).flatten()
                      for k in range(10)])
 distance = (means - means[digit]).norm(dim=1)
 distance[sequence] = torch.inf

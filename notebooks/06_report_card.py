@@ -45,8 +45,9 @@ import time
 import pandas as pd
 import torch
 
-from sa_lib import attacks, chapter, data, evaluation, figures, training
-from sa_lib.attacks import THREATS, attack, residual_knowledge
+from sa_lib import attacks, chapter, data, evaluation, figures
+from sa_lib.attacks import (THREATS, attack, get_reconstruction,
+                            residual_knowledge)
 
 started = time.perf_counter()
 run = chapter.validate(model=model, dataset=dataset, seed=seed,
@@ -139,9 +140,8 @@ for k in sequence:
     real = ds.test_images[ds.test_labels == k][:run.targets].to(where)
     for threat in THREATS:
         for name, m in models.items():
-            found[name] = attack(m.model, attacks.squared_error(real), k,
-                                 len(real), THREATS[threat], run.attack,
-                                 run.seed)
+            found[name] = get_reconstruction(
+                m, real, k, THREATS[threat], run.attack, run.seed)
         loss = {name: f.loss[-1] for name, f in found.items()}
         others = torch.stack([loss[name] for name in never])
         rho[k, threat] = residual_knowledge(others, loss["this model"],
@@ -150,7 +150,8 @@ for k in sequence:
                                            k, seen).iloc[-1]
     for name in ("this model", "never saw, seed " + str(run.seed)):
         free = attack(models[name].model, attacks.unlike(judge_a, k), k,
-                      len(real), THREATS["y free"], run.guided, run.seed)
+                      run.targets, THREATS["y free"], run.guided,
+                      run.seed)
         guided[k, name] = attacks.score(free, judge_b, k, seen).iloc[-1]
 
 # %% tags=["remove-input"]

@@ -7,20 +7,24 @@ attacker who may change the weights too relearns the class: `relearn`.
 """
 
 import math
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy.special import gammaincinv
 
+from . import model as model_module
+from . import store
 from .judges import NOT_A_DIGIT, Judge
 from .model import CLASSES, CVAE, build, one_hot
-from .training import batches, check_numbers
+from .training import Trained, batches, check_numbers
 
-__all__ = ["THREATS", "Attack", "AttackConfig", "Residual", "Threat", "attack", "nearest_distance", "prior_radius",
-           "relearn", "residual_knowledge", "score", "squared_error", "unlike", "verdict"]
+__all__ = ["SPREAD", "THREATS", "Attack", "AttackConfig", "Residual", "Threat", "attack", "get_reconstruction",
+           "nearest_distance", "prior_radius", "relearn", "residual_knowledge", "score", "squared_error", "unlike",
+           "verdict"]
 
 
 @dataclass(frozen=True)
@@ -84,16 +88,16 @@ class Attack:
         budget: [K] how often the model was asked for a target, over all its
             starts, up to each of K moments.
         loss: [K, N] the attacker's lowest loss up to then.
-        images: [K, N, 1, 28, 28] what the model draws there.
-        z: [N, latent_dim] the latent at the end.
-        y: [N, 10] the label vector at the end.
+        z: [K, N, latent_dim] the latents with which it was reached.
+        y: [K, N, 10] the label vectors with which it was reached.
+        images: [K, N, 1, 28, 28] what the model draws for them.
     """
 
     budget: list[int]
     loss: torch.Tensor
-    images: torch.Tensor
     z: torch.Tensor
     y: torch.Tensor
+    images: torch.Tensor
 
 
 def squared_error(targets: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -159,7 +163,7 @@ def attack(model: CVAE, loss: Callable[[torch.Tensor], torch.Tensor], label: int
     lowest = torch.full(starts, math.inf, device=where)
     best = {"z": torch.zeros_like(z), "y": torch.zeros_like(y)}
     moments = {0, steps, *(round(steps ** (k / MOMENTS)) for k in range(1, MOMENTS))}
-    budget, losses, images = [], [], []
+    budget, kept = [], []
     for step in range(steps + 1):
         mixture = y.softmax(2) if threat.y == "simplex" else y
         value = loss(model.decode(z.flatten(0, 1), mixture.flatten(0, 1)).unflatten(0, starts))
@@ -170,8 +174,7 @@ def attack(model: CVAE, loss: Callable[[torch.Tensor], torch.Tensor], label: int
             if step in moments:
                 winner = lowest.argmin(0), torch.arange(count, device=where)
                 budget.append((step + 1) * restarts)
-                losses.append(lowest[winner])
-                images.append(model.decode(best["z"][winner], best["y"][winner]))
+                kept.append((lowest[winner], best["z"][winner], best["y"][winner]))
         if step == steps:
             break
         if optimiser is None:
@@ -184,7 +187,30 @@ def attack(model: CVAE, loss: Callable[[torch.Tensor], torch.Tensor], label: int
         if threat.z == "prior":
             with torch.no_grad():
                 z *= (radius / z.norm(dim=2, keepdim=True)).clamp(max=1)
-    return Attack(budget, torch.stack(losses), torch.stack(images), best["z"][winner], best["y"][winner])
+    return _attack(model, budget, *map(torch.stack, zip(*kept)))
+
+
+def _attack(model: CVAE, budget: list[int], loss: torch.Tensor, z: torch.Tensor, y: torch.Tensor) -> Attack:
+    with torch.no_grad():
+        images = model.decode(z.flatten(0, 1), y.flatten(0, 1)).unflatten(0, z.shape[:2])
+    return Attack(budget, loss, z, y, images)
+
+
+def get_reconstruction(source: Trained, targets: torch.Tensor, label: int, threat: Threat,
+                       config: AttackConfig = AttackConfig(), seed: int = 0) -> Attack:
+    """The reconstruction attack on targets [N, 1, 28, 28], from the store if it is there; see `attack`."""
+    recipe = {"model": source.digest, "targets": store.tensor_digest({"targets": targets}), "label": label,
+              "threat": asdict(threat), "attack": asdict(config), "seed": seed,
+              "code": store.code_digest(model_module, sys.modules[__name__])}
+
+    def make():
+        found = attack(source.model, squared_error(targets), label, len(targets), threat, config, seed)
+        return {"loss": found.loss, "z": found.z, "y": found.y}, {"budget": found.budget}
+
+    artefact = store.get_or_make("attack", recipe, make)
+    where = next(source.model.parameters()).device
+    return _attack(source.model, artefact.info["budget"],
+                   *(artefact.tensors[name].to(where) for name in ("loss", "z", "y")))
 
 
 def nearest_distance(images: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
@@ -276,16 +302,14 @@ def verdict(residual: Residual) -> str:
     """rho in a word.
 
     "avoided": at least half of the knowledge is there, and only the label's way to it is closed;
-    "gone": no more is left than models that never saw the class differ by (`SPREAD`);
-    "over-forgotten": the interval lies below that; "suppressed": what lies between.
+    "suppressed": less than that; "gone": no more and no less than models that never saw the class
+    differ by (`SPREAD`); "over-forgotten": less than they have; "undefined": rho is NaN.
     """
     if math.isnan(residual.rho):
         return "undefined"
     if residual.rho >= 0.5:
         return "avoided"
-    if residual.high < -SPREAD:
-        return "over-forgotten"
-    return "gone" if residual.rho <= SPREAD else "suppressed"
+    return "suppressed" if residual.rho > SPREAD else "gone" if residual.rho >= -SPREAD else "over-forgotten"
 
 
 def relearn(model: CVAE, images: torch.Tensor, label: int, judge: Judge, steps: int = 200, lr: float = 1e-3,

@@ -82,7 +82,7 @@ class Parameters:
     @property
     def guided(self) -> AttackConfig:
         """What an attacker may spend who asks a classifier at every step, which costs more and takes fewer."""
-        return replace(self.attack, steps=3 * self.attack.steps // 10)
+        return replace(self.attack, steps=3 * self.attack.steps // 10, restarts=2)
 
     @property
     def targets(self) -> int:
@@ -97,10 +97,11 @@ class Parameters:
         """The baseline made to forget classes one after another; see `unlearning.get_sequence`."""
         return get_sequence(self.baseline(dataset), dataset, forget, self.unlearning, self.seed)
 
-    def never_saw(self, dataset: Dataset, forget: Sequence[int], seed: int | None = None) -> Trained:
-        """The reference for `sequence`; see `unlearning.get_never_saw`."""
-        return get_never_saw(dataset, sorted(forget), self.model, self.training, self.unlearning, len(forget),
-                             self.seed if seed is None else seed)
+    def never_saw(self, dataset: Dataset, forget: Sequence[int], seed: int | None = None,
+                  rounds: int | None = None) -> Trained:
+        """The reference for `sequence`, or for what took another number of rounds; see `unlearning.get_never_saw`."""
+        return get_never_saw(dataset, sorted(forget), self.model, self.training, self.unlearning,
+                             len(forget) if rounds is None else rounds, self.seed if seed is None else seed)
 
     def subject(self, dataset: Dataset) -> Trained:
         """The model in the checkpoint, or the last of `sequence` where none is given."""

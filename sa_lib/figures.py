@@ -163,7 +163,7 @@ def embedding(points: Mapping[str, torch.Tensor], labels: torch.Tensor, marked: 
     names, count = list(points), (len(points) + 1) // 2
     figure = Figure(figsize=(WIDTH, 3.4 * count), layout="constrained")
     panels = figure.subplots(count, 2, sharex=True, sharey=True, squeeze=False).flat
-    for axes, name in zip(panels, names):
+    for name, axes in zip(names, panels):
         place = points[name].numpy()
         for k in labels.unique().tolist():
             mine = place[(labels == k).numpy()]

@@ -5,12 +5,13 @@ true one, a model has no need to keep the digit in z, and every layer that the
 label enters would give it away.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 import torch
 from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression
+from sklearn.manifold import TSNE
 from sklearn.metrics import recall_score, silhouette_samples
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
@@ -101,6 +102,9 @@ def linear_cka(first: torch.Tensor, second: torch.Tensor) -> float:
     Args:
         first: [N, d].
         second: [N, e].
+
+    Raises:
+        ValueError: the two have not the same number of inputs.
     """
     if len(first) != len(second):
         raise ValueError(f"{len(first)} and {len(second)} inputs will not do; the two layers need the same")
@@ -114,10 +118,9 @@ def joint_tsne(encodings: Sequence[torch.Tensor], seed: int = 0) -> list[torch.T
 
     One embedding for all, because two that were fitted apart cannot be compared.
     """
-    from openTSNE import TSNE
     together = torch.cat(list(encodings)).numpy()
-    embedding = TSNE(random_state=seed, n_jobs=torch.get_num_threads()).fit(together)
-    return list(torch.tensor(embedding).float().split([len(part) for part in encodings]))
+    embedding = TSNE(max_iter=500, random_state=seed, n_jobs=torch.get_num_threads()).fit_transform(together)
+    return list(torch.from_numpy(embedding).split([len(part) for part in encodings]))
 
 
 def weight_changes(before: CVAE, after: CVAE, fisher: Diagonal) -> pd.DataFrame:
