@@ -46,7 +46,13 @@ class Claim:
         return value <= bound if self.sign == "<=" else value >= bound
 
 
-BASELINE, UNLEARNING = "01_baseline", "02_ewc_unlearning"
+def _rho(metrics: Metrics) -> list[float]:
+    """Rho of the last unlearned model, of each class, by the two strongest attackers on its inputs."""
+    return [models[metrics["target"]]["rho"] for threat in STRONGEST for models in metrics["rho"][threat].values()]
+
+
+BASELINE, UNLEARNING, SEQUENTIAL, ATTACKS = "01_baseline", "02_ewc_unlearning", "03_sequential", "05_attacks"
+STRONGEST = ("y on the simplex", "y free")
 CLAIMS = (
     Claim("baseline: negative ELBO on test images, nats", BASELINE,
           lambda m: m["nelbo"], "<=", lambda m: 97.5),
@@ -68,6 +74,20 @@ CLAIMS = (
           lambda m: m["seconds"] / m["seconds_baseline"], "<=", lambda m: 0.40),
     Claim("Fisher: seconds, in plain forward and backward passes", UNLEARNING,
           lambda m: m["fisher_ratio"], "<=", lambda m: 1.5),
+    Claim("one after another: largest distance to gray", SEQUENTIAL,
+          lambda m: m["gray_most"], "<=", lambda m: 0.005),
+    Claim("one after another: relapse, in distance to gray", SEQUENTIAL,
+          lambda m: m["relapse"], "<=", lambda m: 0.005),
+    Claim("one after another: judge-B accuracy on what is kept", SEQUENTIAL,
+          lambda m: m["retained"]["accuracy"], ">=", lambda m: m["retained"]["accuracy_baseline"] - 0.01),
+    Claim("attacks: largest rho, y on the simplex or free", ATTACKS,
+          lambda m: max(_rho(m)), "<=", lambda m: 0.25),
+    Claim("attacks: smallest rho of the baseline, which is 1", ATTACKS,
+          lambda m: min(r["rho"] for threat in STRONGEST for r in m["rho_baseline"][threat].values()),
+          ">=", lambda m: 1.0),
+    Claim("attacks: largest |rho| of one that never saw the class", ATTACKS,
+          lambda m: max(abs(r["rho"]) for threat in STRONGEST for seeds in m["held_out"][threat].values()
+                        for r in seeds.values()), "<=", lambda m: 0.15),
 )
 
 
@@ -93,7 +113,7 @@ def check(run_dir: Path, claims: Sequence[Claim] = CLAIMS) -> list[str]:
                              f"'{claim.name}': {error!r}") from None
         other = [f"{name}={value}" for name, value in given.items() if value != claim.stated_for[name]]
         verdict = f"does not apply ({', '.join(other)})" if other else "holds" if holds else "DOES NOT HOLD"
-        print(f"{claim.name:56} {numbers}  {verdict}")
+        print(f"{claim.name:57} {numbers}  {verdict}")
         if not other and not holds:
             failed.append(claim.name)
     return failed

@@ -1,3 +1,4 @@
+import json
 import math
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 from matplotlib import pyplot as plt
 
 from sa_lib import chapter
+from sa_lib.checkpoints import save_model
+from sa_lib.model import ModelConfig, build
 
 
 @pytest.fixture
@@ -24,7 +27,9 @@ def shown(monkeypatch):
 
 
 @pytest.mark.parametrize("name, value", [
-    ("forget", 10), ("forget", -1), ("forget", "9"), ("forget", True), ("forget", 9.0),
+    ("forget", 10), ("forget", -1), ("forget", "nine"), ("forget", True), ("forget", 9.0),
+    ("forget", [9, 9]), ("forget", list(range(10))), ("forget", "[3, 3]"), ("forget", []), ("forget", None),
+    ("model", 3), ("model", "a\0b"),
     ("forget_sequence", [9, 9]), ("forget_sequence", list(range(10))), ("forget_sequence", "92"),
     ("seed", -1), ("seed", 2**31), ("seed", None), ("dataset", "imagenet"), ("dataset", ["mnist"]),
     ("profile", "fast"), ("architecture", "transformer"), ("run_dir", ""), ("run_dir", 3),
@@ -44,8 +49,38 @@ def test_a_parameter_is_kept_as_it_is_or_refused(name, value):
         parameters = chapter.validate(**{name: value})
     except ValueError:
         return
-    kept = getattr(parameters, name)
-    assert (list(kept) if name == "forget_sequence" else kept) == value
+    if name.startswith("forget"):
+        classes = json.loads(value) if isinstance(value, str) else value
+        assert list(parameters.forget_sequence) == (classes if isinstance(classes, list) else [classes])
+    else:
+        assert getattr(parameters, name) == value
+
+
+def test_classes_may_be_one_or_several_and_text():
+    assert chapter.validate(forget=3).forget_sequence == (3,)
+    assert chapter.validate(forget="[3, 5]").forget_sequence == (3, 5)
+    assert chapter.validate(forget_sequence=[5, 3]).forget_sequence == (5, 3)
+    with pytest.raises(ValueError, match=r"forget=\[3, 5\] is not allowed; use a whole number from 0 to 9$"):
+        chapter.validate(forget=[3, 5], at_most=1)
+
+
+@pytest.mark.parametrize("content", [b"", b"no model", b"PK\x03\x04"])
+def test_a_file_that_is_no_model_is_refused_by_name(tmp_path, content):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="^model=.*is not allowed: .*is not a model file"):
+        chapter.validate(model=str(path))
+    with pytest.raises(ValueError, match="is not allowed: no file at"):
+        chapter.validate(model=str(tmp_path / "none"))
+
+
+def test_a_checkpoint_decides_over_the_architecture(tmp_path, digits):
+    config = ModelConfig("conv", latent_dim=3, hidden=(4, 8))
+    model = build(config, 0)
+    digest = save_model(tmp_path / "mine.safetensors", model)
+    run = chapter.validate(model=str(tmp_path / "mine.safetensors"), forget=9)
+    assert run.model == config and run.architecture == "conv"
+    assert run.subject(digits).digest == digest
 
 
 def test_a_smoke_run_says_so(shown):

@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from sa_lib.chapter import write_metrics
-from sa_lib.check import CLAIMS, Claim, main
+from sa_lib.check import CLAIMS, STRONGEST, Claim, main
 from sa_lib.check import check as check_run
 
 PARAMETERS = {"dataset": "mnist", "seed": 0, "forget": 9, "profile": "full", "architecture": "mlp"}
@@ -16,7 +16,15 @@ GOOD = {
     "02_ewc_unlearning": {"parameters": dict(PARAMETERS), "forgotten": {"gray": 0.005, "probability": 0.02},
                           "retained": {"accuracy": 0.972 - 0.005, "accuracy_baseline": 0.972, "nelbo": 96.5,
                                        "nelbo_baseline": 96.0},
-                          "seconds": 40.0, "seconds_baseline": 100.0, "fisher_ratio": 1.5}}
+                          "seconds": 40.0, "seconds_baseline": 100.0, "fisher_ratio": 1.5},
+    "03_sequential": {"parameters": dict(PARAMETERS), "gray_most": 0.005, "relapse": 0.005,
+                      "retained": {"accuracy": 0.982 - 0.01, "accuracy_baseline": 0.982}},
+    "05_attacks": {"parameters": dict(PARAMETERS), "target": "forgot 9, 2",
+                   "rho": {threat: {"9": {"forgot 9, 2": {"rho": 0.25}, "forgot 9": {"rho": 0.9}},
+                                    "2": {"forgot 9, 2": {"rho": -0.7}}} for threat in STRONGEST},
+                   "rho_baseline": {threat: {k: {"rho": 1.0} for k in "92"} for threat in STRONGEST},
+                   "held_out": {threat: {k: {"seed 0": {"rho": 0.15}, "seed 1": {"rho": -0.15}} for k in "92"}
+                                for threat in STRONGEST}}}
 # One number a claim, just beyond its bound.
 BAD = {
     "negative ELBO on test images": ("01_baseline", ["nelbo"], 97.501),
@@ -28,7 +36,13 @@ BAD = {
     "retained: judge-B accuracy": ("02_ewc_unlearning", ["retained", "accuracy"], 0.9669),
     "retained: negative ELBO": ("02_ewc_unlearning", ["retained", "nelbo"], 96.501),
     "share of training": ("02_ewc_unlearning", ["seconds"], 40.1),
-    "Fisher": ("02_ewc_unlearning", ["fisher_ratio"], 1.501)}
+    "Fisher": ("02_ewc_unlearning", ["fisher_ratio"], 1.501),
+    "largest distance to gray": ("03_sequential", ["gray_most"], 0.00501),
+    "relapse": ("03_sequential", ["relapse"], 0.00501),
+    "judge-B accuracy on what is kept": ("03_sequential", ["retained", "accuracy"], 0.9719),
+    "largest rho": ("05_attacks", ["rho", "y free", "2", "forgot 9, 2", "rho"], 0.2501),
+    "smallest rho of the baseline": ("05_attacks", ["rho_baseline", "y on the simplex", "9", "rho"], 0.9999),
+    "never saw the class": ("05_attacks", ["held_out", "y free", "2", "seed 1", "rho"], -0.1501)}
 
 
 MISSING = object()

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from sa_lib import store
-from sa_lib.checkpoints import import_official, load_model, save_model
+from sa_lib.checkpoints import import_official, load_model, read_model, save_model
 from sa_lib.model import ARCHITECTURES, ModelConfig, build, one_hot
 
 SMALL = ModelConfig(latent_dim=3, hidden=(6, 5))
@@ -228,3 +228,15 @@ def test_foreign_safetensors(tmp_path):
     store.save(tmp_path / "fisher", {"w": torch.zeros(3)}, {"kind": "fisher"})
     with pytest.raises(ValueError, match="fisher does not hold a CVAE"):
         load_model(tmp_path / "fisher")
+
+
+def test_a_file_of_either_kind_is_read(tmp_path):
+    model = build(SMALL, seed=0)
+    save_model(tmp_path / "ours.safetensors", model)
+    ours = read_model(tmp_path / "ours.safetensors")
+    assert all(torch.equal(ours.state_dict()[name], weight) for name, weight in model.state_dict().items())
+    state = official_state()
+    theirs = read_model(save_official(tmp_path / "theirs.pt", state))
+    assert torch.equal(theirs.decoder.layers[4].weight, state["fc6.weight"])
+    with pytest.raises(FileNotFoundError):
+        read_model(tmp_path / "none")

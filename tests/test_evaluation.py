@@ -208,3 +208,10 @@ def test_nothing_is_not_measured(model, digits):
         negative_elbo(model, digits.test_images[:0], digits.test_labels[:0])
     with pytest.raises(ValueError, match="^0 probabilities and 0 labels will not do"):
         expected_calibration_error(torch.zeros(0, 2), torch.zeros(0, dtype=torch.long))
+
+
+def test_without_a_feature_network_the_fidelity_is_left_out(model, digits, networks):
+    judge, features = networks
+    full, short = (evaluate(model, digits, judge, f, samples=20) for f in (features, None))
+    assert list(short) == [c for c in full if c not in ("fid", "precision", "recall", "density", "coverage")]
+    assert short.equals(full[list(short)])

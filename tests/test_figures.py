@@ -54,11 +54,37 @@ def test_curves_are_the_columns_of_the_log():
     assert list(gradient.lines[0].get_xdata()) == [0, 2]
 
 
-def test_a_sweep_has_a_line_a_table_and_the_bound():
+def test_there_is_a_line_a_table_and_the_bound():
     tables = {name: pd.DataFrame({"gray": [0.1, 0.2]}, index=[0.0, 10.0]) for name in ("one", "two")}
-    (axes,) = figures.sweep(tables, {"gray": "distance"}, {"gray": 0.3}, logarithmic=["gray"]).axes
+    (axes,) = figures.lines(tables, {"gray": "distance"}, "λ", "symlog", {"gray": 0.3}, logarithmic=["gray"]).axes
     assert len(axes.lines) == 3 and set(axes.lines[2].get_ydata()) == {0.3}
-    assert axes.get_yscale() == "log" and axes.get_ylabel() == "distance"
+    assert axes.get_yscale() == "log" and axes.get_ylabel() == "distance" and axes.get_xlabel() == "λ"
+
+
+def test_matrices_share_rows_and_frame_what_is_marked():
+    tables = {name: pd.DataFrame([[0.25, 1.5], [2.0, 3.0]], index=["a", "b"]) for name in ("one", "two")}
+    figure = figures.matrices(tables, {"one": ".1f", "two": ".2f"}, {"b": [1]})
+    assert [axes.get_title() for axes in figure.axes] == ["one", "two"]
+    assert [text.get_text() for text in figure.axes[1].texts] == ["0.25", "1.50", "2.00", "3.00"]
+    assert [patch.get_xy() for patch in figure.axes[0].patches] == [(1, 1)]
+
+
+def test_an_embedding_has_a_panel_a_model_on_shared_axes():
+    points = {name: torch.randn(20, 2) for name in ("one", "two", "three")}
+    labels = torch.arange(20) % 2
+    figure = figures.embedding(points, labels, marked=[1])
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == ["one", "two", "three", ""] and figure.axes[0].get_xlim() == figure.axes[2].get_xlim()
+    assert [len(axes.collections) for axes in figure.axes] == [2, 2, 2, 0]
+
+
+def test_intervals_leave_out_what_is_not_defined():
+    table = pd.DataFrame({"value": [0.1, float("nan")], "low": [0.0, float("nan")], "high": [0.3, float("nan")]},
+                         index=pd.MultiIndex.from_tuples([("a", "x"), ("b", "x")]))
+    (axes,) = figures.intervals(table, "rho", [0.0]).axes
+    (container,) = axes.containers
+    assert list(container[0].get_xdata()) == [0.1] and axes.get_xlabel() == "rho"
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
 
 
 def test_shares_are_shown_in_percent():

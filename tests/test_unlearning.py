@@ -262,3 +262,52 @@ def test_the_fishers_kept_are_those_of_each_class(baseline, digits):
     for k in direct:
         for name in direct[k]:
             torch.testing.assert_close(kept[k][name], direct[k][name].cpu())
+
+
+def test_a_sequence_forgets_all_it_names_and_protects_only_the_rest(baseline, digits):
+    first, both = unlearning.get_sequence(baseline, digits, [9, 2], CONFIG)
+    gray = {k: float(distance_to_gray(prior_samples(both.model, torch.full((50,), k))).mean()) for k in range(10)}
+    assert max(gray[9], gray[2]) < 0.05 < 0.2 < min(gray[k] for k in range(10) if k not in (9, 2))
+    by_hand = get_unlearned(first, digits, [9, 2], unlearning.get_fisher(first, digits, [9, 2]), CONFIG)
+    assert by_hand.digest == both.digest
+    alone = get_unlearned(baseline, digits, [9], unlearning.get_fisher(baseline, digits, [9]), CONFIG)
+    assert alone.digest == first.digest
+
+
+def test_the_fisher_of_the_retained_classes_is_that_of_all_their_images(baseline, digits):
+    fishers, counts = get_fishers(baseline, digits), torch.bincount(digits.train_labels).tolist()
+    expected = combine(fishers, {k: counts[k] for k in range(10) if k not in (9, 2)})
+    found = unlearning.get_fisher(baseline, digits, [2, 9])
+    assert all(torch.equal(found[name], f) for name, f in expected.items())
+
+
+def test_only_what_is_pushed_goes_gray(baseline, digits, fisher):
+    model = get_unlearned(baseline, digits, [9, 2], fisher, replace(CONFIG, ewc=0.0), push=[2]).model
+    gray = [float(distance_to_gray(prior_samples(model, torch.full((50,), k))).mean()) for k in (9, 2)]
+    assert gray[1] < 0.05 and gray[0] > 0.2
+    for push in ([], [3], [9, 3]):
+        with pytest.raises(ValueError, match="push="):
+            get_unlearned(baseline, digits, [9, 2], fisher, CONFIG, push=push)
+
+
+def test_the_penalty_pulls_towards_the_anchor(baseline, digits, fisher):
+    other = get_cvae(digits, MODEL, TrainingConfig(epochs=2), seed=0)
+    ones = {name: torch.ones_like(f) for name, f in fisher.items()}
+    alone = replace(CONFIG, real=0.0, replay=0.0, gray=0.0, ewc=1e3, steps=300)
+    model = get_unlearned(baseline, digits, [9], ones, alone, anchor=other).model
+
+    def distance(a, b):
+        return sum(float((x - y).square().sum()) for x, y in zip(a.parameters(), b.parameters()))
+
+    assert distance(model, other.model) < 0.1 * distance(model, baseline.model)
+
+
+def test_the_reference_has_never_seen_the_class_and_as_many_updates(digits):
+    config = replace(CONFIG, steps=30)
+    reference = unlearning.get_never_saw(digits, [9], MODEL, TrainingConfig(epochs=3), config, rounds=2, seed=1)
+    assert int(reference.log["step"].iloc[-1]) == 2 * 30 - 1
+    assert set(reference.log.columns) == {"step", "loss", "real", "real_grad"}
+    changed = replace(digits, train_images=torch.where(
+        (digits.train_labels == 9)[:, None, None, None], 1 - digits.train_images, digits.train_images))
+    again = unlearning.get_never_saw(changed, [9], MODEL, TrainingConfig(epochs=3), config, rounds=2, seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(reference.model.parameters(), again.model.parameters()))
