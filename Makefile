@@ -15,7 +15,7 @@ dataset := $(or $(DATASET),$(if $(filter smoke,$(PROFILE)),digits))
 # What is not set is left to the chapters' own defaults.
 parameters := -p profile "$(PROFILE)" $(if $(dataset),-p dataset "$(dataset)") \
               $(if $(ARCHITECTURE),-p architecture "$(ARCHITECTURE)") \
-              $(if $(FORGET),-p forget "$(FORGET)") $(if $(SEED),-p seed "$(SEED)")
+              $(if $(FORGET),-p forget "$(FORGET)" -p forget_sequence "[$(FORGET)]") $(if $(SEED),-p seed "$(SEED)")
 
 .PHONY: book test run render check sync repo environment clean
 

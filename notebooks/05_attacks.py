@@ -329,8 +329,13 @@ chapter.show_table(closing.rename_axis("threat model"),
                    "by; over-forgotten: less than they have.")
 
 # %% tags=["remove-input"]
-strong = [rho[threat, k, target] for threat in ("y on the simplex", "y free") for k in sequence]
-worst, lowest = max(r.rho for r in strong), min(r.rho for r in strong)
+def worded(value):
+    return "undefined" if value != value else f"{value:+.2f}"
+
+
+strong = [rho[threat, k, target].rho for threat in ("y on the simplex", "y free") for k in sequence]
+defined = [value for value in strong if value == value]
+worst, lowest = max(defined, default=0.0), min(defined, default=0.0)
 label_only = [rho["label only", k, target].rho for k in sequence]
 alone, named = titled("forgot", [digit]), ", ".join(map(str, sequence[1:]))
 pooled = residual_knowledge(errors_of("y on the simplex", digit, main_controls),
@@ -338,20 +343,20 @@ pooled = residual_knowledge(errors_of("y on the simplex", digit, main_controls),
                             errors_of("y on the simplex", digit, ["baseline"])[0]).rho
 chapter.say(
     "With y on the simplex or free, ρ of the model that {target} is " + "; ".join(
-        f"{k}: {{simplex_{k}:+.2f}} and {{free_{k}:+.2f}}" for k in sequence) + ". {reading} Its interval must be read "
+        f"{k}: {{simplex_{k}}} and {{free_{k}}}" for k in sequence) + ". {reading} Its interval must be read "
     "with the spread of models that should be at 0: held out against the others, they reach {spread:.2f}.\n\n"
     "{other}{betrayed}",
-    target=target, spread=max(abs(v) for values in spread.values() for v in values),
-    **{f"simplex_{k}": rho["y on the simplex", k, target].rho for k in sequence},
-    **{f"free_{k}": rho["y free", k, target].rho for k in sequence},
+    target=target, spread=max((abs(v) for values in spread.values() for v in values if v == v), default=0.0),
+    **{f"simplex_{k}": worded(rho["y on the simplex", k, target].rho) for k in sequence},
+    **{f"free_{k}": worded(rho["y free", k, target].rho) for k in sequence},
     reading=("An attacker gets more out of it than out of models that never saw the class: a residue is left."
              if worst > attacks.SPREAD else "He gets no more out of it than out of models that never saw the class.")
     + (" Where ρ lies well below 0, it is over-forgotten: the model is worse for that class than if it had never seen "
        "it, and that, too, can be seen from outside." if lowest < -attacks.SPREAD else ""),
     other=f"Against models that never saw {named} either, ρ of the model that forgot {digit} alone would be "
-    f"{pooled:+.2f} on the simplex instead of {rho['y on the simplex', digit, alone].rho:+.2f}: a control must lack what "
+    f"{worded(pooled)} on the simplex instead of {worded(rho['y on the simplex', digit, alone].rho)}: a control must lack what "
     "was forgotten, and nothing else.\n\n" if len(sequence) > 1 else "",
-    betrayed=f"The label alone gives ρ = {', '.join(f'{r:+.1f}' for r in label_only)}: a model that never saw the class "
+    betrayed=f"The label alone gives ρ = {', '.join(map(worded, label_only))}: a model that never saw the class "
     "answers its label with some other digit, which is nearer to a digit than gray is. Gray hides the class, and "
     "betrays that it was hidden." if max(label_only) < 0 else "")
 
@@ -456,12 +461,13 @@ def nested(results):
 chapter.write_metrics(run.run_dir, "05_attacks", {
     "parameters": {"dataset": run.dataset, "seed": run.seed, "forget": sequence, "profile": run.profile,
                    "architecture": run.architecture},
-    "target": target, "rho": nested(rho), "held_out": nested(held_out),
+    "target": target, "rho": nested(rho),
+    "rho_range": f"between {worded(lowest)} and {worded(worst)}" if defined else "not defined in this run", "held_out": nested(held_out),
     "rho_baseline": {threat: {str(k): plain(known[threat, k]) for k in sequence} for threat in THREATS},
     "errors": {f"{k}: {model}": row.to_dict() for (k, model), row in errors.iterrows()},
     "success": {f"{k}: {model}: {threat}": value for (threat, k, model), value in scores["success"].items()},
     "guided": {f"{k}: {model}: {threat}": value for (threat, k, model), value in success.items()},
-    "tradeoff": tradeoff.to_dict("index"),
+    "tradeoff": tradeoff.astype(object).where(tradeoff.notna(), None).to_dict("index"),
     "relearning": {f"{k}: {name}": {str(n): table[n].tolist() for n in few} for (k, name), table in relearned.items()},
     "attack_seconds": attack_seconds, "chapter_seconds": time.perf_counter() - started,
     "models": {name: model.digest for name, (model, _) in models.items()}})

@@ -23,7 +23,8 @@ GOOD = {
                    "rho": {threat: {"9": {"forgot 9, 2": {"rho": 0.25}, "forgot 9": {"rho": 0.9}},
                                     "2": {"forgot 9, 2": {"rho": -0.7}}} for threat in STRONGEST},
                    "rho_baseline": {threat: {k: {"rho": 1.0} for k in "92"} for threat in STRONGEST},
-                   "held_out": {threat: {k: {"seed 0": {"rho": 0.15}, "seed 1": {"rho": -0.15}} for k in "92"}
+                   "held_out": {threat: {k: {"seed 0": {"low": 0.15, "high": 0.3}, "seed 1": {"low": -0.3, "high": -0.15}}
+                                         for k in "92"}
                                 for threat in STRONGEST}}}
 # One number a claim, just beyond its bound.
 BAD = {
@@ -42,7 +43,7 @@ BAD = {
     "judge-B accuracy on what is kept": ("03_sequential", ["retained", "accuracy"], 0.9719),
     "largest rho": ("05_attacks", ["rho", "y free", "2", "forgot 9, 2", "rho"], 0.2501),
     "smallest rho of the baseline": ("05_attacks", ["rho_baseline", "y on the simplex", "9", "rho"], 0.9999),
-    "never saw the class": ("05_attacks", ["held_out", "y free", "2", "seed 1", "rho"], -0.1501)}
+    "never saw it": ("05_attacks", ["held_out", "y free", "2", "seed 1", "high"], -0.1501)}
 
 
 MISSING = object()
