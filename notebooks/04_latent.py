@@ -19,7 +19,7 @@
 # **You need** nothing but this notebook: all models are trained here if they
 # are not there yet.
 #
-# **It takes** about ten minutes on two CPU cores the first time, of which
+# **It takes** about eight minutes on two CPU cores the first time, of which
 # three trainings are the larger part; a minute or two after that.
 
 # %% tags=["remove-cell"]
@@ -44,7 +44,8 @@ from dataclasses import replace
 import pandas as pd
 import torch
 
-from sa_lib import chapter, data, evaluation, figures, latent, training
+from sa_lib import (chapter, data, evaluation, figures, latent,
+                    training)
 from sa_lib.model import one_hot
 from sa_lib.unlearning import get_fisher, get_unlearned
 
@@ -123,14 +124,14 @@ chapter.show_figure(
     alt="Scatter plots on shared axes, one for each model, coloured by digit; each class's name stands at its median.")
 
 # %% tags=["remove-input"]
-knn = {}
+clusters = {}
 for name in shown:
-    values = latent.activations(models[name].model, images, ways["neutral label"])["mean"]
-    knn[name] = latent.silhouette(values, labels)
+    encoded = latent.activations(models[name].model, images, ways["neutral label"])["mean"]
+    clusters[name] = latent.silhouette(encoded, labels)
 chapter.show_figure(
     figures.embedding(points["neutral label"], labels, sequence),
     f"The same images with the neutral label. Class {digit} has a mean silhouette of "
-    + ", ".join(f"{s[digit]:.2f} ({name})" for name, s in knn.items()) + ".",
+    + ", ".join(f"{s[digit]:.2f} ({name})" for name, s in clusters.items()) + ".",
     alt="Scatter plots on shared axes, one for each model, coloured by digit; each class's name stands at its median.")
 
 # %% [markdown]
@@ -138,9 +139,8 @@ chapter.show_figure(
 #
 # A **linear probe** is trained to tell the ten digits from a layer's values,
 # and so are ten **nearest neighbours** on the encoder's mean. All with the
-# neutral label, lest the label answer. The digit is never the probe's problem
-# alone: the score for class 9 in a model that never saw a 9 is what an encoder
-# of *digits* gives away about any shape.
+# neutral label, lest the label answer. The score for the class in a model that
+# never saw it is what an encoder of *digits* gives away about any shape.
 
 # %%
 count = 4000
@@ -226,9 +226,10 @@ alike = {}
 for title, chosen in (("all test images", subset),
                       (f"test images of {digit}", own)):
     alike[title] = pd.DataFrame({
-        name: {layer: latent.linear_cka(layers["baseline"][layer][chosen],
+        name: {layer: latent.linear_cka(known[chosen],
                                         layers[name][layer][chosen])
-               for layer in layers[name]} for name in others}).T
+               for layer, known in layers["baseline"].items()}
+        for name in others}).T
 
 # %% tags=["remove-input"]
 first_title, own_title = alike
@@ -326,7 +327,8 @@ traversals = []
 for k in range(2):
     along = z.repeat(13, 1)
     along[:, k] = axis
-    traversals += [draw(m.model, along, label) for m in models.values()]
+    traversals += [draw(m.model, along, label)
+                   for m in models.values()]
 
 # %% tags=["remove-input"]
 chapter.show_figure(
@@ -366,5 +368,4 @@ chapter.write_metrics(run.run_dir, "04_latent", {
 #   then give the digit away, and why is that no finding?
 # - Compare two *encoder* layers of the same model by `linear_cka`. How alike
 #   are neighbours?
-# - Set `forget = [4]`, with the 9 still known. Which classes are its
-#   neighbours on the walk?
+# - Set `forget = [4]`. Which classes are its neighbours on the walk?

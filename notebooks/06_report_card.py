@@ -20,7 +20,7 @@
 # **You need** nothing but this notebook, and a checkpoint if it is yours that
 # is to be looked at: the controls are trained here if they are not there yet.
 #
-# **It takes** about eight minutes on two CPU cores the first time, for a
+# **It takes** about twelve minutes on two CPU cores the first time, for a
 # baseline and three models that never saw the class; a minute after that.
 
 # %% tags=["remove-cell"]
@@ -146,13 +146,14 @@ for k in sequence:
         others = torch.stack([loss[name] for name in never])
         rho[k, threat] = residual_knowledge(others, loss["this model"],
                                             loss["baseline"])
-        success[k, threat] = attacks.score(found["this model"], judge_b,
-                                           k, seen).iloc[-1]
+        success[k, threat] = attacks.score(
+            found["this model"].end, judge_b, k, seen).iloc[0]
     for name in ("this model", "never saw, seed " + str(run.seed)):
         free = attack(models[name].model, attacks.unlike(judge_a, k), k,
                       run.targets, THREATS["y free"], run.guided,
                       run.seed)
-        guided[k, name] = attacks.score(free, judge_b, k, seen).iloc[-1]
+        guided[k, name] = attacks.score(free.end, judge_b, k,
+                                        seen).iloc[0]
 
 # %% tags=["remove-input"]
 card = pd.DataFrame({f"{k}: {threat}": {

@@ -99,6 +99,11 @@ class Attack:
     y: torch.Tensor
     images: torch.Tensor
 
+    @property
+    def end(self) -> "Attack":
+        """The same at the last moment alone, K = 1."""
+        return Attack(self.budget[-1:], *(t[-1:] for t in (self.loss, self.z, self.y, self.images)))
+
 
 def squared_error(targets: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
     """The reconstruction attacker's loss: images [R, N, 1, 28, 28] -> squared error to targets

@@ -78,6 +78,12 @@ def test_what_is_found_is_what_the_model_draws(baseline, targets):
     assert torch.allclose((drawn - targets.to(drawn.device)).square().flatten(1).sum(1), found.loss[-1], rtol=1e-4)
 
 
+def test_the_end_is_the_last_moment(baseline, targets):
+    found = attack(baseline.model, squared_error(targets), DIGIT, len(targets), THREATS["z free"], QUICK)
+    assert found.end.budget == found.budget[-1:] and torch.equal(found.end.images[0], found.images[-1])
+    assert [len(t) for t in (found.end.loss, found.end.z, found.end.y)] == [1, 1, 1]
+
+
 def test_more_freedom_and_more_budget_find_more(baseline, targets):
     error = {name: float(reconstruct(baseline, targets, name).loss[-1].mean())
              for name in ("label only", "random search", "z free")}
