@@ -81,7 +81,7 @@ class Parameters:
 
     @property
     def guided(self) -> AttackConfig:
-        """What an attacker may spend who asks a classifier at every step, which costs more and takes fewer."""
+        """What a guided attacker may spend: fewer steps, for in each a classifier is asked as well."""
         return replace(self.attack, steps=3 * self.attack.steps // 10, restarts=2)
 
     @property
