@@ -202,12 +202,10 @@ def reconstruct(targets):
         model, targets[k], k, threat, run.attack, run.seed)
 
 
-tick = time.perf_counter()
 found = everyone(THREATS, reconstruct(real))
 scores = look(found)
 proto = everyone(["y on the simplex", "y free"],
                  reconstruct(prototypes))
-attack_seconds = time.perf_counter() - tick
 
 # %% tags=["remove-input"]
 errors = scores["loss"].unstack(0)[list(THREATS)]
@@ -347,8 +345,8 @@ chapter.say(
     target=target, spread=max((abs(v) for values in spread.values() for v in values if v == v), default=0.0),
     **{f"simplex_{k}": worded(rho["y on the simplex", k, target].rho) for k in sequence},
     **{f"free_{k}": worded(rho["y free", k, target].rho) for k in sequence},
-    reading=("An attacker gets more out of it than out of models that never saw the class: a residue is left."
-             if worst > attacks.SPREAD else "He gets no more out of it than out of models that never saw the class.")
+    reading=("Where ρ lies above the spread of models that should be at 0, an attacker gets more out of it than out of "
+             "models that never saw the class: a residue is left." if worst > attacks.SPREAD else "He gets no more out of it than out of models that never saw the class.")
     + (" Where ρ lies well below 0, it is over-forgotten: the model is worse for that class than if it had never seen "
        "it, and that, too, can be seen from outside." if lowest < -attacks.SPREAD else ""),
     other=f"Against models that never saw {named} either, ρ of the model that forgot {digit} alone would be "
@@ -435,13 +433,12 @@ sooner = relearned[digit, target][100].mean() - average[100].mean()
 chapter.say(
     "With 100 images the model that {target} draws the {digit} again {comparison} one that never saw it (mean accuracy "
     "along the way {mine:.2f} against {never:.2f}). {reading}\n\n"
-    "The attacks on real digits and prototypes took {attacks:.0f} s, this chapter {seconds:.0f} s. Weights: baseline "
-    "`{base}`, the model that {target} `{digest}`.",
+    "This chapter took {seconds:.0f} s. Weights: baseline `{base}`, the model that {target} `{digest}`.",
     target=target, digit=digit, mine=relearned[digit, target][100].mean(), never=average[100].mean(),
     comparison="sooner than" if sooner > 0.05 else "later than" if sooner < -0.05 else "about as soon as",
     reading="Whoever may train it does not need what is left: he has the images." if sooner <= 0.05 else
     "That head start is a residue which an attacker of the inputs does not see.",
-    attacks=attack_seconds, seconds=time.perf_counter() - started, base=base.digest[:12],
+    seconds=time.perf_counter() - started, base=base.digest[:12],
     digest=models[target][0].digest[:12])
 
 # %% tags=["remove-cell"]
@@ -468,7 +465,7 @@ chapter.write_metrics(run.run_dir, "05_attacks", {
     "guided": {f"{k}: {model}: {threat}": value for (threat, k, model), value in success.items()},
     "tradeoff": tradeoff.astype(object).where(tradeoff.notna(), None).to_dict("index"),
     "relearning": {f"{k}: {name}": {str(n): table[n].tolist() for n in few} for (k, name), table in relearned.items()},
-    "attack_seconds": attack_seconds, "chapter_seconds": time.perf_counter() - started,
+    "chapter_seconds": time.perf_counter() - started,
     "models": {name: model.digest for name, (model, _) in models.items()}})
 
 # %% [markdown]
