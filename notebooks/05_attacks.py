@@ -338,8 +338,8 @@ pooled = residual_knowledge(errors_of("y on the simplex", digit, main_controls),
                             found["y on the simplex", digit, alone].loss[-1],
                             errors_of("y on the simplex", digit, ["baseline"])[0]).rho
 chapter.say(
-    "With y on the simplex or free, ρ of the model that {target} is " + "; ".join(
-        f"{k}: {{simplex_{k}}} and {{free_{k}}}" for k in sequence) + ". {reading} Its interval must be read "
+    "With y on the simplex or free, ρ of the model that {target} is: " + "; ".join(
+        f"class {k}, {{simplex_{k}}} and {{free_{k}}}" for k in sequence) + ". {reading} Its interval must be read "
     "with the spread of models that should be at 0: held out against the others, they reach {spread:.2f}.\n\n"
     "{other}{betrayed}",
     target=target, spread=max((abs(v) for values in spread.values() for v in values if v == v), default=0.0),
