@@ -239,14 +239,14 @@ chapter.say(
     "{rehearsed:+.4f} from gray with rehearsal and {alone:+.4f} with the penalty alone; with both sent there it ends "
     "at {both_r:.4f} and {both_a:.4f}. {relapse}\n\n"
     "**What is protected.** Where the penalty is all there is, the Fisher of all but {first} "
-    "leaves it {protected:.4f} from gray, that of the classes still retained {ours:.4f} (both with both classes sent "
+    "leaves {second} {protected:.4f} from gray, that of the classes still retained {ours:.4f} (both with both classes sent "
     "to gray); retained accuracy is {acc_p:.1%} and {acc_o:.1%}. The sum over classes, a penalty {factor:.0f} times "
     "as strong, gives {summed:.4f} and {acc_s:.1%}.\n\n"
     "**The anchor:** at the baseline instead of here, {first} ends {anchor_first:.4f} from gray and retained accuracy "
     "is {acc_b:.1%}. Of the six, {second} comes closest to gray with \"{closest}\".",
     relapse=f"Left alone, class {first} does come back." if max(relapses.values()) > 0.01 else
     f"So {first} hardly comes back even when nothing holds it at gray: what was learned last stays, unless something "
-    "pulls at it. To keep it covered costs nothing, and is the safer choice.",
+    "pulls at it. To keep it covered is the safer choice.",
     first=first, second=second, rehearsed=relapses["rehearsal"], alone=relapses["penalty alone"],
     both_r=choices.loc[("rehearsal", "retained | here | both"), "first"], both_a=ours["first"],
     protected=alone.loc["all but first | here | both", "second"], ours=ours["second"],
