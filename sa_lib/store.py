@@ -5,17 +5,19 @@ safetensors file whose header carries the recipe and digests of the tensors
 and of the description. A file is written under a temporary name and renamed
 when whole, so a killed process leaves nothing that could be read back as
 good; a file that was damaged later fails its digests, is reported, and is
-made again.
+made again. Of several processes that ask for one artefact, on one machine or
+on several with a common folder, one makes it and the others wait.
 """
 
 import hashlib
 import json
 import os
+import threading
 import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -30,6 +32,9 @@ __all__ = ["Artefact", "cache_root", "code_digest", "fingerprint", "get_or_make"
            "save", "tensor_digest", "write_atomically"]
 
 Tensors = dict[str, torch.Tensor]
+
+# Seconds between two signs of life of who makes an artefact, and without one until another takes over.
+SIGN_OF_LIFE, PATIENCE = 1.0, 15.0
 
 
 @dataclass(frozen=True)
@@ -154,17 +159,73 @@ def get_or_make(kind: str, recipe: Mapping[str, Any],
     recipe = json.loads(json.dumps({"kind": kind, **recipe}, sort_keys=True))
     key = _sha256(json.dumps(recipe, sort_keys=True))
     path = cache_root() / "models" / kind / f"{key[:24]}.safetensors"
+    if (artefact := _good(path, recipe)) is not None:
+        return artefact
+    with _claim(path):
+        if (artefact := _good(path, recipe, warnings.warn)) is not None:
+            return artefact
+        started = time.perf_counter()
+        tensors, info = make()
+        info = {"seconds": time.perf_counter() - started, **info, "recipe": recipe}
+        save(path, tensors, info)
+    return load(path)
+
+
+def _good(path: Path, recipe: Mapping[str, Any],
+          complain: Callable[[str], None] = lambda complaint: None) -> Artefact | None:
+    """The artefact in the file, if it is whole and the recipe's."""
     try:
         artefact = load(path)
         if artefact.info.get("recipe") == recipe:
             return artefact
-        warnings.warn(f"{path} holds another recipe than its name says; it is made again")
+        complain(f"{path} holds another recipe than its name says; it is made again")
     except FileNotFoundError:
         pass
     except ValueError as error:
-        warnings.warn(f"{error}; it is made again")
-    started = time.perf_counter()
-    tensors, info = make()
-    info = {"seconds": time.perf_counter() - started, **info, "recipe": recipe}
-    save(path, tensors, info)
-    return load(path)
+        complain(f"{error}; it is made again")
+    return None
+
+
+@contextmanager
+def _claim(path: Path):
+    """Wait until no other process makes `path`, and keep the others waiting until the block is left.
+
+    The claim is a file that only one process can create. Its owner touches it
+    as long as he lives; one that stays untouched is taken over. No clock of
+    another machine is asked, and no lock of the file system: should two ever
+    take over at once, the artefact is made twice, and is the same.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    claim = path.with_name(f".{path.name}.claim")
+    seen, since = None, time.monotonic()
+    while True:
+        try:
+            os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+            break
+        except FileExistsError:
+            pass
+        try:
+            touched = claim.stat().st_mtime_ns
+        except FileNotFoundError:
+            continue
+        if touched != seen:
+            seen, since = touched, time.monotonic()
+        elif time.monotonic() - since > PATIENCE:
+            claim.unlink(missing_ok=True)
+            continue
+        time.sleep(0.1)
+    done = threading.Event()
+
+    def live():
+        while not done.wait(SIGN_OF_LIFE):
+            with suppress(OSError):
+                os.utime(claim)
+
+    alive = threading.Thread(target=live, daemon=True)
+    alive.start()
+    try:
+        yield
+    finally:
+        done.set()
+        alive.join()
+        claim.unlink(missing_ok=True)

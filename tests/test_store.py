@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import warnings
 
 import pytest
@@ -202,14 +203,19 @@ store.get_or_make("cvae", {"seed": 0}, lambda: ({"w": torch.ones(100_000)}, {}))
 """
 
 
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(store, "PATIENCE", 2.0)
+
+
 @pytest.mark.parametrize("moment", ["half written", "written but not yet renamed"])
-def test_a_killed_writer_leaves_nothing_that_is_read_back(make, cache, moment):
+def test_a_killed_writer_leaves_nothing_that_is_read_back(make, cache, moment, impatient):
     writer = subprocess.Popen([sys.executable, "-c", WRITER, moment], stdout=subprocess.PIPE, text=True)
     assert writer.stdout.readline() == "now\n"
     writer.send_signal(signal.SIGKILL)
     assert writer.wait() == -signal.SIGKILL
     writer.stdout.close()
-    left, = files(cache)
+    left, = [path for path in files(cache) if path.suffix != ".claim"]
     assert left.stat().st_size > 0, "the writer was killed before it wrote"
     with warnings.catch_warnings(action="error"):
         made = store.get_or_make("cvae", {"seed": 0}, make)
@@ -275,3 +281,43 @@ def test_a_recipe_must_be_json(make, cache):
     with pytest.raises(TypeError, match="not JSON serializable"):
         store.get_or_make("cvae", {"data": torch.zeros(1)}, make)
     assert make.calls == 0 and files(cache) == []
+
+
+MAKER = """
+import sys, time
+from pathlib import Path
+import torch
+from sa_lib import store
+
+def make():
+    with open(sys.argv[1], "a") as file:
+        file.write("made\\n")
+    time.sleep(float(sys.argv[2]))
+    return {"x": torch.arange(3)}, {}
+
+print(store.get_or_make("claimed", {"n": 1}, make).info["digest"])
+"""
+
+
+def maker(tmp_path, seconds):
+    return subprocess.Popen([sys.executable, "-c", MAKER, tmp_path / "log", str(seconds)], text=True,
+                            stdout=subprocess.PIPE, env={**os.environ, "SA_CACHE": str(tmp_path / "cache")})
+
+
+def test_of_several_processes_one_makes_and_the_others_wait(tmp_path):
+    processes = [maker(tmp_path, 1.5) for _ in range(4)]
+    assert len({process.communicate(timeout=120)[0] for process in processes}) == 1
+    assert [process.returncode for process in processes] == [0] * 4
+    assert (tmp_path / "log").read_text() == "made\n"
+
+
+def test_a_killed_maker_keeps_no_one_waiting_for_ever(tmp_path):
+    killed = maker(tmp_path, 600)
+    while not (tmp_path / "log").is_file():
+        time.sleep(0.05)
+    killed.kill()
+    killed.wait()
+    assert list((tmp_path / "cache").rglob(".*.claim"))
+    assert maker(tmp_path, 0).communicate(timeout=120)[0]
+    assert (tmp_path / "log").read_text() == "made\nmade\n"
+    assert not list((tmp_path / "cache").rglob(".*"))
