@@ -36,12 +36,13 @@ from papermill.exceptions import PapermillExecutionError
 from sa_lib.chapter import read_metrics
 from sa_lib.store import write_atomically
 
-__all__ = ["BookError", "chapters", "repository", "render", "run", "set_repository", "sync"]
+__all__ = ["BookError", "chapters", "library_digest", "reason", "render", "repository", "run", "set_repository",
+           "stamp", "sync", "value"]
 
 SMOKE = ("```{admonition} Smoke run\n:class: warning\nLittle data and few steps: this run shows that "
          "everything works, and its numbers and pictures mean nothing.\n```")
 # Modules that shape the site alone: a change in them leaves executed chapters good.
-NOT_IN_CHAPTERS = {"book.py", "check.py"}
+NOT_IN_CHAPTERS = {"book.py", "check.py", "sweep.py"}
 
 
 class BookError(Exception):
@@ -131,8 +132,8 @@ def run(root: Path, run_dir: Path, parameters: Mapping[str, Any], only: Sequence
 def _run_chapter(root: Path, run_dir: Path, name: str, parameters: dict[str, Any]) -> None:
     source = root / "notebooks" / f"{name}.ipynb"
     target = root / run_dir / source.name
-    stamp = _stamp(source, parameters)
-    if (_read(target).metadata.get("sa_lib", {}).get("stamp") == stamp
+    wanted = stamp(source, parameters)
+    if (_read(target).metadata.get("sa_lib", {}).get("stamp") == wanted
             and (root / run_dir / name / "metrics.json").is_file()):
         print(f"{name}: already done", flush=True)
         return
@@ -147,24 +148,31 @@ def _run_chapter(root: Path, run_dir: Path, name: str, parameters: dict[str, Any
                                               extra_arguments=["--log-level=ERROR"])
     except (PapermillExecutionError, DeadKernelError) as error:
         part.replace(failed)
-        raise BookError(f"{name}: {_reason(error, failed)} (the notebook is kept: {failed})") from None
-    notebook.metadata["sa_lib"] = {"stamp": stamp, "parameters": parameters}
+        raise BookError(f"{name}: {reason(error, failed)} (the notebook is kept: {failed})") from None
+    notebook.metadata["sa_lib"] = {"stamp": wanted, "parameters": parameters}
     nbformat.write(notebook, part)
     part.replace(target)
 
 
-def _stamp(source: Path, parameters: Mapping[str, Any]) -> str:
+def stamp(source: Path, parameters: Mapping[str, Any]) -> str:
     """SHA-256 of what a chapter's result depends on; the data are checked where they are read."""
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
-    library = sorted(path for path in Path(__file__).parent.glob("*.py") if path.name not in NOT_IN_CHAPTERS)
-    for path in [source, *library]:
-        digest.update(path.read_bytes())
+    digest.update(source.read_bytes() + library_digest().encode())
     for package in ("torch", "numpy", "matplotlib"):
         digest.update(version(package).encode())
     return digest.hexdigest()
 
 
-def _reason(error: Exception, failed: Path) -> str:
+def library_digest() -> str:
+    """SHA-256 of the part of the library that chapters use."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        if path.name not in NOT_IN_CHAPTERS:
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def reason(error: Exception, failed: Path) -> str:
     """Which cell, counted as in the source, and what went wrong."""
     if not isinstance(error, PapermillExecutionError):
         return f"the kernel died ({error})"
@@ -333,7 +341,7 @@ def set_repository(root: Path, url: str) -> None:
 
 # Command line -------------------------------------------------------------------------------
 
-def _value(text: str) -> Any:
+def value(text: str) -> Any:
     """A parameter from the command line: JSON where it is JSON, text otherwise."""
     try:
         return json.loads(text)
@@ -366,7 +374,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                             for name in differing) or "all pairs agree")
             return int(options.check and bool(differing))
         if options.command == "run":
-            parameters = {name: _value(value) for name, value in options.p}
+            parameters = {name: value(text) for name, text in options.p}
             run(root, Path("runs", options.run), parameters, options.chapters)
         elif options.command == "render":
             print(render(root, Path("runs", options.run)))

@@ -1,0 +1,160 @@
+"""Sweeps: every cell once, whatever fails or dies, here or on other machines."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from sa_lib import book, sweep
+
+CHAPTER = '''\
+# %% tags=["parameters"]
+forget = 9
+seed = 0
+slow = 0.0
+run_dir = ""
+
+# %%
+import time
+import torch
+from sa_lib import chapter, data, training
+from sa_lib.model import ModelConfig
+run = chapter.validate(forget=forget, seed=seed, run_dir=run_dir)
+if forget == 7:
+    raise ValueError("seven will not do")
+time.sleep(slow)
+small = ModelConfig(latent_dim=2, hidden=(16, 8))
+brief = training.TrainingConfig(epochs=2)
+base = training.get_cvae(data.load("digits"), small, brief, seed)
+chapter.write_metrics(run.run_dir, "01_tiny", {
+    "parameters": {"forget": forget, "seed": seed}, "digest": base.digest,
+    "loss": {"last": base.log["loss"].iloc[-1], "all": base.log["loss"].tolist()},
+    "threads": torch.get_num_threads()})
+'''
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    root = tmp_path / "project"
+    (root / "notebooks").mkdir(parents=True)
+    (root / "notebooks" / "01_tiny.py").write_text(CHAPTER)
+    book.sync(root)
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("SA_CACHE", str(tmp_path / "cache"))
+    return root
+
+
+def metrics(root, name):
+    return {path.parent.name: json.loads(path.read_text())
+            for path in (root / "runs" / name).glob("*/metrics.json")}
+
+
+@pytest.mark.parametrize("text, expected", [
+    ("forget=0:3", ("forget", [0, 1, 2])), ("forget=3,[9,2]", ("forget", [3, [9, 2]])),
+    ("seed=7", ("seed", [7])), ("dataset=mnist,fashion", ("dataset", ["mnist", "fashion"]))])
+def test_a_grid_is_read(text, expected):
+    assert sweep.read_grid(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "forget", "forget=", "=0:3", "forget=3:3", "a b=1"])
+def test_a_grid_that_is_none_is_named(text):
+    with pytest.raises(sweep.SweepError, match=re.escape(repr(text))):
+        sweep.read_grid(text)
+
+
+@pytest.mark.parametrize("grid, shared, said", [
+    ({"colour": [1]}, {}, "'colour' is not a parameter"), ({"forget": [1]}, {"forget": 2}, "'forget'"),
+    ({"run_dir": ["x"]}, {}, "'run_dir'"), ({"forget": [1, 1]}, {}, "name of its own")])
+def test_a_grid_that_the_chapter_does_not_have_is_refused(project, grid, shared, said):
+    with pytest.raises(sweep.SweepError, match=said):
+        sweep.cells(project, "01_tiny", grid, shared)
+
+
+def test_neighbours_share_no_parameter(project):
+    found = sweep.cells(project, "01_tiny", {"forget": list(range(10)), "seed": list(range(5))}, {})
+    assert len({cell.name for cell in found}) == 50
+    pairs = list(zip(found, found[1:]))
+    apart = [a.parameters["seed"] != b.parameters["seed"] and a.parameters["forget"] != b.parameters["forget"]
+             for a, b in pairs]
+    assert sum(apart) >= 0.9 * len(pairs)
+
+
+def test_a_failed_cell_stops_no_other_and_only_it_is_tried_again(project, capsys):
+    asked = ["--chapter", "01_tiny", "--grid", "forget=6:9", "--grid", "seed=0,1", "--workers", "2", "--name", "three"]
+    assert sweep.main(asked) == 1
+    said = capsys.readouterr()
+    assert "4 of 6 cells are there" in said.out
+    assert "forget-7,seed-0: cell 2 (" in said.err and "ValueError: seven will not do" in said.err
+    folder = project / "runs" / "three"
+    for name in ("table.csv", "table.parquet"):
+        found = (pd.read_csv if name.endswith("csv") else pd.read_parquet)(folder / name)
+        assert len(found) == 6 and set(found["forget"]) == {6, 7, 8}
+        good = found[found["forget"] != 7]
+        assert good["threads"].eq(1).all() and good["seconds"].gt(0).all() and good["loss.last"].notna().all()
+        assert good.groupby("seed")["digest"].nunique().eq(1).all() and good["digest"].nunique() == 2
+        assert len(json.loads(good["loss.all"].iloc[0])) > 1
+    # Two baselines for six cells: each was trained once.
+    assert len(list((project.parent / "cache" / "models" / "cvae").iterdir())) == 2
+    assert "Traceback" in (folder / "forget-7,seed-0" / "01_tiny.ipynb").read_text()
+    assert not (folder / "forget-7,seed-0" / "metrics.json").exists()
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*/cell.json")}
+    assert sweep.main(asked) == 1
+    assert "6 cells, 4 of them done" in capsys.readouterr().out
+    changed = {path.parent.name for path, at in before.items() if path.stat().st_mtime_ns != at}
+    assert changed == {"forget-7,seed-0", "forget-7,seed-1"}
+
+
+def test_a_scheduler_that_is_not_there_is_named(project, capsys):
+    assert sweep.main(["--chapter", "01_tiny", "--scheduler", "tcp://127.0.0.1:9"]) == 2
+    assert "error: scheduler='tcp://127.0.0.1:9' does not answer" in capsys.readouterr().err
+
+
+@pytest.fixture
+def machines(tmp_path):
+    """A scheduler and two workers, each with a folder and a cache of its own, as on machines that share nothing."""
+    started = []
+
+    def start(name, *command):
+        home = tmp_path / name
+        home.mkdir()
+        process = subprocess.Popen([sys.executable, "-m", "distributed.cli." + command[0], *command[1:]], cwd=home,
+                                   env={**os.environ, "SA_CACHE": str(home / "cache")}, start_new_session=True,
+                                   stdout=subprocess.DEVNULL, stderr=open(home / "log", "w"))
+        started.append(process)
+        return process
+
+    address = tmp_path / "scheduler.json"
+    start("head", "dask_scheduler", "--scheduler-file", str(address), "--port", "0", "--no-dashboard")
+    workers = [start(name, "dask_worker", "--scheduler-file", str(address), "--nthreads", "1", "--no-dashboard")
+               for name in ("left", "right")]
+    while not address.is_file():
+        assert started[0].poll() is None, (tmp_path / "head" / "log").read_text()
+        time.sleep(0.1)
+    yield json.loads(address.read_text())["address"], workers
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_a_machine_that_dies_in_mid_sweep_costs_its_cell_and_nothing_else(project, machines, tmp_path):
+    scheduler, (left, right) = machines
+    grid = ["--chapter", "01_tiny", "--grid", "forget=0:4", "--grid", "seed=0,1", "-p", "slow", "2"]
+    running = subprocess.Popen([sys.executable, "-m", "sa_lib.sweep", *grid, "--name", "cluster", "--scheduler",
+                                scheduler], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while not metrics(project, "cluster"):
+        assert running.poll() is None, running.communicate()[0]
+        time.sleep(0.1)
+    os.killpg(left.pid, signal.SIGKILL)
+    said, _ = running.communicate(timeout=300)
+    assert running.returncode == 0, said
+    assert all((tmp_path / name / "cache").is_dir() for name in ("left", "right"))
+    assert sweep.main([*grid, "--name", "alone", "--workers", "1"]) == 0
+    assert len(metrics(project, "alone")) == 8 and metrics(project, "cluster") == metrics(project, "alone")
