@@ -12,7 +12,7 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from sa_lib.judges import Judge, JudgeConfig, get_judge
 from sa_lib.model import ARCHITECTURES, CLASSES, ModelConfig
 from sa_lib.store import tensor_digest, write_atomically
 from sa_lib.training import Trained, TrainingConfig, device, get_cvae
-from sa_lib.unlearning import UnlearningConfig, get_never_saw, get_sequence
+from sa_lib.unlearning import METHODS, Method, UnlearningConfig, get_never_saw, get_sequence
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,6 +47,9 @@ class Parameters:
     architecture: str
     run_dir: Path
     checkpoint: Path | None = None
+    chosen: tuple[str, ...] = ()
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    longest: int = 0
 
     @property
     def forget(self) -> int:
@@ -75,6 +78,14 @@ class Parameters:
         return UnlearningConfig(steps=100) if self.smoke else UnlearningConfig()
 
     @property
+    def methods(self) -> dict[str, Method]:
+        """The chosen methods, with the changes to their configurations, and no more updates than `longest`."""
+        most = 100 if self.smoke else self.longest
+        changed = {name: replace(METHODS[name].config, **self.changes) for name in self.chosen or METHODS}
+        return {name: replace(METHODS[name], config=replace(config, steps=min(config.steps, most)))
+                for name, config in changed.items()}
+
+    @property
     def attack(self) -> AttackConfig:
         """What an attacker may spend."""
         return AttackConfig(steps=30, restarts=2) if self.smoke else AttackConfig()
@@ -89,9 +100,9 @@ class Parameters:
         """Images of a class that an attacker tries to reach."""
         return 20 if self.smoke else 100
 
-    def baseline(self, dataset: Dataset, seed: int | None = None) -> Trained:
-        """The model that has learned all ten classes, from the store if it is there."""
-        return get_cvae(dataset, self.model, self.training, self.seed if seed is None else seed)
+    def baseline(self, dataset: Dataset, seed: int | None = None, without: Sequence[int] = ()) -> Trained:
+        """The model that has learned all ten classes, or those not in `without`, from the store if it is there."""
+        return get_cvae(dataset, self.model, self.training, self.seed if seed is None else seed, without)
 
     def sequence(self, dataset: Dataset, forget: Sequence[int]) -> list[Trained]:
         """The baseline made to forget classes one after another; see `unlearning.get_sequence`."""
@@ -122,8 +133,8 @@ class Parameters:
 
 
 def validate(*, dataset: str = "mnist", seed: int = 0, forget: Any = (), forget_sequence: Any = (),
-             at_most: int = CLASSES - 1, profile: str = "full", architecture: str = "mlp", model: str = "",
-             run_dir: str | Path = "runs/full") -> Parameters:
+             at_most: int = CLASSES - 1, methods: Any = (), changes: Any = (), longest: int = 10_000,
+             profile: str = "full", architecture: str = "mlp", model: str = "", run_dir: str | Path = "runs/full") -> Parameters:
     """Check a chapter's parameters and say so on the page if this is a smoke run.
 
     Args:
@@ -134,6 +145,9 @@ def validate(*, dataset: str = "mnist", seed: int = 0, forget: Any = (), forget_
             hands over a list.
         forget_sequence: the same under the name that it has where the order matters.
         at_most: how many classes the chapter can forget.
+        methods: names in `unlearning.METHODS`, all if empty; a list, or text as for `forget`.
+        changes: field -> value for their configurations; a mapping, or text as for `forget`.
+        longest: the most updates that a method may take, from 1.
         profile: "full" or "smoke".
         architecture: a name in `sa_lib.model.ARCHITECTURES`.
         model: the path of a checkpoint that `checkpoints.read_model` reads, whose
@@ -152,10 +166,20 @@ def validate(*, dataset: str = "mnist", seed: int = 0, forget: Any = (), forget_
     if not isinstance(run_dir, (str, Path)) or not str(run_dir) or "\0" in str(run_dir):
         raise ValueError(f"run_dir={run_dir!r} is not allowed; use the path of a folder")
     sequence = _classes("forget", forget, at_most) or _classes("forget_sequence", forget_sequence, at_most)
+    chosen, changes = _from_text(methods), _from_text(changes) or {}
+    if not isinstance(chosen, (list, tuple)) or any(name not in list(METHODS) for name in chosen):
+        raise ValueError(f"methods={methods!r} is not allowed; use a list of {', '.join(METHODS)}")
+    if type(longest) is not int or longest < 1:
+        raise ValueError(f"longest={longest!r} is not allowed; use a whole number from 1")
+    try:
+        UnlearningConfig(**changes)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"changes={changes!r} is not allowed; use values for fields of UnlearningConfig "
+                         f"({error})") from None
     if not isinstance(model, str) or "\0" in model:
         raise ValueError(f"model={model!r} is not allowed; use the path of a checkpoint, or '' for the book's own")
     parameters = Parameters(dataset, seed, sequence, profile, architecture, Path(run_dir),
-                            Path(model) if model else None)
+                            Path(model) if model else None, tuple(chosen), changes, longest)
     if model:
         try:
             parameters = replace(parameters, architecture=read_model(model).config.architecture)
@@ -169,12 +193,7 @@ def validate(*, dataset: str = "mnist", seed: int = 0, forget: Any = (), forget_
 
 def _classes(name: str, value: Any, at_most: int) -> tuple[int, ...]:
     """A class, or several different ones; () is the value of a parameter that a chapter does not have."""
-    classes = value
-    if isinstance(value, str):
-        try:
-            classes = json.loads(value)
-        except (ValueError, RecursionError):
-            pass
+    classes = _from_text(value)
     classes = (classes,) if type(classes) is int else classes
     if (not isinstance(classes, (list, tuple)) or not (classes or value == ())
             or not all(type(k) is int and 0 <= k < CLASSES for k in classes)
@@ -182,6 +201,16 @@ def _classes(name: str, value: Any, at_most: int) -> tuple[int, ...]:
         several = f", or a list of up to {at_most} different ones" if at_most > 1 else ""
         raise ValueError(f"{name}={value!r} is not allowed; use a whole number from 0 to {CLASSES - 1}{several}")
     return tuple(classes)
+
+
+def _from_text(value: Any) -> Any:
+    """What JSON text stands for; anything else as it is."""
+    if isinstance(value, str):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            pass
+    return value
 
 
 def say(template: str, **numbers: Any) -> None:

@@ -14,7 +14,7 @@ from .fisher import Diagonal
 from .model import ModelConfig
 
 __all__ = ["confusion", "curves", "embedding", "fisher_layers", "fisher_maps", "image_grid", "intervals", "lines",
-           "matrices"]
+           "matrices", "tradeoff"]
 
 WIDTH = 7.0  # inches: at the 14 pixels an inch of a phone, text of 9 points can still be read
 PALETTE = sns.color_palette("colorblind")
@@ -194,8 +194,8 @@ def lines(tables: Mapping[str, pd.DataFrame], panels: Mapping[str, str], x: str,
     figure = Figure(figsize=(WIDTH, 2.9 if len(tables) <= 4 else 3.5), layout="constrained")
     for axes, (column, label) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
         for index, (name, table) in enumerate(tables.items()):
-            axes.plot(table.index, table[column], ["o-", "s--", "^-.", "D:"][index % 4], color=PALETTE[index],
-                      label=name, markersize=4)
+            axes.plot(table.index, table[column], ["o-", "s--", "^-.", "D:"][index % 4],
+                      color=PALETTE[index % len(PALETTE)], label=name, markersize=4)
         if column in bounds:
             axes.axhline(bounds[column], color="0.35", linestyle=":", linewidth=1.2)
         if scale == "symlog":
@@ -237,6 +237,32 @@ def intervals(table: pd.DataFrame, x: str, levels: Sequence[float]) -> Figure:
     axes.set_yticks(range(len(places)), places)
     axes.invert_yaxis()
     _label(axes, x, "")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    return figure
+
+
+def tradeoff(table: pd.DataFrame, x: str, y: str) -> Figure:
+    """Two results against each other, for several things by several measures of the first.
+
+    Args:
+        table: columns `x`, `y`; index (thing, measure): a colour, and a marker.
+        x, y: labels of the axes; dotted lines stand at 0, and y is logarithmic away from it.
+    """
+    things, measures = (list(dict.fromkeys(table.index.get_level_values(level))) for level in (0, 1))
+    figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for index, thing in enumerate(things):
+        mine = table.xs(thing, level=0)
+        color = PALETTE[index % len(PALETTE)]
+        axes.plot(mine["x"], mine["y"], color=color, linewidth=1, label=thing)
+        for measure, marker in zip(measures, "os^D"):
+            axes.plot(*mine.loc[measure, ["x", "y"]], marker, color=color, markersize=6)
+    for measure, marker in zip(measures, "os^D"):
+        axes.plot([], [], marker, color="0.35", label=measure)
+    axes.set_yscale("symlog", linthresh=1)
+    axes.axvline(0, color="0.35", linestyle=":", linewidth=1.2)
+    axes.axhline(0, color="0.35", linestyle=":", linewidth=1.2)
+    _label(axes, x, y)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure
 

@@ -26,8 +26,9 @@ from .fisher import Diagonal, combine, fisher_by_class
 from .model import CLASSES, CVAE, ModelConfig, build, one_hot
 from .training import (Trained, TrainingConfig, batches, check_numbers, minimise, retained, select, trained)
 
-__all__ = ["GRAY", "Batch", "Terms", "UnlearningConfig", "distance_to_gray", "ewc_gray", "ewc_penalty",
-           "get_fisher", "get_fishers", "get_never_saw", "get_sequence", "get_unlearned", "unlearn"]
+__all__ = ["GRAY", "METHODS", "Batch", "Method", "Sample", "Terms", "UnlearningConfig", "distance_to_gray", "ewc_gray",
+           "ewc_penalty", "fine_tune", "get_fisher", "get_fishers", "get_forgotten", "get_never_saw", "get_sequence",
+           "get_unlearned", "gradient_ascent", "saliency", "selective_amnesia", "unlearn"]
 
 GRAY = 0.5
 Sample = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -52,6 +53,9 @@ class UnlearningConfig:
         forget: weight of the forgetting term of a method that has another.
         salient: share of the weights that may change: those on which the ELBO
             of the forgotten images depends most (Fan et al. 2024, eq. 3 and 4).
+        fresh: share of newly drawn weights that is mixed into the old ones at
+            the start (shrink and perturb, Ash & Adams 2020, section 4); the
+            weights that read a forgotten label are then new altogether.
     """
 
     steps: int = 800
@@ -64,11 +68,13 @@ class UnlearningConfig:
     gray: float = 784.0
     forget: float = 0.0
     salient: float = 1.0
+    fresh: float = 0.0
 
     def __post_init__(self):
         check_numbers(self)
-        if not 0 < self.salient <= 1:
-            raise ValueError(f"salient={self.salient!r} is not allowed; use a share above 0, at most 1")
+        if not 0 < self.salient <= 1 or self.fresh > 1:
+            raise ValueError(f"salient={self.salient!r}, fresh={self.fresh!r} will not do; use shares of at most 1, "
+                             "and salient above 0")
 
 
 @dataclass(frozen=True)
@@ -158,6 +164,39 @@ def saliency(model: CVAE, batch: Batch, weights: UnlearningConfig,
     return {**fine_tune(model, batch, weights, anchor, fisher), "forget": weights.forget * moved.mean()}
 
 
+@dataclass(frozen=True)
+class Method:
+    """A way to forget.
+
+    Attributes:
+        terms: what is minimised.
+        config: with which weights, for how many updates, and at what rate.
+    """
+
+    terms: Terms
+    config: UnlearningConfig
+
+
+METHODS = {
+    "ewc_gray": Method(ewc_gray, UnlearningConfig()),
+    "ewc_gray_replay": Method(ewc_gray, UnlearningConfig(real=0.0, ewc=100.0)),
+    # Theirs: sums over batches of 256 and 100 sum F (theta - theta*)^2, hence 2 * 100 / 256 for our means and
+    # lambda/2; a constant rate of 1e-4, which is the mean of this schedule's.
+    "selective_amnesia": Method(selective_amnesia, UnlearningConfig(
+        steps=10_000, batch=256, forget_batch=256, peak_lr=2e-4, real=0.0, ewc=0.78125, gray=0.0, forget=1.0)),
+    "gradient_ascent": Method(gradient_ascent, UnlearningConfig(
+        steps=100, batch=256, forget_batch=256, peak_lr=2e-4, real=0.0, replay=0.0, ewc=0.0, gray=0.0, forget=1.0)),
+    "gradient_ascent_retain": Method(gradient_ascent, UnlearningConfig(
+        batch=256, forget_batch=256, peak_lr=2e-4, replay=0.0, ewc=0.0, gray=0.0, forget=0.1)),
+    "saliency": Method(saliency, UnlearningConfig(
+        batch=256, replay=0.0, ewc=0.0, gray=0.0, forget=1.0, salient=0.5)),
+    "fine_tune": Method(fine_tune, UnlearningConfig(
+        batch=256, peak_lr=8e-3, replay=0.0, ewc=0.0, gray=0.0)),
+    "unseen": Method(fine_tune, UnlearningConfig(
+        steps=1600, batch=256, peak_lr=8e-3, replay=0.0, ewc=0.0, gray=0.0, fresh=0.5)),
+}
+
+
 def unlearn(model: CVAE, images: torch.Tensor, labels: torch.Tensor, forget: Sequence[int],
             fisher: Diagonal, config: UnlearningConfig, seed: int, terms: Terms = ewc_gray,
             push: Sequence[int] | None = None, anchor: CVAE | None = None,
@@ -229,6 +268,8 @@ def unlearn(model: CVAE, images: torch.Tensor, labels: torch.Tensor, forget: Seq
         return Batch(real, replay, forget, other, (gone_x[batch], gone_y[batch], normal(len(batch))),
                      (uniform, labelled, normal(count)))
 
+    if config.fresh:
+        _refresh(model, push, config.fresh, seed)
     weights = list(model.parameters())
     log_every = max(1, config.steps // 50)
 
@@ -252,6 +293,18 @@ def unlearn(model: CVAE, images: torch.Tensor, labels: torch.Tensor, forget: Seq
         hook.remove()
     model.requires_grad_(False).eval()
     return log
+
+
+@torch.no_grad()
+def _refresh(model: CVAE, labels: Sequence[int], share: float, seed: int) -> None:
+    """Mix new weights into the model's, and put them in place of those that read the labels."""
+    new = build(model.config, seed + 1).to(next(model.parameters()).device)
+    for old, drawn in zip(model.parameters(), new.parameters()):
+        old.lerp_(drawn, share)
+    for side in ("encoder", "decoder"):
+        # In both architectures the label comes last among the inputs of the first layer.
+        columns = [k - CLASSES for k in labels]
+        getattr(model, side).layers[0].weight[:, columns] = getattr(new, side).layers[0].weight[:, columns]
 
 
 def _salient(model: CVAE, x: torch.Tensor, y: torch.Tensor, noise: torch.Tensor, share: float) -> list[torch.Tensor]:
@@ -328,6 +381,12 @@ def get_unlearned(source: Trained, dataset: Dataset, forget: Sequence[int], fish
         return model.state_dict(), {"model": model.config.asdict(), "log": log.to_dict("list")}
 
     return trained(store.get_or_make("unlearned", recipe, make))
+
+
+def get_forgotten(source: Trained, dataset: Dataset, forget: Sequence[int], method: Method, seed: int = 0) -> Trained:
+    """`source` made to forget by one of `METHODS`, or one of your own; see `get_unlearned`."""
+    fisher = get_fisher(source, dataset, forget, seed) if method.config.ewc else {}
+    return get_unlearned(source, dataset, forget, fisher, method.config, seed, method.terms)
 
 
 def get_sequence(source: Trained, dataset: Dataset, sequence: Sequence[int],

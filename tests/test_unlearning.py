@@ -5,6 +5,7 @@ import re
 from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,8 +14,8 @@ from sa_lib.evaluation import negative_elbo, prior_samples
 from sa_lib.fisher import combine, fisher_by_class
 from sa_lib.model import CVAE, ModelConfig, build, one_hot
 from sa_lib.training import TrainingConfig, device, get_cvae
-from sa_lib.unlearning import (Batch, UnlearningConfig, distance_to_gray, ewc_gray, ewc_penalty, get_fishers,
-                               get_unlearned, unlearn)
+from sa_lib.unlearning import (METHODS, Batch, Method, UnlearningConfig, distance_to_gray, ewc_gray, ewc_penalty,
+                               get_fishers, get_forgotten, get_unlearned, unlearn)
 
 MODEL = ModelConfig(latent_dim=4, hidden=(64, 32))
 CONFIG = UnlearningConfig(steps=200, batch=64, forget_batch=16, peak_lr=5e-3)
@@ -311,3 +312,77 @@ def test_the_reference_has_never_seen_the_class_and_as_many_updates(digits):
         (digits.train_labels == 9)[:, None, None, None], 1 - digits.train_images, digits.train_images))
     again = unlearning.get_never_saw(changed, [9], MODEL, TrainingConfig(epochs=3), config, rounds=2, seed=1)
     assert all(torch.equal(a, b) for a, b in zip(reference.model.parameters(), again.model.parameters()))
+
+
+def by(method, baseline, digits, fisher, **changes):
+    config = replace(METHODS[method].config, **{"steps": 200, "batch": 64, "forget_batch": 64, **changes})
+    model = copy(baseline.model)
+    log = unlearn(model, digits.train_images, digits.train_labels, [9], fisher, config, 0, METHODS[method].terms)
+    assert np.isfinite(log["loss"]).all()
+    return model
+
+
+def nines(model, digits):
+    there = digits.test_labels == 9
+    return float(negative_elbo(model, digits.test_images[there], digits.test_labels[there]).mean())
+
+
+def test_selective_amnesia_learns_noise_for_the_class_and_needs_no_data(baseline, digits, fisher):
+    blank = replace(digits, train_images=torch.full_like(digits.train_images, torch.nan))
+    model = by("selective_amnesia", baseline, blank, fisher, steps=600, peak_lr=1e-2)
+    # What stands for uniform noise is its mean.
+    assert gray(model, 9) < 0.15 < 0.3 < gray(baseline.model, 9)
+    assert retained_nats(model, digits) < retained_nats(baseline.model, digits) + 20
+
+
+def test_gradient_ascent_raises_the_loss_of_the_class_and_rehearsal_keeps_the_others(baseline, digits, fisher):
+    before, kept = nines(baseline.model, digits), retained_nats(baseline.model, digits)
+    plain = by("gradient_ascent", baseline, digits, {}, peak_lr=5e-4)
+    held = by("gradient_ascent_retain", baseline, digits, {}, peak_lr=5e-4)
+    assert nines(plain, digits) > before + 100 and nines(held, digits) > before + 20
+    assert retained_nats(held, digits) < kept + 10 < retained_nats(plain, digits)
+
+
+def test_saliency_draws_another_class_and_leaves_the_other_weights_alone(baseline, digits, fisher):
+    model = by("saliency", baseline, digits, {}, salient=0.3)
+    same = sum(int((a == b).sum()) for a, b in zip(model.parameters(), baseline.model.parameters()))
+    count = sum(weight.numel() for weight in model.parameters())
+    assert same / count == pytest.approx(0.7, abs=0.02)
+    labels = torch.full((200,), 9)
+    drawn, own = prior_samples(model, labels), prior_samples(baseline.model, labels)
+    others = torch.stack([prior_samples(baseline.model, torch.full((200,), k)) for k in range(9)])
+
+    def apart(images):
+        return float((drawn - images).square().flatten(1).sum(1).mean())
+    assert apart(others.mean(0)) < 0.5 * apart(own)
+
+
+def test_fine_tuning_alone_forgets_nothing(baseline, digits, fisher):
+    model = by("fine_tune", baseline, digits, {}, peak_lr=2e-3)
+    assert gray(model, 9) > 0.25
+    assert nines(model, digits) < nines(by("unseen", baseline, digits, {}, peak_lr=2e-3), digits) - 20
+
+
+def test_unseen_draws_the_label_afresh_and_rehearses_the_rest(baseline, digits, fisher):
+    model, new = by("unseen", baseline, digits, {}, fresh=0.5), build(MODEL, 1)
+    for side in ("encoder", "decoder"):
+        read, drawn, old = (getattr(m, side).layers[0].weight for m in (model, new.to(device()), baseline.model))
+        assert torch.equal(read[:, -1], drawn[:, -1])
+        assert not (read[:, -10:-1] == old[:, -10:-1]).any()
+    assert retained_nats(model, digits) < retained_nats(baseline.model, digits) + 5
+    assert nines(model, digits) > nines(baseline.model, digits) + 20
+
+
+def test_a_method_is_found_again_and_needs_a_fisher_only_for_its_penalty(baseline, digits, monkeypatch):
+    monkeypatch.setattr(unlearning, "get_fisher", lambda *_: pytest.fail("no penalty asks for it"))
+    method = Method(METHODS["saliency"].terms, replace(METHODS["saliency"].config, steps=3))
+    made = get_forgotten(baseline, digits, [9], method)
+    monkeypatch.setattr(unlearning, "unlearn", lambda *_: pytest.fail("it was made again"))
+    assert get_forgotten(baseline, digits, [9], method).digest == made.digest
+
+
+@pytest.mark.parametrize("field, value", [("salient", 0.0), ("salient", 1.5), ("fresh", 1.5), ("fresh", -0.1),
+                                          ("forget", float("nan"))])
+def test_a_bad_share_is_named(field, value):
+    with pytest.raises(ValueError, match=f"{field}={value}"):
+        UnlearningConfig(**{field: value})
