@@ -13,11 +13,12 @@ VENV ?= .venv
 python := $(VENV)/bin/python
 dataset := $(or $(DATASET),$(if $(filter smoke,$(PROFILE)),digits))
 # What is not set is left to the chapters' own defaults.
-parameters := -p profile "$(PROFILE)" $(if $(dataset),-p dataset "$(dataset)") \
-              $(if $(ARCHITECTURE),-p architecture "$(ARCHITECTURE)") \
-              $(if $(FORGET),-p forget "$(FORGET)" -p forget_sequence "[$(FORGET)]") $(if $(SEED),-p seed "$(SEED)")
+shared := -p profile "$(PROFILE)" $(if $(dataset),-p dataset "$(dataset)") \
+          $(if $(ARCHITECTURE),-p architecture "$(ARCHITECTURE)")
+parameters := $(shared) $(if $(FORGET),-p forget "$(FORGET)" -p forget_sequence "[$(FORGET)]") \
+              $(if $(SEED),-p seed "$(SEED)")
 
-.PHONY: book test run render check sync repo environment clean
+.PHONY: book test run render check sweep sync repo environment clean
 
 book: run  ## run what is missing, then render the site
 	@$(python) -m sa_lib.book render --run "$(RUN)"
@@ -30,6 +31,10 @@ render: environment  ## render a run again
 
 check: environment  ## hold a run's numbers to the book's claims
 	@$(python) -m sa_lib.check "runs/$(RUN)"
+
+sweep: environment  ## CHAPTER=07_methods GRID="forget=0:10 seed=0:5" [SCHEDULER=tcp://...] [NAME=...]
+	@$(python) -m sa_lib.sweep --chapter "$(CHAPTER)" $(foreach axis,$(GRID),--grid '$(axis)') $(shared) \
+	    $(if $(NAME),--name "$(NAME)") $(if $(SCHEDULER),--scheduler "$(SCHEDULER)")
 
 test: environment  ## the whole test suite
 	@$(python) -m pytest

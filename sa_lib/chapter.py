@@ -133,7 +133,7 @@ class Parameters:
 
 
 def validate(*, dataset: str = "mnist", seed: int = 0, forget: Any = (), forget_sequence: Any = (),
-             at_most: int = CLASSES - 1, methods: Any = (), changes: Any = (), longest: int = 10_000,
+             at_most: int = CLASSES - 1, methods: Any = (), changes: Any = "{}", longest: int = 10_000,
              profile: str = "full", architecture: str = "mlp", model: str = "", run_dir: str | Path = "runs/full") -> Parameters:
     """Check a chapter's parameters and say so on the page if this is a smoke run.
 
@@ -166,20 +166,20 @@ def validate(*, dataset: str = "mnist", seed: int = 0, forget: Any = (), forget_
     if not isinstance(run_dir, (str, Path)) or not str(run_dir) or "\0" in str(run_dir):
         raise ValueError(f"run_dir={run_dir!r} is not allowed; use the path of a folder")
     sequence = _classes("forget", forget, at_most) or _classes("forget_sequence", forget_sequence, at_most)
-    chosen, changes = _from_text(methods), _from_text(changes) or {}
-    if not isinstance(chosen, (list, tuple)) or any(name not in list(METHODS) for name in chosen):
-        raise ValueError(f"methods={methods!r} is not allowed; use a list of {', '.join(METHODS)}")
-    if type(longest) is not int or longest < 1:
-        raise ValueError(f"longest={longest!r} is not allowed; use a whole number from 1")
+    chosen, changed = _from_text(methods), _from_text(changes)
+    if not isinstance(chosen, (list, tuple)) or not all(isinstance(name, str) and name in METHODS for name in chosen):
+        raise ValueError(f"methods={methods!r} is not allowed; use a list of names among {', '.join(METHODS)}")
     try:
-        UnlearningConfig(**changes)
+        UnlearningConfig(**changed)
     except (TypeError, ValueError) as error:
         raise ValueError(f"changes={changes!r} is not allowed; use values for fields of UnlearningConfig "
                          f"({error})") from None
+    if type(longest) is not int or longest < 1:
+        raise ValueError(f"longest={longest!r} is not allowed; use a whole number from 1")
     if not isinstance(model, str) or "\0" in model:
         raise ValueError(f"model={model!r} is not allowed; use the path of a checkpoint, or '' for the book's own")
     parameters = Parameters(dataset, seed, sequence, profile, architecture, Path(run_dir),
-                            Path(model) if model else None, tuple(chosen), changes, longest)
+                            Path(model) if model else None, tuple(chosen), changed, longest)
     if model:
         try:
             parameters = replace(parameters, architecture=read_model(model).config.architecture)

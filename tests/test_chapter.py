@@ -15,6 +15,7 @@ from matplotlib import pyplot as plt
 from sa_lib import chapter
 from sa_lib.checkpoints import save_model
 from sa_lib.model import ModelConfig, build
+from sa_lib.unlearning import METHODS
 
 
 @pytest.fixture
@@ -31,6 +32,9 @@ def shown(monkeypatch):
     ("forget", [9, 9]), ("forget", list(range(10))), ("forget", "[3, 3]"), ("forget", []), ("forget", None),
     ("model", 3), ("model", "a\0b"),
     ("forget_sequence", [9, 9]), ("forget_sequence", list(range(10))), ("forget_sequence", "92"),
+    ("methods", "saliency"), ("methods", ["prayer"]), ("methods", 3), ("methods", [["saliency"]]),
+    ("changes", {"colour": 1}), ("changes", {"steps": 0}), ("changes", "steps"), ("changes", [1]),
+    ("longest", 0), ("longest", 1.5), ("longest", True),
     ("seed", -1), ("seed", 2**31), ("seed", None), ("dataset", "imagenet"), ("dataset", ["mnist"]),
     ("profile", "fast"), ("architecture", "transformer"), ("run_dir", ""), ("run_dir", 3),
 ])
@@ -41,7 +45,7 @@ def test_a_bad_parameter_is_named_with_its_value(name, value):
     assert "\n" not in str(error.value)
 
 
-@given(st.sampled_from(["dataset", "seed", "forget", "forget_sequence", "profile", "architecture"]),
+@given(st.sampled_from(["dataset", "seed", "forget", "forget_sequence", "profile", "architecture", "longest"]),
        st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
                     lambda inner: st.lists(inner, max_size=11), max_leaves=12))
 def test_a_parameter_is_kept_as_it_is_or_refused(name, value):
@@ -54,6 +58,16 @@ def test_a_parameter_is_kept_as_it_is_or_refused(name, value):
         assert list(parameters.forget_sequence) == (classes if isinstance(classes, list) else [classes])
     else:
         assert getattr(parameters, name) == value
+
+
+def test_methods_are_chosen_and_changed():
+    run = chapter.validate(methods='["saliency", "unseen"]', changes='{"peak_lr": 0.001}', longest=900)
+    assert {name: m.config.steps for name, m in run.methods.items()} == {"saliency": 800, "unseen": 900}
+    assert {m.config.peak_lr for m in run.methods.values()} == {0.001}
+    assert run.methods["saliency"].terms is METHODS["saliency"].terms
+    everything = chapter.validate()
+    assert everything.methods == METHODS
+    assert {m.config.steps for m in chapter.validate(profile="smoke").methods.values()} == {100}
 
 
 def test_classes_may_be_one_or_several_and_text():

@@ -91,3 +91,12 @@ def test_shares_are_shown_in_percent():
     table = pd.DataFrame([[0.25, 0.75]], index=["gray"], columns=["0", "none"])
     texts = [text.get_text() for text in figures.confusion(table).axes[0].texts]
     assert texts == ["25", "75"]
+
+
+def test_a_tradeoff_has_a_point_for_each_thing_and_measure():
+    table = pd.DataFrame({("one", "a"): {"x": 0.5, "y": 2.0}, ("one", "b"): {"x": -0.5, "y": 2.0},
+                          ("two", "a"): {"x": 0.1, "y": -3.0}, ("two", "b"): {"x": 0.2, "y": -3.0}}).T
+    (axes,) = figures.tradeoff(table, "residue", "cost").axes
+    points = {(*line.get_xdata(), *line.get_ydata()) for line in axes.lines if len(line.get_xdata()) == 1}
+    assert {(0.5, 2.0), (-0.5, 2.0), (0.1, -3.0), (0.2, -3.0)} <= points
+    assert [text.get_text() for text in axes.figure.legends[0].get_texts()] == ["one", "two", "a", "b"]
