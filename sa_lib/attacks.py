@@ -270,10 +270,10 @@ def residual_knowledge(never: torch.Tensor, unlearned: torch.Tensor, baseline: t
 
     Args:
         never: errors [S, N] with S models that never saw the class.
-        unlearned: errors [N], on the same images.
-        baseline: errors [N] with the model before unlearning.
+        unlearned: errors [N], on the same images, or [T, N] with T models.
+        baseline: errors of the same shape, each with the model before its unlearning.
         resamples: of the bootstrap (Efron & Tibshirani 1993) over the images,
-            the same for all models, and over the S models.
+            the same for all models, over the S models, and over the T.
 
     Returns:
         rho, undefined (NaN) where the baseline is no better than the models
@@ -282,21 +282,26 @@ def residual_knowledge(never: torch.Tensor, unlearned: torch.Tensor, baseline: t
     Raises:
         ValueError: the shapes do not fit, or a number is not finite.
     """
-    if (never.ndim != 2 or not len(never) or not never.shape[1]
-            or not never.shape[1:] == unlearned.shape == baseline.shape
+    if (never.ndim != 2 or not never.numel() or unlearned.ndim not in (1, 2) or not unlearned.numel()
+            or unlearned.shape != baseline.shape or unlearned.shape[-1] != never.shape[1]
             or not all(bool(t.isfinite().all()) for t in (never, unlearned, baseline))):
         raise ValueError(f"errors of shapes {tuple(never.shape)}, {tuple(unlearned.shape)} and "
-                         f"{tuple(baseline.shape)} will not do; finite [S, N], [N] and [N] are needed")
-    never, unlearned, baseline = (t.detach().double().cpu().numpy() for t in (never, unlearned, baseline))
+                         f"{tuple(baseline.shape)} will not do; finite [S, N], and twice [N] or [T, N], are needed")
+    never, unlearned, baseline = (np.atleast_2d(t.detach().double().cpu().numpy())
+                                  for t in (never, unlearned, baseline))
 
     def rho(seen, changed, known):
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(seen > known, (seen - changed) / (seen - known), np.nan)
 
     random = np.random.default_rng(seed)
-    models = random.multinomial(len(never), np.full(len(never), 1 / len(never)), resamples) / len(never)
-    images = random.multinomial(len(baseline), np.full(len(baseline), 1 / len(baseline)), resamples) / len(baseline)
-    resampled = rho((models @ never * images).sum(1), images @ unlearned, images @ baseline)
+
+    def drawn(count):
+        return random.multinomial(count, np.full(count, 1 / count), resamples) / count
+
+    models, images, others = drawn(len(never)), drawn(never.shape[1]), drawn(len(unlearned))
+    resampled = rho(*((shares @ errors * images).sum(1) for shares, errors in
+                      ((models, never), (others, unlearned), (others, baseline))))
     value = float(rho(never.mean(), unlearned.mean(), baseline.mean()))
     if np.isnan(value) or np.isnan(resampled).any():
         return Residual(np.nan, np.nan, np.nan)

@@ -193,7 +193,7 @@ METHODS = {
     "fine_tune": Method(fine_tune, UnlearningConfig(
         batch=256, peak_lr=8e-3, replay=0.0, ewc=0.0, gray=0.0)),
     "unseen": Method(fine_tune, UnlearningConfig(
-        steps=1600, batch=256, peak_lr=8e-3, replay=0.0, ewc=0.0, gray=0.0, fresh=0.5)),
+        steps=3200, batch=256, peak_lr=1.2e-2, replay=0.0, ewc=0.0, gray=0.0, fresh=0.7)),
 }
 
 

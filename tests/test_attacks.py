@@ -134,6 +134,8 @@ def test_rho_where_it_is_known_by_arithmetic():
     for share in (1.0, 0.0, 0.25, -0.5):
         changed = never_mean - share * (never_mean - known)
         assert residual_knowledge(never, changed, known).rho == pytest.approx(share)
+        several = (torch.stack([t - 1, t + 1]) for t in (changed, known))
+        assert residual_knowledge(never, *several).rho == pytest.approx(share)
 
 
 def test_the_interval_holds_rho_and_grows_with_the_spread_of_the_seeds():
@@ -144,6 +146,10 @@ def test_the_interval_holds_rho_and_grows_with_the_spread_of_the_seeds():
     wide = residual_knowledge(torch.stack([8 + noise[2], 10 + noise[2], 12 + noise[2]]), changed, known)
     assert narrow.low < narrow.rho < narrow.high and wide.low < wide.rho < wide.high
     assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
+    same = torch.stack([10 + noise[2]] * 3)
+    seeds = torch.tensor([[-2.0], [0.0], [2.0]])
+    spread = residual_knowledge(same, changed + seeds, known.expand(3, -1))
+    assert spread.rho == pytest.approx(narrow.rho) and spread.high - spread.low > 2 * (narrow.high - narrow.low)
 
 
 def test_rho_is_not_defined_where_the_baseline_is_no_better():
@@ -152,9 +158,9 @@ def test_rho_is_not_defined_where_the_baseline_is_no_better():
 
 
 @pytest.mark.parametrize("shapes", [((3,), (3,), (3,)), ((1, 3), (2,), (3,)), ((0, 3), (3,), (3,)),
-                                    ((1, 0), (0,), (0,))])
+                                    ((1, 0), (0,), (0,)), ((1, 3), (2, 3), (3,)), ((1, 3), (1, 1, 3), (1, 1, 3))])
 def test_errors_that_do_not_fit(shapes):
-    with pytest.raises(ValueError, match=r"finite \[S, N\], \[N\] and \[N\] are needed"):
+    with pytest.raises(ValueError, match=r"finite \[S, N\], and twice \[N\] or \[T, N\], are needed"):
         residual_knowledge(*(torch.ones(*shape) for shape in shapes))
     with pytest.raises(ValueError, match="finite"):
         residual_knowledge(torch.ones(1, 2), torch.tensor([1.0, math.inf]), torch.ones(2))
