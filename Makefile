@@ -18,7 +18,7 @@ shared := -p profile "$(PROFILE)" $(if $(dataset),-p dataset "$(dataset)") \
 parameters := $(shared) $(if $(FORGET),-p forget "$(FORGET)" -p forget_sequence "[$(FORGET)]") \
               $(if $(SEED),-p seed "$(SEED)")
 
-.PHONY: book test run render check sweep sync repo environment clean
+.PHONY: book test run render check sweep evidence evidence-check sync repo environment clean
 
 book: run  ## run what is missing, then render the site
 	@$(python) -m sa_lib.book render --run "$(RUN)"
@@ -35,6 +35,12 @@ check: environment  ## hold a run's numbers to the book's claims
 sweep: environment  ## CHAPTER=07_methods GRID="forget=0:10 seed=0:5" [SCHEDULER=tcp://...] [NAME=...]
 	@$(python) -m sa_lib.sweep --chapter "$(CHAPTER)" $(foreach axis,$(GRID),--grid '$(axis)') $(shared) \
 	    $(if $(NAME),--name "$(NAME)") $(if $(SCHEDULER),--scheduler "$(SCHEDULER)")
+
+evidence: environment  ## make results/ again; takes hours [SEEDS=5] [SCHEDULER=tcp://...]
+	@$(python) -m sa_lib.evidence make $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SCHEDULER),--scheduler "$(SCHEDULER)")
+
+evidence-check: environment  ## make one cell of results/ again, and compare
+	@$(python) -m sa_lib.evidence check
 
 test: environment  ## the whole test suite
 	@$(python) -m pytest

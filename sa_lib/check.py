@@ -52,6 +52,8 @@ def _rho(metrics: Metrics) -> list[float]:
 
 
 BASELINE, UNLEARNING, SEQUENTIAL, ATTACKS = "01_baseline", "02_ewc_unlearning", "03_sequential", "05_attacks"
+METHODS, EVIDENCE = "07_methods", "08_evidence"
+COMMITTED = {"profile": "full", "table": ""}
 STRONGEST = ("y on the simplex", "y free")
 CLAIMS = (
     Claim("baseline: negative ELBO on test images, nats", BASELINE,
@@ -90,6 +92,18 @@ CLAIMS = (
           lambda m: max(max(r["low"], -r["high"], 0.0) for threat in STRONGEST
                         for seeds in m["held_out"][threat].values() for r in seeds.values()),
           "<=", lambda m: 0.15),
+    Claim("methods: judge B sees the class, ewc_gray and unseen", METHODS,
+          lambda m: max(m["models"][name]["probability"] for name in ("ewc_gray", "unseen")), "<=", lambda m: 0.05),
+    Claim("methods: nats on what is kept, unseen", METHODS,
+          lambda m: m["models"]["unseen"]["nelbo"], "<=", lambda m: m["models"]["baseline"]["nelbo"] + 1),
+    Claim("methods: from 0 to rho, mean of two attackers, unseen", METHODS,
+          lambda m: abs(sum(r["value"] for r in m["models"]["unseen"]["rho"].values())) / 2, "<=", lambda m: 0.3),
+    Claim("evidence: mean |rho|, unseen", EVIDENCE,
+          lambda m: m["mean_abs_rho"]["unseen"], "<=", lambda m: m["mean_abs_rho"]["ewc_gray"], COMMITTED),
+    Claim("evidence: nats lost on what is kept, unseen", EVIDENCE,
+          lambda m: m["nats"]["unseen"], "<=", lambda m: 0.5, COMMITTED),
+    Claim("evidence: nats lost on what is kept, ewc_gray", EVIDENCE,
+          lambda m: m["nats"]["ewc_gray"], "<=", lambda m: 0.5, COMMITTED),
 )
 
 
