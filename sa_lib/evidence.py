@@ -71,7 +71,7 @@ def tidy(table: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Index dataset, architecture, forget, seed, model; columns: the numbers of 07_methods for the model
         (`probability`, `gray`, `accuracy`, `nelbo`, `relearning`, `seconds`, `digest`) and, for each threat,
-        `errors.<threat>`: an array [N] of the attacker's errors.
+        `errors.<threat>`: an array [N] of the attacker's errors; of "either", the lower of the two for each image.
     """
     keys = ["dataset", "architecture", "forget", "seed"]
     rows = []
@@ -82,6 +82,8 @@ def tidy(table: pd.DataFrame) -> pd.DataFrame:
                 _, model, measure = column.split(".", 2)
                 models.setdefault(model, {})[measure] = (
                     np.array(json.loads(value)) if measure.startswith("errors.") else value)
+        for measures in models.values():
+            measures["errors.either"] = np.minimum(*(measures[f"errors.{threat}"] for threat in THREATS))
         rows += [{**{key: cell[key] for key in keys}, "model": name, **measures} for name, measures in models.items()]
     return (pd.DataFrame(rows).drop_duplicates([*keys, "model"]).set_index([*keys, "model"]).sort_index())
 

@@ -27,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -217,8 +218,11 @@ def _run(client: Client, root: Path, out: Path, chapter: str, missing: Sequence[
             cell = futures[future]
             try:
                 made = future.result()
-            except (KilledWorker, SweepError) as failure:
-                said = "its worker died, again and again" if isinstance(failure, KilledWorker) else str(failure)
+            except CancelledError:
+                raise SweepError("the scheduler went away; started again, the sweep does what is missing") from None
+            except Exception as failure:  # whatever stops a worker concerns one cell
+                said = ("its worker died, again and again" if isinstance(failure, KilledWorker)
+                        else str(failure) if isinstance(failure, SweepError) else repr(failure))
                 made = {"error": said, "seconds": None, "machine": {}}
             _keep(out / cell.name, chapter, cell, made)
             failed += bool(made["error"])
@@ -295,6 +299,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SweepError, book.BookError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped; started again, the sweep does what is missing", file=sys.stderr)
+        return 130
     for name, error in found.loc[found["error"] != "", "error"].items():
         print(f"{name}: {error}", file=sys.stderr)
     print(f"{(found['error'] == '').sum()} of {len(found)} cells are there: {out / 'table.csv'}")

@@ -184,10 +184,11 @@ METHODS = {
     # lambda/2; a constant rate of 1e-4, which is the mean of this schedule's.
     "selective_amnesia": Method(selective_amnesia, UnlearningConfig(
         steps=10_000, batch=256, forget_batch=256, peak_lr=2e-4, real=0.0, ewc=0.78125, gray=0.0, forget=1.0)),
+    # A loss without a floor: with more updates, or a larger weight, nothing of the model is left.
     "gradient_ascent": Method(gradient_ascent, UnlearningConfig(
-        steps=100, batch=256, forget_batch=256, peak_lr=2e-4, real=0.0, replay=0.0, ewc=0.0, gray=0.0, forget=1.0)),
+        steps=70, batch=256, forget_batch=256, peak_lr=1.5e-4, real=0.0, replay=0.0, ewc=0.0, gray=0.0, forget=1.0)),
     "gradient_ascent_retain": Method(gradient_ascent, UnlearningConfig(
-        batch=256, forget_batch=256, peak_lr=2e-4, replay=0.0, ewc=0.0, gray=0.0, forget=0.1)),
+        steps=200, batch=256, forget_batch=256, peak_lr=2e-4, replay=0.0, ewc=0.0, gray=0.0, forget=0.02)),
     "saliency": Method(saliency, UnlearningConfig(
         batch=256, replay=0.0, ewc=0.0, gray=0.0, forget=1.0, salient=0.5)),
     "fine_tune": Method(fine_tune, UnlearningConfig(
