@@ -268,6 +268,26 @@ if there:
                        "its 95 % interval over digits.")
 
 # %% [markdown]
+# ## What did not work
+#
+# Ideas for landing at 0 that were tried on the digits 0 to 4 and dropped, each
+# of them a setting of `UnlearningConfig` that [the chapter on
+# methods](07_methods.ipynb) runs with its parameter `changes`:
+#
+# - **Fine-tuning alone**, however fast: the class stays.
+# - **A fresh label and nothing else** (`fresh` close to 0): right for 0, 1 and 4,
+#   a residue for 2 and 3, which more updates do not remove.
+# - **Mixing in more, for fewer updates** (`fresh` 0.7, 800 steps): over-forgotten
+#   and damaged; the missing updates are what retraining consists of.
+# - **A gentler pull to gray** (`gray` 5 down to 0.02 instead of 784): gray is
+#   reached all the same, for nothing else pulls at the label's own weights and
+#   Adam does not mind the size of a gradient. On the simplex it lands near 0; the
+#   attacker with $y$ free loses his way on the plateau.
+# - **Gray through the label's own weights alone**: gray is not reached.
+#
+# What was kept costs half a training. Below that, something is left or lost.
+
+# %% [markdown]
 # ## Claims, and what would falsify them
 
 # %%

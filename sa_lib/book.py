@@ -42,6 +42,7 @@ __all__ = ["BookError", "chapters", "library_digest", "reason", "render", "repos
 SMOKE = ("```{admonition} Smoke run\n:class: warning\nLittle data and few steps: this run shows that "
          "everything works, and its numbers and pictures mean nothing.\n```")
 # Modules that shape the site alone: a change in them leaves executed chapters good.
+RESULTS = Path(__file__).parent.parent / "results"
 NOT_IN_CHAPTERS = {"book.py", "check.py", "sweep.py"}
 
 
@@ -157,7 +158,11 @@ def _run_chapter(root: Path, run_dir: Path, name: str, parameters: dict[str, Any
 def stamp(source: Path, parameters: Mapping[str, Any]) -> str:
     """SHA-256 of what a chapter's result depends on; the data are checked where they are read."""
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
-    digest.update(source.read_bytes() + library_digest().encode())
+    text = source.read_bytes()
+    digest.update(text + library_digest().encode())
+    if b"evidence.RESULTS" in text:
+        for path in sorted(RESULTS.glob("*")):
+            digest.update(path.read_bytes())
     for package in ("torch", "numpy", "matplotlib"):
         digest.update(version(package).encode())
     return digest.hexdigest()

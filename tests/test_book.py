@@ -246,3 +246,19 @@ def test_the_address_is_changed_everywhere_at_once(tiny):
     for bad in ("https://example.org/a/b", "https://github.com/YOUR_ACCOUNT/x", ""):
         with pytest.raises(book.BookError, match=re.escape(f"URL={bad} is not allowed")):
             book.set_repository(tiny, bad)
+
+
+def test_a_chapter_that_reads_the_committed_results_is_done_again_when_they_change(tmp_path, monkeypatch):
+    monkeypatch.setattr(book, "RESULTS", tmp_path / "results")
+    book.RESULTS.mkdir()
+    reader, other = tmp_path / "reader.ipynb", tmp_path / "other.ipynb"
+    reader.write_text("evidence.read(evidence.RESULTS)")
+    other.write_text("evidence.read(table)")
+
+    def stamps():
+        return [book.stamp(path, {}) for path in (reader, other)]
+
+    before = stamps()
+    (book.RESULTS / "evidence.csv").write_text("cell\n")
+    after = stamps()
+    assert before[0] != after[0] and before[1] == after[1] and after == stamps()
