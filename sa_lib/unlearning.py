@@ -206,7 +206,8 @@ def unlearn(model: CVAE, images: torch.Tensor, labels: torch.Tensor, forget: Seq
 
     Args:
         model: the trained model; a frozen copy of it generates the replay.
-        images: [N, 1, 28, 28] of any classes; only retained ones are used.
+        images: [N, 1, 28, 28] of any classes; those of the classes to forget
+            are used by a method with a `forget` term or with `salient` below 1 alone.
         labels: [N].
         forget: classes that are not to be rehearsed, one to nine of them:
             those to forget now and those forgotten before.
