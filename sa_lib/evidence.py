@@ -53,7 +53,7 @@ def read(path: str | Path = RESULTS / "evidence.csv") -> pd.DataFrame:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no table at {path}; make evidence, or a sweep of 07_methods, makes one")
-    table = pd.read_csv(path)
+    table = pd.read_csv(path, dtype={"error": str})
     needed = {"cell", "error", "forget", "seed", "models.baseline.nelbo", "models.retrain.nelbo"}
     if missing := needed - set(table.columns):
         raise ValueError(f"{path} is not the table of a sweep of 07_methods: it lacks {', '.join(sorted(missing))}")

@@ -67,7 +67,7 @@ def test_methods_are_chosen_and_changed():
     assert run.methods["saliency"].terms is METHODS["saliency"].terms
     everything = chapter.validate()
     assert everything.methods == METHODS
-    assert {m.config.steps for m in chapter.validate(profile="smoke").methods.values()} == {100}
+    assert max(m.config.steps for m in chapter.validate(profile="smoke").methods.values()) == 100
 
 
 def test_classes_may_be_one_or_several_and_text():

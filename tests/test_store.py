@@ -289,6 +289,8 @@ from pathlib import Path
 import torch
 from sa_lib import store
 
+store.PATIENCE = 3.0
+
 def make():
     with open(sys.argv[1], "a") as file:
         file.write("made\\n")
