@@ -177,6 +177,18 @@ kept = pd.DataFrame({model: {
 chapter.show_table(kept.rename_axis("model"), "Retained classes, less the baseline, with 95 % intervals; and the "
                    "forgotten one. Retrain's seconds are those of its further updates and of its training.")
 
+# %% tags=["remove-input"]
+sooner = {m: evidence.differences(rows, "relearning", m, "retrain") for m in core}
+apart = {m: evidence.interval(sooner[m]) for m in core}
+chapter.say(
+    "**How soon is it back?** Trained on 100 images of the class, a retrained model reaches a mean accuracy of "
+    "{never:.2f} along the way. Less that, in pairs: ewc_gray {gray}, unseen {unseen}. {reading}",
+    never=forgotten["retrain"]["relearning"].mean(), gray=worded(sooner["ewc_gray"]), unseen=worded(sooner["unseen"]),
+    reading=" ".join(
+        f"{m} cannot be told from a retrained model by this." if apart[m][1] <= 0 <= apart[m][2] else
+        f"{m} is relearned {'sooner: something of the class is there' if apart[m][0] > 0 else 'later: it was damaged around the class, and shows it'}."
+        for m in core))
+
 # %% [markdown]
 # ## Digit by digit
 
@@ -240,7 +252,8 @@ chapter.say(
 everyone = [m for m in rows.index.unique("model")
             if m not in ("baseline", "retrain")]
 one = rows.xs(rows.index.unique("seed").min(), level="seed")
-there = [d for d in digits if set(everyone) <= set(one.loc[d].index)]
+there = [d for d in one.index.unique("forget")
+         if set(everyone) <= set(one.loc[d].index)]
 ranks, scores = {}, {}
 for digit in there:
     base = one.loc[(digit, "baseline")]
@@ -248,7 +261,7 @@ for digit in there:
         "the class seen": r["probability"],
         "|ρ|": np.mean([abs(r[f"rho.{t}.value"]) for t in threats]),
         "nats lost": r["nelbo"] - base["nelbo"],
-        "accuracy lost": base["accuracy"] - r["accuracy"],
+        "points lost": 100 * (base["accuracy"] - r["accuracy"]),
         "seconds": r["seconds"]}
         for m in everyone for r in [one.loc[(digit, m)]]}).T
     ranks[digit] = scores[digit].rank().sum(axis=1)
@@ -261,8 +274,8 @@ if there:
     for method in total.index:
         mine, ours = (stacked.xs(m, level=1) for m in (method, "unseen"))
         compared[method] = {"rank sum": f"{total[method]:.1f}", **{
-            c: f"{mine[c].mean():.3g}" + ("" if method == "unseen" else f" ({worded(mine[c] - ours[c])})")
-            for c in ("|ρ|", "nats lost", "accuracy lost")}, "seconds": f"{mine['seconds'].mean():.0f}"}
+            c: f"{mine[c].mean():.2f}" + ("" if method == "unseen" else f" ({worded(mine[c] - ours[c])})")
+            for c in ("|ρ|", "nats lost", "points lost")}, "seconds": f"{mine['seconds'].mean():.0f}"}
     chapter.show_table(pd.DataFrame(compared).T.rename_axis("method"),
                        f"{len(there)} digits, one seed: means, and in parentheses the paired difference to unseen with "
                        "its 95 % interval over digits.")
@@ -291,10 +304,8 @@ if there:
 # ## Claims, and what would falsify them
 
 # %%
-def largest(threat_values):
-    return max(abs(r.rho) for r in threat_values)
-
-
+more_seen = {m: evidence.differences(rows, "probability", m, "retrain")
+             for m in core}
 mean_abs = {m: np.mean([abs(r.rho) for (_, _, model), r in rho.items()
                         if model == m]) for m in core}
 upper = {m: max(r.high for (_, _, model), r in rho.items()
@@ -313,8 +324,8 @@ for m in core:
                 abs(pairs[m, "nelbo"].mean()) <= 0.5 or pairs[m, "nelbo"].mean() < 0),
                (m, "retained accuracy within 0.5 points, mean over digits", worded(pairs[m, "accuracy"], 100),
                 pairs[m, "accuracy"].mean() >= -0.005),
-               (m, "judge B sees the class under its label: at most 0.05, every cell",
-                f"{forgotten[m]['probability'].max():.4f}", forgotten[m]["probability"].max() <= 0.05)]
+               (m, "judge B sees the class under its label no more than in retrained models, plus 0.02, every cell",
+                f"{more_seen[m].max():+.4f}", more_seen[m].max() <= 0.02)]
 verdicts = pd.DataFrame([{"method": m, "claim": c, "found": f, "": "holds" if h else "fails"} for m, c, f, h in claims])
 chapter.show_table(verdicts.set_index("method"), "Each line can fail, and those that do are the ones to read.")
 

@@ -27,7 +27,7 @@ GOOD = {
                                          for k in "92"}
                                 for threat in STRONGEST}},
     "07_methods": {"parameters": dict(PARAMETERS), "models": {
-        "baseline": {"nelbo": 96.0}, "ewc_gray": {"probability": 0.01},
+        "baseline": {"nelbo": 96.0}, "ewc_gray": {"probability": 0.01}, "retrain": {"probability": 0.0},
         "unseen": {"probability": 0.05, "nelbo": 97.0,
                    "rho": {"y on the simplex": {"value": -0.3}, "y free": {"value": -0.3}}}}},
     "08_evidence": {"parameters": {"profile": "full", "table": ""}, "mean_abs_rho": {"ewc_gray": 0.2, "unseen": 0.2},
