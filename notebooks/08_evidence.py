@@ -38,7 +38,8 @@ import time
 import numpy as np
 import pandas as pd
 
-from sa_lib import attacks, chapter, evidence, figures
+from sa_lib import chapter, evidence, figures
+from sa_lib.unlearning import METHODS
 
 started = time.perf_counter()
 run = chapter.validate(profile=profile, run_dir=run_dir)
@@ -54,12 +55,12 @@ digits = sorted(rows.index.unique("forget"))
 per_digit = rows.xs("unseen", level="model").groupby("forget").size()
 failed = cells[cells["error"] != ""]
 chapter.say(
-    "The table has {cells} cells, {main} of them for {dataset} with the {architecture}: {digits} classes, {low} to "
-    "{high} seeds each. It was made on {dates}, with PyTorch {torch}, on {processor} ({cores} cores), in {hours:.1f} "
+    "The table has {cells} cells, {main} of them for {dataset} with the {architecture}: {digits} classes, {seeds} "
+    "seeds each. It was made on {dates}, with PyTorch {torch}, on {processor} ({cores} cores), in {hours:.1f} "
     "hours of work of single cores. {failures}",
     cells=len(cells), main=int(main.sum()), dataset=cells[main]["dataset"].iloc[0],
-    architecture=cells[main]["architecture"].iloc[0], digits=len(digits), low=int(per_digit.min()),
-    high=int(per_digit.max()), dates=" and ".join(sorted(cells["date"].unique())),
+    architecture=cells[main]["architecture"].iloc[0], digits=len(digits),
+    seeds=" to ".join(str(n) for n in sorted({per_digit.min(), per_digit.max()})), dates=" and ".join(sorted(cells["date"].unique())),
     torch=" and ".join(cells["machine.torch"].dropna().unique()),
     processor=" and ".join(cells["machine.processor"].dropna().unique()),
     cores=" and ".join(f"{c:.0f}" for c in cells["machine.cores"].dropna().unique()),
@@ -186,6 +187,7 @@ chapter.say(
     never=forgotten["retrain"]["relearning"].mean(), gray=worded(sooner["ewc_gray"]), unseen=worded(sooner["unseen"]),
     reading=" ".join(
         f"{m} cannot be told from a retrained model by this." if apart[m][1] <= 0 <= apart[m][2] else
+        f"{m} differs from a retrained model by hardly anything." if abs(apart[m][0]) <= 0.05 else
         f"{m} is relearned {'sooner: something of the class is there' if apart[m][0] > 0 else 'later: it was damaged around the class, and shows it'}."
         for m in core))
 
@@ -279,6 +281,18 @@ if there:
     chapter.show_table(pd.DataFrame(compared).T.rename_axis("method"),
                        f"{len(there)} digits, one seed: means, and in parentheses the paired difference to unseen with "
                        "its 95 % interval over digits.")
+
+# %% tags=["remove-input"]
+if there:
+    absent = [m for m in METHODS if m not in everyone]
+    first = total.index[0]
+    nearest = stacked["|ρ|"].groupby(level=1).mean().idxmin()
+    chapter.say(
+        "By the sum of ranks, {first} comes first; by |ρ| alone, {nearest}. {reading}{missing}", first=first,
+        nearest=nearest, reading="" if first == nearest else "Which of them is better depends on what is asked: never "
+        "to show the class again and to be quick, or to be as one that never saw it. ",
+        missing=f"The table does not have {', '.join(absent)} yet: they are compared for one digit in [the chapter on "
+        "methods](07_methods.ipynb)." if absent else "")
 
 # %% [markdown]
 # ## What did not work
