@@ -47,6 +47,8 @@ from sa_lib.store import write_atomically
 
 __all__ = ["Cell", "SweepError", "cells", "read_grid", "sweep"]
 
+CONNECT = 20  # seconds until a scheduler must have answered
+
 
 class SweepError(Exception):
     """Why there is no sweep, in one sentence for who started it."""
@@ -171,8 +173,8 @@ def connected(scheduler: str | None, workers: int | None) -> Iterator[Client]:
             yield client
         return
     try:
-        client = Client(scheduler, timeout=20)
-        client.wait_for_workers(1, timeout=60)
+        client = Client(scheduler, timeout=CONNECT)
+        client.wait_for_workers(1, timeout=3 * CONNECT)
     except (OSError, TimeoutError, ValueError) as error:
         raise SweepError(f"scheduler={scheduler!r} does not answer, or has no worker ({error})") from None
     with client:
