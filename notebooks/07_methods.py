@@ -277,9 +277,9 @@ chapter.write_metrics(run.run_dir, "07_methods", {
 # %% [markdown]
 # ## Takeaways
 #
-# - Whether the class still appears under its label separates hardly any of the
-#   methods. What is left behind the label, and what was broken on the way,
-#   does.
+# - Whether the class still appears under its label is the first question, not
+#   the last. What is left behind the label, and what was broken on the way, tell
+#   apart those that pass it.
 # - A method that *pushes* a class somewhere pushes what it shares with others
 #   along. One that merely stops rehearsing it leaves it where it was. Zero lies
 #   between, and is worth aiming at.
