@@ -94,7 +94,7 @@ CLAIMS = (
           "<=", lambda m: 0.15),
     Claim("methods: judge B sees the class, ewc_gray and unseen", METHODS,
           lambda m: max(m["models"][name]["probability"] for name in ("ewc_gray", "unseen")), "<=",
-          lambda m: m["models"]["retrain"]["probability"] + 0.1),
+          lambda m: m["models"]["retrain"]["probability"] + 0.05),
     Claim("methods: nats on what is kept, unseen", METHODS,
           lambda m: m["models"]["unseen"]["nelbo"], "<=", lambda m: m["models"]["baseline"]["nelbo"] + 1),
     Claim("methods: from 0 to rho, mean of two attackers, unseen", METHODS,
