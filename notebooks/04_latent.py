@@ -104,7 +104,7 @@ shown = ["baseline", *unlearned][:4]
 few = torch.randperm(
     len(ds.test_labels),
     generator=torch.Generator().manual_seed(run.seed)
-)[:6_000 // len(shown)]
+)[:10_000 // len(shown)]
 images, labels = ds.test_images[few], ds.test_labels[few]
 ways = {"true label": one_hot(labels),
         "neutral label": latent.neutral(len(few))}
