@@ -15,6 +15,7 @@ This module needs the extra ``book``; a chapter in Colab never imports it.
 import argparse
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ import sys
 import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,8 +43,10 @@ __all__ = ["BookError", "chapters", "library_digest", "reason", "render", "repos
 
 SMOKE = ("```{admonition} Smoke run\n:class: warning\nLittle data and few steps: this run shows that "
          "everything works, and its numbers and pictures mean nothing.\n```")
-# Modules that shape the site alone: a change in them leaves executed chapters good.
+# Two chapters of one thread each use two cores better than one chapter of two threads.
+JOBS = 2
 RESULTS = Path(__file__).parent.parent / "results"
+# Modules that shape the site alone: a change in them leaves executed chapters good.
 NOT_IN_CHAPTERS = {"book.py", "check.py", "sweep.py"}
 
 
@@ -99,7 +103,7 @@ def sync(root: Path, check: bool = False) -> list[str]:
 # Running ------------------------------------------------------------------------------------
 
 def run(root: Path, run_dir: Path, parameters: Mapping[str, Any], only: Sequence[str] = ()) -> None:
-    """Execute the chapters that this run still lacks, each with the parameters that it declares.
+    """Execute the chapters that this run still lacks, two at a time, each with the parameters that it declares.
 
     A chapter is done if its executed notebook is there, was made from the same
     source, parameters, library and versions, and has left its metrics.
@@ -125,32 +129,46 @@ def run(root: Path, run_dir: Path, parameters: Mapping[str, Any], only: Sequence
     (root / run_dir).mkdir(parents=True, exist_ok=True)
     with write_atomically(root / run_dir / "run.json") as temporary:
         temporary.write_text(json.dumps({"parameters": dict(parameters)}, indent=1, sort_keys=True) + "\n")
+    missing = {}
     for name in only or names:
         given = {key: value for key, value in parameters.items() if key in declared[name]}
-        _run_chapter(root, run_dir, name, given | {"run_dir": run_dir.as_posix()})
+        given["run_dir"] = run_dir.as_posix()
+        wanted = stamp(sources[name], given)
+        target = root / run_dir / f"{name}.ipynb"
+        if (_read(target).metadata.get("sa_lib", {}).get("stamp") == wanted
+                and (root / run_dir / name / "metrics.json").is_file()):
+            print(f"{name}: already done", flush=True)
+        else:
+            missing[name] = {"stamp": wanted, "parameters": given}
+    cores = os.cpu_count() or 1
+    jobs = max(1, min(JOBS, cores, len(missing)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(cores // jobs))  # the kernels' torch takes it from here
+    pool = ThreadPoolExecutor(jobs)
+    # The later chapters take longer than the first. What several need, one makes: see `sa_lib.store`.
+    running = [pool.submit(_run_chapter, root, run_dir, name, made) for name, made in reversed(missing.items())]
+    try:
+        for chapter in as_completed(running):
+            chapter.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _run_chapter(root: Path, run_dir: Path, name: str, parameters: dict[str, Any]) -> None:
+def _run_chapter(root: Path, run_dir: Path, name: str, made: dict[str, Any]) -> None:
     source = root / "notebooks" / f"{name}.ipynb"
     target = root / run_dir / source.name
-    wanted = stamp(source, parameters)
-    if (_read(target).metadata.get("sa_lib", {}).get("stamp") == wanted
-            and (root / run_dir / name / "metrics.json").is_file()):
-        print(f"{name}: already done", flush=True)
-        return
     print(f"{name}: running", flush=True)
     failed = target.with_suffix(".failed.ipynb")
     target.unlink(missing_ok=True)
     failed.unlink(missing_ok=True)
     part = target.with_name(f".{target.name}")
     try:
-        notebook = papermill.execute_notebook(source, part, parameters, kernel_name="python3",
-                                              cwd=root, progress_bar={"ncols": 80},
+        notebook = papermill.execute_notebook(source, part, made["parameters"], kernel_name="python3", cwd=root,
+                                              progress_bar={"ncols": 80, "desc": name},
                                               extra_arguments=["--log-level=ERROR"])
     except (PapermillExecutionError, DeadKernelError) as error:
         part.replace(failed)
         raise BookError(f"{name}: {reason(error, failed)} (the notebook is kept: {failed})") from None
-    notebook.metadata["sa_lib"] = {"stamp": wanted, "parameters": parameters}
+    notebook.metadata["sa_lib"] = made
     nbformat.write(notebook, part)
     part.replace(target)
 
@@ -388,6 +406,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BookError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nstopped; started again, it does what is missing", file=sys.stderr, flush=True)
+        os._exit(130)  # a chapter's thread waits for its kernel, which ends with this process
     return 0
 
 

@@ -130,19 +130,26 @@ def test_run_skips_what_is_done_and_redoes_what_changed(tiny, capsys):
     assert not [path.name for path in (tiny / RUN).iterdir() if path.name.startswith(".")]
 
 
-def test_a_killed_run_is_taken_up_where_it_was(tiny):
+def test_a_stopped_and_a_killed_run_are_taken_up_where_they_were(tiny):
     notebooks = tiny / "notebooks"
     (notebooks / "01_tiny.py").write_text(QUICK)
     slow = QUICK.replace("01_tiny", "02_slow") + (
-        "Path('started').touch()\nimport time\nwhile not Path('go').exists():\n    time.sleep(0.1)\n")
+        "import os, time\nPath('started').write_text(str(os.getpid()))\n"
+        "while not Path('go').exists():\n    time.sleep(0.1)\n")
     (notebooks / "02_slow.py").write_text(slow)
     command = [sys.executable, "-m", "sa_lib.book", "run", "--run", "mine", "-p", "forget", "4"]
-    process = subprocess.Popen(command, cwd=tiny, start_new_session=True)
-    while not (tiny / "started").exists():
-        assert process.poll() is None, "it ended before it could be killed"
-        time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGKILL)  # the kernel with it: it is in the same session
-    process.wait()
+    started, deadline = tiny / "started", time.monotonic() + 120
+    for how, said in ((signal.SIGINT, "stopped; started again"), (signal.SIGKILL, "")):
+        process = subprocess.Popen(command, cwd=tiny, start_new_session=True, stderr=subprocess.PIPE, text=True)
+        while not (started.exists() and started.read_text() and (tiny / RUN / "01_tiny.ipynb").exists()):
+            assert process.poll() is None and time.monotonic() < deadline, "it ended before it could be stopped"
+            time.sleep(0.1)
+        process.send_signal(how)
+        assert process.wait(20) == (130 if said else -how) and said in process.stderr.read()
+        while Path("/proc", started.read_text()).exists():
+            assert time.monotonic() < deadline, "its kernel lives on"
+            time.sleep(0.1)
+        started.unlink()
     assert (tiny / RUN / "02_slow" / "metrics.json").is_file() and not (tiny / RUN / "02_slow.ipynb").exists()
     with pytest.raises(book.BookError, match="lacks 02_slow"):
         book.render(tiny, RUN)
