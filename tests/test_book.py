@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -140,7 +141,9 @@ def test_a_stopped_and_a_killed_run_are_taken_up_where_they_were(tiny):
     command = [sys.executable, "-m", "sa_lib.book", "run", "--run", "mine", "-p", "forget", "4"]
     started, deadline = tiny / "started", time.monotonic() + 120
     for how, said in ((signal.SIGINT, "stopped; started again"), (signal.SIGKILL, "")):
-        process = subprocess.Popen(command, cwd=tiny, start_new_session=True, stderr=subprocess.PIPE, text=True)
+        # Where the tests run in the background, SIGINT is ignored, and so it would be here.
+        process = subprocess.Popen(command, cwd=tiny, stderr=subprocess.PIPE, text=True,
+                                   preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL))
         while not (started.exists() and started.read_text() and (tiny / RUN / "01_tiny.ipynb").exists()):
             assert process.poll() is None and time.monotonic() < deadline, "it ended before it could be stopped"
             time.sleep(0.1)
