@@ -18,7 +18,8 @@ shared := -p profile "$(PROFILE)" $(if $(dataset),-p dataset "$(dataset)") \
 parameters := $(shared) $(if $(FORGET),-p forget "$(FORGET)" -p forget_sequence "[$(FORGET)]") \
               $(if $(SEED),-p seed "$(SEED)")
 
-.PHONY: book test run render check sweep evidence evidence-check colab-test sync repo environment clean
+.PHONY: book test run render check sweep evidence evidence-check sync repo environment clean
+.PHONY: models colab-test new-chapter
 
 book: run  ## run what is missing, then render the site
 	@$(python) -m sa_lib.book render --run "$(RUN)"
@@ -44,6 +45,9 @@ evidence-check: environment  ## make one cell of results/ again, and compare
 
 test: environment  ## the whole test suite
 	@$(python) -m pytest
+
+models: environment  ## pack the trained models of a run into one file, to be named by SA_MODELS
+	@$(python) -m sa_lib.book models --run "$(RUN)"
 
 colab-test: environment  ## every chapter alone, in a bare environment like Colab's
 	@$(python) -m pytest tests/test_colab.py -m "" --durations=0

@@ -7,6 +7,7 @@ the ``.ipynb`` from it. ``run`` executes the chapters into ``runs/<name>/``, and
     python -m sa_lib.book sync [--check]
     python -m sa_lib.book run --run full -p forget 9
     python -m sa_lib.book render --run full
+    python -m sa_lib.book models --run full
     python -m sa_lib.book repo https://github.com/me/my-fork
 
 This module needs the extra ``book``; a chapter in Colab never imports it.
@@ -36,9 +37,9 @@ from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
 from sa_lib.chapter import read_metrics
-from sa_lib.store import write_atomically
+from sa_lib.store import pack, write_atomically
 
-__all__ = ["BookError", "chapters", "library_digest", "reason", "render", "repository", "run", "set_repository",
+__all__ = ["BookError", "chapters", "library_digest", "models", "reason", "render", "repository", "run", "set_repository",
            "stamp", "sync", "value"]
 
 SMOKE = ("```{admonition} Smoke run\n:class: warning\nLittle data and few steps: this run shows that "
@@ -215,6 +216,24 @@ def _read(path: Path) -> NotebookNode:
         return nbformat.v4.new_notebook()
 
 
+def models(root: Path, run_dir: Path) -> str:
+    """Pack the trained models that the chapters of a run asked for into ``_build/models-<run>.zip``.
+
+    Returns:
+        the archive's address for ``SA_MODELS``: its path and digest.
+
+    Raises:
+        BookError: the run lacks a chapter, or the store a model of it.
+    """
+    try:
+        names = {line for name in _executed(root, root / run_dir)
+                 for line in (root / run_dir / name / "models.txt").read_text().splitlines()}
+        return pack(names, root / "_build" / f"models-{run_dir.name}.zip")
+    except (FileNotFoundError, ValueError) as error:
+        raise BookError(f"the models of {run_dir} cannot be packed: {error}; SA_CACHE must name the store that "
+                        "the run was made with") from None
+
+
 # Rendering ----------------------------------------------------------------------------------
 
 def render(root: Path, run_dir: Path) -> Path:
@@ -383,13 +402,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                          help="a chapter's parameter; may be repeated")
     execute.add_argument("--chapters", nargs="*", default=[], help="only these")
     site = commands.add_parser("render", help="make the site of a run")
-    for command in (execute, site):
+    archive = commands.add_parser("models", help="pack the trained models of a run into one file")
+    for command in (execute, site, archive):
         command.add_argument("--run", required=True, metavar="NAME", help="the folder in runs/")
     commands.add_parser("repo", help="set the repository's address").add_argument("url")
     options = parser.parse_args(arguments)
     root = Path.cwd()
     try:
-        if options.command in ("run", "render") and not re.fullmatch(r"[\w][\w.-]*", options.run):
+        if options.command in ("run", "render", "models") and not re.fullmatch(r"[\w][\w.-]*", options.run):
             raise BookError(f"RUN={options.run} is not allowed; use letters, digits, '.', '-' and '_'")
         if options.command == "sync":
             differing = sync(root, options.check)
@@ -401,6 +421,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run(root, Path("runs", options.run), parameters, options.chapters)
         elif options.command == "render":
             print(render(root, Path("runs", options.run)))
+        elif options.command == "models":
+            print(f"SA_MODELS={models(root, Path('runs', options.run))}")
         else:
             set_repository(root, options.url)
     except BookError as error:
