@@ -49,6 +49,9 @@ test: environment  ## the whole test suite
 models: environment  ## pack the trained models of a run into one file, to be named by SA_MODELS
 	@$(python) -m sa_lib.book models --run "$(RUN)"
 
+new-chapter: environment  ## make new-chapter NAME=09_topic: a pair that works, to be made yours
+	@$(python) -m sa_lib.book new-chapter "$(NAME)"
+
 colab-test: environment  ## every chapter alone, in a bare environment like Colab's
 	@$(python) -m pytest tests/test_colab.py -m "" --durations=0
 

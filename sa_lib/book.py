@@ -8,6 +8,7 @@ the ``.ipynb`` from it. ``run`` executes the chapters into ``runs/<name>/``, and
     python -m sa_lib.book run --run full -p forget 9
     python -m sa_lib.book render --run full
     python -m sa_lib.book models --run full
+    python -m sa_lib.book new-chapter 09_topic
     python -m sa_lib.book repo https://github.com/me/my-fork
 
 This module needs the extra ``book``; a chapter in Colab never imports it.
@@ -39,7 +40,7 @@ from papermill.exceptions import PapermillExecutionError
 from sa_lib.chapter import read_metrics
 from sa_lib.store import pack, write_atomically
 
-__all__ = ["BookError", "chapters", "library_digest", "models", "reason", "render", "repository", "run", "set_repository",
+__all__ = ["BookError", "chapters", "library_digest", "models", "new_chapter", "reason", "render", "repository", "run", "set_repository",
            "stamp", "sync", "value"]
 
 SMOKE = ("```{admonition} Smoke run\n:class: warning\nLittle data and few steps: this run shows that "
@@ -47,6 +48,7 @@ SMOKE = ("```{admonition} Smoke run\n:class: warning\nLittle data and few steps:
 # Two chapters of one thread each use two cores better than one chapter of two threads.
 JOBS = 2
 RESULTS = Path(__file__).parent.parent / "results"
+TEMPLATE = Path(__file__).parent.parent / "tools" / "chapter_template.py"
 # Modules that shape the site alone: a change in them leaves executed chapters good.
 NOT_IN_CHAPTERS = {"book.py", "check.py", "sweep.py"}
 
@@ -99,6 +101,37 @@ def sync(root: Path, check: bool = False) -> list[str]:
             with write_atomically(path) as temporary:
                 temporary.write_text(text, encoding="utf-8")
     return differing
+
+
+def new_chapter(root: Path, name: str) -> Path:
+    """Begin a chapter: a small one that works, its ``.ipynb``, and its line after the last chapter's in _toc.yml.
+
+    Args:
+        name: its number and topic, such as "09_topic".
+
+    Returns:
+        the path of its ``.py``, which is the one to edit.
+
+    Raises:
+        BookError: the name is not allowed, or its number is taken.
+    """
+    if not re.fullmatch(r"[0-9]{2}_[a-z][a-z0-9_]*", name):
+        raise BookError(f"NAME={name} is not allowed; use two digits and a topic, as in 09_topic")
+    if taken := [other for other in chapters(root) if other[:2] == name[:2]]:
+        raise BookError(f"NAME={name} is not allowed: there is {taken[0]}; the next number that is free will do")
+    text = TEMPLATE.read_text(encoding="utf-8")
+    for word, meant in (("NAME", name), ("TITLE", name[3:].replace("_", " ").capitalize()),
+                        ("COLAB", repository(root).replace("github.com", "colab.research.google.com/github")),
+                        ("ADDRESS", repository(root))):
+        text = re.sub(rf"\b{word}\b", meant, text)
+    path = root / "notebooks" / f"{name}.py"
+    path.write_text(text, encoding="utf-8")
+    toc = root / "_toc.yml"
+    *before, last, after = re.split(r"(?m)^( *- file: notebooks/.*\n)", toc.read_text(encoding="utf-8"))
+    line = re.sub(r"/.*", f"/{name}", last)
+    toc.write_text("".join([*before, last, line, after]), encoding="utf-8")
+    sync(root)
+    return path
 
 
 # Running ------------------------------------------------------------------------------------
@@ -405,6 +438,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     archive = commands.add_parser("models", help="pack the trained models of a run into one file")
     for command in (execute, site, archive):
         command.add_argument("--run", required=True, metavar="NAME", help="the folder in runs/")
+    commands.add_parser("new-chapter", help="begin a chapter").add_argument("name")
     commands.add_parser("repo", help="set the repository's address").add_argument("url")
     options = parser.parse_args(arguments)
     root = Path.cwd()
@@ -421,6 +455,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run(root, Path("runs", options.run), parameters, options.chapters)
         elif options.command == "render":
             print(render(root, Path("runs", options.run)))
+        elif options.command == "new-chapter":
+            print(f"{new_chapter(root, options.name)}: a chapter that works; make it yours, then make run and make sync")
         elif options.command == "models":
             print(f"SA_MODELS={models(root, Path('runs', options.run))}")
         else:
