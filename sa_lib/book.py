@@ -104,7 +104,7 @@ def sync(root: Path, check: bool = False) -> list[str]:
 
 
 def new_chapter(root: Path, name: str) -> Path:
-    """Begin a chapter: a small one that works, its ``.ipynb``, and its line after the last chapter's in _toc.yml.
+    """Begin a chapter: a small one that works, its ``.ipynb``, and its lines in _toc.yml and the README's table.
 
     Args:
         name: its number and topic, such as "09_topic".
@@ -117,19 +117,22 @@ def new_chapter(root: Path, name: str) -> Path:
     """
     if not re.fullmatch(r"[0-9]{2}_[a-z][a-z0-9_]*", name):
         raise BookError(f"NAME={name} is not allowed; use two digits and a topic, as in 09_topic")
-    if taken := [other for other in chapters(root) if other[:2] == name[:2]]:
-        raise BookError(f"NAME={name} is not allowed: there is {taken[0]}; the next number that is free will do")
+    *_, last = names = chapters(root)
+    if taken := [other for other in names if other[:2] == name[:2]]:
+        raise BookError(f"NAME={name} is not allowed; there is {taken[0]}, so use another number")
+    title = name[3:].replace("_", " ").capitalize()
     text = TEMPLATE.read_text(encoding="utf-8")
-    for word, meant in (("NAME", name), ("TITLE", name[3:].replace("_", " ").capitalize()),
-                        ("COLAB", repository(root).replace("github.com", "colab.research.google.com/github")),
-                        ("ADDRESS", repository(root))):
+    for word, meant in (("NAME", name), ("TITLE", title), ("ADDRESS", repository(root)),
+                        ("COLAB", repository(root).replace("github.com", "colab.research.google.com/github"))):
         text = re.sub(rf"\b{word}\b", meant, text)
     path = root / "notebooks" / f"{name}.py"
     path.write_text(text, encoding="utf-8")
-    toc = root / "_toc.yml"
-    *before, last, after = re.split(r"(?m)^( *- file: notebooks/.*\n)", toc.read_text(encoding="utf-8"))
-    line = re.sub(r"/.*", f"/{name}", last)
-    toc.write_text("".join([*before, last, line, after]), encoding="utf-8")
+    for listing in (root / "_toc.yml", root / "README.md"):
+        lines = listing.read_text(encoding="utf-8").splitlines(keepends=True)
+        at = max(n for n, line in enumerate(lines) if re.match(rf"( *- file: |\| .*)\S*notebooks/{last}\b", line))
+        line = re.sub(r"^\| \d.*?\| .*? \| .*? \|", f"| {int(name[:2])}. {title} | what it shows | a few minutes |",
+                      lines[at]).replace(last, name)
+        listing.write_text("".join([*lines[:at + 1], line, *lines[at + 1:]]), encoding="utf-8")
     sync(root)
     return path
 
@@ -407,7 +410,7 @@ def set_repository(root: Path, url: str) -> None:
     if not match:
         raise BookError(f"URL={url} is not allowed; use https://github.com/<owner>/<name>")
     old = repository(root).removeprefix("https://github.com/")
-    for path in [root / "pyproject.toml", root / "_config.yml", root / "README.md",
+    for path in [root / "pyproject.toml", root / "_config.yml", *root.glob("*.md"), *root.glob("*.cff"),
                  *(root / "notebooks").glob("*.py"), *(root / "book").rglob("*.md")]:
         text = path.read_text(encoding="utf-8")
         path.write_text(re.sub(rf"{re.escape(old)}(?![\w-])", match[1], text), encoding="utf-8")
