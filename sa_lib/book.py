@@ -117,7 +117,7 @@ def new_chapter(root: Path, name: str) -> Path:
     """
     if not re.fullmatch(r"[0-9]{2}_[a-z][a-z0-9_]*", name):
         raise BookError(f"NAME={name} is not allowed; use two digits and a topic, as in 09_topic")
-    *_, last = names = chapters(root)
+    names = chapters(root)
     if taken := [other for other in names if other[:2] == name[:2]]:
         raise BookError(f"NAME={name} is not allowed; there is {taken[0]}, so use another number")
     title = name[3:].replace("_", " ").capitalize()
@@ -129,9 +129,9 @@ def new_chapter(root: Path, name: str) -> Path:
     path.write_text(text, encoding="utf-8")
     for listing in (root / "_toc.yml", root / "README.md"):
         lines = listing.read_text(encoding="utf-8").splitlines(keepends=True)
-        at = max(n for n, line in enumerate(lines) if re.match(rf"( *- file: |\| .*)\S*notebooks/{last}\b", line))
+        at = max(n for n, line in enumerate(lines) if re.match(rf"( *- file: |\| .*)\S*notebooks/{names[-1]}\b", line))
         line = re.sub(r"^\| \d.*?\| .*? \| .*? \|", f"| {int(name[:2])}. {title} | what it shows | a few minutes |",
-                      lines[at]).replace(last, name)
+                      lines[at]).replace(names[-1], name)
         listing.write_text("".join([*lines[:at + 1], line, *lines[at + 1:]]), encoding="utf-8")
     sync(root)
     return path
