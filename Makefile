@@ -19,6 +19,7 @@ parameters := $(shared) $(if $(FORGET),-p forget "$(FORGET)" -p forget_sequence 
               $(if $(SEED),-p seed "$(SEED)")
 
 .PHONY: book test run render check sweep evidence evidence-check sync repo environment clean
+.PHONY: models colab-test colab-constraints new-chapter links
 
 book: run  ## run what is missing, then render the site
 	@$(python) -m sa_lib.book render --run "$(RUN)"
@@ -44,6 +45,26 @@ evidence-check: environment  ## make one cell of results/ again, and compare
 
 test: environment  ## the whole test suite
 	@$(python) -m pytest
+
+models: environment  ## pack the trained models of a run into one file, to be named by SA_MODELS
+	@$(python) -m sa_lib.book models --run "$(RUN)"
+
+new-chapter: environment  ## make new-chapter NAME=09_topic: a pair that works, to be made yours
+	@$(python) -m sa_lib.book new-chapter "$(NAME)"
+
+colab-test: environment  ## every chapter alone, in a bare environment like Colab's
+	@$(python) -m pytest tests/test_colab.py -m "" --durations=0
+
+colab-constraints:  ## put Colab's versions of what the library imports into constraints.txt (git restores it)
+	@mkdir -p _build
+	@curl -fsSL https://raw.githubusercontent.com/googlecolab/backend-info/main/pip-freeze.txt -o _build/colab.txt
+	@sed -nE -e 's/^(torch|torchvision)(==| @ .*\/(torch|torchvision)-)([0-9.]+).*/\1==\4/p' -e \
+	    '/^(numpy|pandas|scipy|scikit-learn|matplotlib|seaborn|safetensors|platformdirs|tqdm)==/p' \
+	    _build/colab.txt > constraints.txt
+	@grep -q '^torch==' constraints.txt
+
+links:  ## ask every address in the texts whether it is still there
+	@$(PYTHON) tools/links.py
 
 sync: environment  ## derive every notebook's .ipynb from its .py
 	@$(python) -m sa_lib.book sync

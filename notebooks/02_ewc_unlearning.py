@@ -20,6 +20,7 @@
 #
 # **It takes** several minutes on two CPU cores the first time, of which the
 # baseline and the judges are the smaller part; under a minute after that.
+# A GPU is used if there is one.
 
 # %% tags=["remove-cell"]
 try:

@@ -21,7 +21,7 @@
 # trained here if they are not there yet.
 #
 # **It takes** about ten minutes on two CPU cores the first time, of which the
-# baseline is two; under a minute after that.
+# baseline is two; under a minute after that. A GPU is used if there is one.
 
 # %% tags=["remove-cell"]
 try:

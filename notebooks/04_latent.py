@@ -20,7 +20,8 @@
 # are not there yet.
 #
 # **It takes** about eight minutes on two CPU cores the first time, of which
-# three trainings are the larger part; a minute or two after that.
+# three trainings are the larger part; a minute or two after that. A GPU is
+# used if there is one.
 
 # %% tags=["remove-cell"]
 try:

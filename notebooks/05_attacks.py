@@ -19,7 +19,8 @@
 # are not there yet, among them several that never saw the forgotten classes.
 #
 # **It takes** about fifteen minutes on two CPU cores the first time, most of
-# it for training the controls; about two minutes after that.
+# it for training the controls; about two minutes after that. A GPU is
+# used if there is one.
 
 # %% tags=["remove-cell"]
 try:

@@ -22,6 +22,7 @@
 #
 # **It takes** about twelve minutes on two CPU cores the first time, for a
 # baseline and three models that never saw the class; a minute after that.
+# A GPU is used if there is one.
 
 # %% tags=["remove-cell"]
 try:

@@ -19,7 +19,7 @@
 # never saw the class are trained here if they are not there yet.
 #
 # **It takes** about nine minutes on two CPU cores the first time, a minute
-# after that.
+# after that; a GPU is used if there is one.
 
 # %% tags=["remove-cell"]
 try:

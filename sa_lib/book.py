@@ -7,6 +7,8 @@ the ``.ipynb`` from it. ``run`` executes the chapters into ``runs/<name>/``, and
     python -m sa_lib.book sync [--check]
     python -m sa_lib.book run --run full -p forget 9
     python -m sa_lib.book render --run full
+    python -m sa_lib.book models --run full
+    python -m sa_lib.book new-chapter 09_topic
     python -m sa_lib.book repo https://github.com/me/my-fork
 
 This module needs the extra ``book``; a chapter in Colab never imports it.
@@ -36,9 +38,9 @@ from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
 from sa_lib.chapter import read_metrics
-from sa_lib.store import write_atomically
+from sa_lib.store import pack, write_atomically
 
-__all__ = ["BookError", "chapters", "library_digest", "reason", "render", "repository", "run", "set_repository",
+__all__ = ["BookError", "chapters", "library_digest", "models", "new_chapter", "reason", "render", "repository", "run", "set_repository",
            "stamp", "sync", "value"]
 
 SMOKE = ("```{admonition} Smoke run\n:class: warning\nLittle data and few steps: this run shows that "
@@ -46,6 +48,7 @@ SMOKE = ("```{admonition} Smoke run\n:class: warning\nLittle data and few steps:
 # Two chapters of one thread each use two cores better than one chapter of two threads.
 JOBS = 2
 RESULTS = Path(__file__).parent.parent / "results"
+TEMPLATE = Path(__file__).parent.parent / "tools" / "chapter_template.py"
 # Modules that shape the site alone: a change in them leaves executed chapters good.
 NOT_IN_CHAPTERS = {"book.py", "check.py", "sweep.py"}
 
@@ -98,6 +101,40 @@ def sync(root: Path, check: bool = False) -> list[str]:
             with write_atomically(path) as temporary:
                 temporary.write_text(text, encoding="utf-8")
     return differing
+
+
+def new_chapter(root: Path, name: str) -> Path:
+    """Begin a chapter: a small one that works, its ``.ipynb``, and its lines in _toc.yml and the README's table.
+
+    Args:
+        name: its number and topic, such as "09_topic".
+
+    Returns:
+        the path of its ``.py``, which is the one to edit.
+
+    Raises:
+        BookError: the name is not allowed, or its number is taken.
+    """
+    if not re.fullmatch(r"[0-9]{2}_[a-z][a-z0-9_]*", name):
+        raise BookError(f"NAME={name} is not allowed; use two digits and a topic, as in 09_topic")
+    names = chapters(root)
+    if taken := [other for other in names if other[:2] == name[:2]]:
+        raise BookError(f"NAME={name} is not allowed; there is {taken[0]}, so use another number")
+    title = name[3:].replace("_", " ").capitalize()
+    text = TEMPLATE.read_text(encoding="utf-8")
+    for word, meant in (("NAME", name), ("TITLE", title), ("ADDRESS", repository(root)),
+                        ("COLAB", repository(root).replace("github.com", "colab.research.google.com/github"))):
+        text = re.sub(rf"\b{word}\b", meant, text)
+    path = root / "notebooks" / f"{name}.py"
+    path.write_text(text, encoding="utf-8")
+    for listing in (root / "_toc.yml", root / "README.md"):
+        lines = listing.read_text(encoding="utf-8").splitlines(keepends=True)
+        at = max(n for n, line in enumerate(lines) if re.match(rf"( *- file: |\| .*)\S*notebooks/{names[-1]}\b", line))
+        line = re.sub(r"^\| \d.*?\| .*? \| .*? \|", f"| {int(name[:2])}. {title} | what it shows | a few minutes |",
+                      lines[at]).replace(names[-1], name)
+        listing.write_text("".join([*lines[:at + 1], line, *lines[at + 1:]]), encoding="utf-8")
+    sync(root)
+    return path
 
 
 # Running ------------------------------------------------------------------------------------
@@ -213,6 +250,24 @@ def _read(path: Path) -> NotebookNode:
         return nbformat.read(path, as_version=4)
     except (FileNotFoundError, nbformat.reader.NotJSONError, nbformat.ValidationError):
         return nbformat.v4.new_notebook()
+
+
+def models(root: Path, run_dir: Path) -> str:
+    """Pack the trained models that the chapters of a run asked for into ``_build/models-<run>.zip``.
+
+    Returns:
+        the archive's address for ``SA_MODELS``: its path and digest.
+
+    Raises:
+        BookError: the run lacks a chapter, or the store a model of it.
+    """
+    try:
+        names = {line for name in _executed(root, root / run_dir)
+                 for line in (root / run_dir / name / "models.txt").read_text().splitlines()}
+        return pack(names, root / "_build" / f"models-{run_dir.name}.zip")
+    except (FileNotFoundError, ValueError) as error:
+        raise BookError(f"the models of {run_dir} cannot be packed: {error}; SA_CACHE must name the store that "
+                        "the run was made with") from None
 
 
 # Rendering ----------------------------------------------------------------------------------
@@ -355,7 +410,7 @@ def set_repository(root: Path, url: str) -> None:
     if not match:
         raise BookError(f"URL={url} is not allowed; use https://github.com/<owner>/<name>")
     old = repository(root).removeprefix("https://github.com/")
-    for path in [root / "pyproject.toml", root / "_config.yml", root / "README.md",
+    for path in [root / "pyproject.toml", root / "_config.yml", *root.glob("*.md"), *root.glob("*.cff"),
                  *(root / "notebooks").glob("*.py"), *(root / "book").rglob("*.md")]:
         text = path.read_text(encoding="utf-8")
         path.write_text(re.sub(rf"{re.escape(old)}(?![\w-])", match[1], text), encoding="utf-8")
@@ -383,13 +438,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
                          help="a chapter's parameter; may be repeated")
     execute.add_argument("--chapters", nargs="*", default=[], help="only these")
     site = commands.add_parser("render", help="make the site of a run")
-    for command in (execute, site):
+    archive = commands.add_parser("models", help="pack the trained models of a run into one file")
+    for command in (execute, site, archive):
         command.add_argument("--run", required=True, metavar="NAME", help="the folder in runs/")
+    commands.add_parser("new-chapter", help="begin a chapter").add_argument("name")
     commands.add_parser("repo", help="set the repository's address").add_argument("url")
     options = parser.parse_args(arguments)
     root = Path.cwd()
     try:
-        if options.command in ("run", "render") and not re.fullmatch(r"[\w][\w.-]*", options.run):
+        if options.command in ("run", "render", "models") and not re.fullmatch(r"[\w][\w.-]*", options.run):
             raise BookError(f"RUN={options.run} is not allowed; use letters, digits, '.', '-' and '_'")
         if options.command == "sync":
             differing = sync(root, options.check)
@@ -401,6 +458,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run(root, Path("runs", options.run), parameters, options.chapters)
         elif options.command == "render":
             print(render(root, Path("runs", options.run)))
+        elif options.command == "new-chapter":
+            print(f"{new_chapter(root, options.name)}: a chapter that works; make it yours, then make run and make sync")
+        elif options.command == "models":
+            print(f"SA_MODELS={models(root, Path('runs', options.run))}")
         else:
             set_repository(root, options.url)
     except BookError as error:

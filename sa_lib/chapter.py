@@ -23,7 +23,7 @@ from sa_lib.checkpoints import read_model
 from sa_lib.data import DATASETS, Dataset
 from sa_lib.judges import Judge, JudgeConfig, get_judge
 from sa_lib.model import ARCHITECTURES, CLASSES, ModelConfig
-from sa_lib.store import tensor_digest, write_atomically
+from sa_lib.store import tensor_digest, used, write_atomically
 from sa_lib.training import Trained, TrainingConfig, device, get_cvae
 from sa_lib.unlearning import METHODS, Method, UnlearningConfig, get_never_saw, get_sequence
 
@@ -292,6 +292,8 @@ def show_table(frame: pandas.DataFrame, caption: str, formats: Mapping[str, str]
 def write_metrics(run_dir: str | Path, chapter: str, metrics: Mapping[str, Any]) -> None:
     """Write a chapter's results to ``run_dir/chapter/metrics.json``, whole or not at all.
 
+    Beside it, ``models.txt`` names what the chapter took from the store; see `store.pack`.
+
     Args:
         chapter: the chapter's name, such as "01_baseline".
         metrics: name -> number, text, truth value, None, or lists and mappings of
@@ -304,6 +306,8 @@ def write_metrics(run_dir: str | Path, chapter: str, metrics: Mapping[str, Any])
     text = json.dumps(_plain("metrics", metrics), indent=1, sort_keys=True)
     with write_atomically(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+    with write_atomically(path.with_name("models.txt")) as temporary:
+        temporary.write_text("".join(f"{name}\n" for name in sorted(used)))
 
 
 def read_metrics(run_dir: str | Path, chapter: str) -> dict[str, Any]:

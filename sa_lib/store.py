@@ -7,21 +7,30 @@ when whole, so a killed process leaves nothing that could be read back as
 good; a file that was damaged later fails its digests, is reported, and is
 made again. Of several processes that ask for one artefact, on one machine or
 on several with a common folder, one makes it and the others wait.
+
+``SA_MODELS`` may name an archive that `pack` wrote: what the store lacks and
+the archive has is then taken from there. Code, data and configuration are
+part of the recipe, so an archive never stands for another model.
 """
 
 import hashlib
 import json
 import os
+import re
+import shutil
 import threading
 import time
 import uuid
 import warnings
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.request import urlopen
 
 import platformdirs
 import torch
@@ -29,12 +38,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialised
 
 __all__ = ["Artefact", "cache_root", "code_digest", "fingerprint", "get_or_make", "load",
-           "save", "tensor_digest", "write_atomically"]
+           "pack", "save", "tensor_digest", "used", "write_atomically"]
 
 Tensors = dict[str, torch.Tensor]
 
 # Seconds between two signs of life of who makes an artefact, and without one until another takes over.
 SIGN_OF_LIFE, PATIENCE = 1.0, 15.0
+
+# What this process has asked for so far, as "kind/file": the models that a chapter speaks of.
+used: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -148,21 +160,29 @@ def load(path: str | Path) -> Artefact:
 
 def get_or_make(kind: str, recipe: Mapping[str, Any],
                 make: Callable[[], tuple[Tensors, dict[str, Any]]]) -> Artefact:
-    """Load the artefact of this recipe if the store has it whole; otherwise make and keep it.
+    """Load the artefact of this recipe if the store or ``SA_MODELS`` has it whole; otherwise make and keep it.
 
     Args:
         kind: what it is ("cvae", "judge", ...); a folder of the store.
         recipe: everything the result depends on, as JSON values.
         make: called with nothing when the artefact has to be made; returns
             its tensors and what to record of the making.
+
+    Raises:
+        ValueError: ``SA_MODELS`` is not the address of an archive of `pack`, or
+            the archive is damaged or another than its digest says.
+        OSError: the archive cannot be read or fetched.
     """
     recipe = json.loads(json.dumps({"kind": kind, **recipe}, sort_keys=True))
     key = _sha256(json.dumps(recipe, sort_keys=True))
-    path = cache_root() / "models" / kind / f"{key[:24]}.safetensors"
+    path = _models() / kind / f"{key[:24]}.safetensors"
+    used.add(f"{kind}/{path.name}")
     if (artefact := _good(path, recipe)) is not None:
         return artefact
     with _claim(path):
         if (artefact := _good(path, recipe, warnings.warn)) is not None:
+            return artefact
+        if _unpack(path) and (artefact := _good(path, recipe, warnings.warn)) is not None:
             return artefact
         started = time.perf_counter()
         tensors, info = make()
@@ -184,6 +204,77 @@ def _good(path: Path, recipe: Mapping[str, Any],
     except ValueError as error:
         complain(f"{error}; it is made again")
     return None
+
+
+def pack(names: Iterable[str], path: Path) -> str:
+    """Write artefacts of the store into one zip archive; return its address for ``SA_MODELS``.
+
+    Args:
+        names: as in `used`, such as "cvae/0123456789abcdef01234567.safetensors".
+        path: of the archive.
+
+    Raises:
+        FileNotFoundError: the store lacks one of them.
+        ValueError: one of them is damaged.
+    """
+    with write_atomically(path) as temporary:
+        # Weights hardly shrink; a Fisher diagonal does, to half.
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            for name in sorted(names):
+                content = load(_models() / name).path.read_bytes()
+                archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)  # without a date
+        digest = _file_digest(temporary)
+    return f"{path}#sha256={digest}"
+
+
+def _unpack(path: Path) -> bool:
+    """Whether the archive that ``SA_MODELS`` names, if it does, had this file of the store, which is then there."""
+    if not (address := os.environ.get("SA_MODELS")):
+        return False
+    try:
+        with zipfile.ZipFile(_archive(address)) as archive:
+            content = archive.read(f"{path.parent.name}/{path.name}")
+    except KeyError:
+        return False
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"SA_MODELS={address!r} is not an archive of models: {error}") from None
+    # The path is the store's own: no name in the archive leads anywhere else.
+    with write_atomically(path) as temporary:
+        temporary.write_bytes(content)
+    return True
+
+
+@cache
+def _archive(address: str) -> Path:
+    """The archive at a path or https address, fetched if need be, once its digest has been found right."""
+    place, _, digest = address.rpartition("#sha256=")
+    remote = place.startswith("https://")
+    if not place or not re.fullmatch("[0-9a-f]{64}", digest) or "://" in place and not remote:
+        raise ValueError(f"SA_MODELS={address!r} is not allowed; use the path or the https address of a file that "
+                         "make models made, with #sha256= and its digest behind it")
+    path = cache_root() / "archives" / f"{digest}.zip" if remote else Path(place)
+    try:
+        if remote and not path.is_file():
+            with write_atomically(path) as temporary:
+                with urlopen(place, timeout=60) as answer, open(temporary, "wb") as file:
+                    shutil.copyfileobj(answer, file)
+        found = _file_digest(path)
+    except OSError as error:
+        raise OSError(f"SA_MODELS={address!r} cannot be read: {error}") from None
+    if found != digest:
+        if remote:
+            path.unlink()
+        raise ValueError(f"SA_MODELS={address!r} is damaged or another file: its SHA-256 is {found}")
+    return path
+
+
+def _file_digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _models() -> Path:
+    return cache_root() / "models"
 
 
 @contextmanager

@@ -233,8 +233,8 @@ def test_the_command_line_ends_with_one_sentence(tiny, monkeypatch, capsys):
 
 def addresses(root):
     """Owner and name in every place that must lead to this repository."""
-    files = [root / "README.md", *(root / "notebooks").glob("*.*"), *(root / "book").rglob("*.md")]
-    pattern = r"(?:colab\.research\.google\.com/github/|git\+https://github\.com/)([\w-]+/[\w.-]+)"
+    files = [*root.glob("*.md"), *root.glob("*.cff"), *(root / "notebooks").glob("*.*"), *(root / "book").rglob("*.md")]
+    pattern = r"(?:colab\.research\.google\.com/github/|(?:git\+|code: )https://github\.com/)([\w-]+/[\w.-]+)"
     found = [(path.name, slug) for path in files for slug in re.findall(pattern, path.read_text())]
     config = re.search(r"url: https://github\.com/(\S+)", (root / "_config.yml").read_text())
     return [*found, ("_config.yml", config[1])]
@@ -242,12 +242,13 @@ def addresses(root):
 
 def test_the_repository_has_one_address():
     found = addresses(PROJECT)
-    assert {name for name, _ in found} >= {"README.md", *(f"{name}.ipynb" for name in book.chapters(PROJECT))}
+    assert {name for name, _ in found} >= {"README.md", "CITATION.cff",
+                                           *(f"{name}.ipynb" for name in book.chapters(PROJECT))}
     assert [(name, other) for name, other in found if other != SLUG] == []
 
 
 def test_the_address_is_changed_everywhere_at_once(tiny):
-    for name in ("pyproject.toml", "README.md"):
+    for name in ("pyproject.toml", "README.md", "CITATION.cff"):
         shutil.copy(PROJECT / name, tiny)
     book.set_repository(tiny, "https://github.com/some-one/forget.me.git")
     assert book.repository(tiny) == "https://github.com/some-one/forget.me"

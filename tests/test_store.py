@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 import warnings
+import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -323,3 +325,122 @@ def test_a_killed_maker_keeps_no_one_waiting_for_ever(tmp_path):
     assert maker(tmp_path, 0).communicate(timeout=120)[0]
     assert (tmp_path / "log").read_text() == "made\nmade\n"
     assert not list((tmp_path / "cache").rglob(".*"))
+
+
+@pytest.fixture
+def archive(make, cache, tmp_path_factory, monkeypatch):
+    """An archive of one artefact, and an empty store."""
+    made = store.get_or_make("cvae", RECIPE, make)
+    address = store.pack([f"cvae/{made.path.name}"], tmp_path_factory.mktemp("release") / "models.zip")
+    made.path.unlink()
+    monkeypatch.setenv("SA_MODELS", address)
+    return address
+
+
+def zipped(path, members):
+    """An archive of these members with its right digest, as someone may make it who means harm."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return f"{path}#sha256={hashlib.sha256(path.read_bytes()).hexdigest()}"
+
+
+def test_what_the_store_lacks_is_taken_from_the_archive(make, archive):
+    taken = store.get_or_make("cvae", RECIPE, make)
+    assert_whole(taken)
+    assert make.calls == 1 and taken.path.is_file()
+    store.get_or_make("cvae", {**RECIPE, "seed": 1}, make)
+    assert make.calls == 2, "what the archive lacks is made"
+    flip(taken.path, -1)
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert_whole(store.get_or_make("cvae", RECIPE, make))
+    assert make.calls == 2
+
+
+def test_what_a_process_asked_for_is_known_and_can_be_packed(make, cache, tmp_path):
+    paths = [store.get_or_make(kind, RECIPE, make).path for kind in ("cvae", "judge")]
+    names = {f"{path.parent.name}/{path.name}" for path in paths}
+    assert names <= store.used
+    first, second = (store.pack(order, tmp_path / "models.zip") for order in (names, sorted(names, reverse=True)))
+    assert first == second and set(zipfile.ZipFile(tmp_path / "models.zip").namelist()) == names
+    with pytest.raises(FileNotFoundError, match="no file at .*none.safetensors"):
+        store.pack({*names, "cvae/none.safetensors"}, tmp_path / "models.zip")
+    flip(paths[0], -1)
+    with pytest.raises(ValueError, match="is damaged"):
+        store.pack(names, tmp_path / "models.zip")
+    assert zipfile.ZipFile(tmp_path / "models.zip").testzip() is None, "the archive that was there is kept"
+
+
+@pytest.mark.parametrize("damage", ["a bit", "the end", "another file"])
+def test_a_damaged_archive_is_one_sentence(make, archive, damage):
+    path = Path(archive.partition("#")[0])
+    content = path.read_bytes()
+    path.write_bytes({"a bit": content[:99] + bytes([content[99] ^ 1]) + content[100:], "the end": content[:-1],
+                      "another file": b"<html>404</html>"}[damage])
+    with pytest.raises(ValueError, match=r"^SA_MODELS='.*' is damaged or another file: its SHA-256 is \w{64}$"):
+        store.get_or_make("cvae", RECIPE, make)
+    assert make.calls == 1
+
+
+def test_a_foreign_archive_is_one_sentence_or_made_again(make, archive, tmp_path, monkeypatch):
+    name = zipfile.ZipFile(archive.partition("#")[0]).namelist()[0]
+    page = tmp_path / "page.zip"
+    page.write_text("<html></html>")
+    monkeypatch.setenv("SA_MODELS", f"{page}#sha256={hashlib.sha256(page.read_bytes()).hexdigest()}")
+    with pytest.raises(ValueError, match="^SA_MODELS='.*' is not an archive of models: [^\n]*$"):
+        store.get_or_make("cvae", RECIPE, make)
+    monkeypatch.delenv("SA_MODELS")
+    another = store.get_or_make("judge", RECIPE, make)
+    monkeypatch.setenv("SA_MODELS", zipped(tmp_path / "swapped.zip", {name: another.path.read_bytes()}))
+    with pytest.warns(UserWarning, match="holds another recipe than its name says; it is made again"):
+        assert_whole(store.get_or_make("cvae", RECIPE, make))
+    assert make.calls == 3
+
+
+def test_members_of_an_archive_cannot_leave_the_store(make, cache, archive, monkeypatch):
+    name = zipfile.ZipFile(archive.partition("#")[0]).namelist()[0]
+    outside = cache.parent / "outside.zip"
+    evil = {f"../../{name}": b"x", f"/tmp/{name}": b"x", "../../../evil": b"x"}
+    monkeypatch.setenv("SA_MODELS", zipped(outside, evil))
+    before = {path for path in cache.parent.rglob("*") if cache not in path.parents}
+    made = store.get_or_make("cvae", RECIPE, make)
+    assert make.calls == 2 and files(cache) == [made.path]
+    assert {path for path in cache.parent.rglob("*") if cache not in path.parents} == before
+
+
+@pytest.mark.parametrize("address", ["models.zip", "models.zip#sha256=12", "#sha256=" + 64 * "0",
+                                     "http://example.org/models.zip#sha256=" + 64 * "0",
+                                     "file:///models.zip#sha256=" + 64 * "0"])
+def test_an_address_that_is_not_allowed(make, monkeypatch, address):
+    monkeypatch.setenv("SA_MODELS", address)
+    with pytest.raises(ValueError, match="^SA_MODELS='.*' is not allowed; use the path or the https address of "
+                                         "a file that make models made, with #sha256= and its digest behind it$"):
+        store.get_or_make("cvae", RECIPE, make)
+    assert make.calls == 0
+
+
+def test_no_archive_where_the_address_leads(make, monkeypatch):
+    monkeypatch.setenv("SA_MODELS", "none.zip#sha256=" + 64 * "0")
+    with pytest.raises(OSError, match="^SA_MODELS='none.zip.*' cannot be read: .*No such file"):
+        store.get_or_make("cvae", RECIPE, make)
+
+
+def test_a_remote_archive_is_fetched_once_and_never_kept_damaged(make, cache, archive, monkeypatch):
+    path, _, digest = archive.partition("#sha256=")
+    asked = []
+
+    def answer(url, timeout):
+        asked.append(url)
+        return open(path if asked[1:] else __file__, "rb")
+
+    monkeypatch.setattr(store, "urlopen", answer)
+    url = "https://example.org/models.zip"
+    monkeypatch.setenv("SA_MODELS", f"{url}#sha256={digest}")
+    with pytest.raises(ValueError, match="is damaged or another file"):
+        store.get_or_make("cvae", RECIPE, make)
+    assert files(cache) == []
+    taken = store.get_or_make("cvae", RECIPE, make)
+    taken.path.unlink()
+    assert_whole(store.get_or_make("cvae", RECIPE, make))
+    assert make.calls == 1 and asked == [url, url]
+    assert (cache / "archives" / f"{digest}.zip").is_file()
