@@ -352,7 +352,163 @@ chapter.write_metrics(run.run_dir, "03_sequential", {
 # - Rehearsal, again, does most of the work. Judge a chain by the classes that
 #   nobody asked to forget, against forgetting all at once and against a model
 #   that never saw them.
+
+# %% [markdown]
+# ## Exercises
 #
+# The solutions follow, each run with the chapter. Try before you look.
+#
+# 1. **How few updates?** Make `source` forget the second class with 10 and with
+#    30 updates, all else as in "retained | here | both" with rehearsal. How
+#    near to gray does it come?
+# 2. **Sum or mean.** Derive by which factor the sum of the classes' Fishers is
+#    a stronger penalty than the mean over their images. When is it exactly the
+#    number of classes? Compare with `total` and `still`.
+# 3. **Who relapses?** In the two long chains, take every class after every step
+#    at which it should be gray. Which one moves away farthest?
+# 4. **Straight or winding?** With steps $d_1, \dots, d_n$ of the weights, expand
+#    $\lVert \sum_i d_i \rVert^2$. What is it where all steps point the same
+#    way, and where each is at right angles to the others? Which is nearer to
+#    the chains above?
+
+# %% [markdown]
+# ### Solution 1
+
+# %% tags=["hide-cell"]
+from sa_lib.unlearning import distance_to_gray
+
+
+def gray(trained, k):
+    labels = torch.full((100,), k)
+    drawn = evaluation.prior_samples(trained.model, labels, run.seed)
+    return float(distance_to_gray(drawn).mean())
+
+
+quick = {steps: get_unlearned(
+    source, ds, gone, still, replace(run.unlearning, steps=steps),
+    run.seed) for steps in (10, 30)}
+reached = {0: gray(source, second)} | {
+    steps: gray(model, second) for steps, model in quick.items()}
+reached[run.unlearning.steps] = choices.loc[
+    ("rehearsal", "retained | here | both"), "second"]
+chapter.say(
+    "After {steps} updates, {second} is at {gray} from gray. {reading}",
+    steps=", ".join(map(str, reached)), second=second,
+    gray=", ".join(f"{value:.4f}" for value in reached.values()),
+    reading="Most of the way is gone in a few updates: to turn gray is "
+    "quick, and the many that follow mend what it broke."
+    if reached[30] < reached[0] / 2 else
+    "So few do not reach it: the rate has hardly risen by then.")
+
+# %% [markdown]
+# ### Solution 2
+#
+# <details><summary>The derivation</summary>
+#
+# Let $F_k$ be the mean over the $n_k$ images of class $k$, and $N = \sum_k n_k$.
+# The mean over all images of $K$ classes is $\sum_k \frac{n_k}{N} F_k$; the sum
+# is $\sum_k F_k$. Summed over the weights, with $t_k$ for the sum of $F_k$, the
+# factor is
+#
+# $$
+# \frac{\sum_k t_k}{\sum_k \frac{n_k}{N} t_k} .
+# $$
+#
+# It is $K$ where all classes have equally many images ($n_k / N = 1 / K$), and
+# where all $t_k$ are equal. It is more where small classes have the large
+# Fishers. With the same $\lambda$, the sum is the mean with $\lambda$ times that
+# factor.
+#
+# </details>
+
+# %% tags=["hide-cell"]
+traces = {k: sum(float(f.sum()) for f in by_class[k].values())
+          for k in rest}
+images = sum(counts[k] for k in rest)
+derived = sum(traces.values()) / sum(
+    counts[k] / images * trace for k, trace in traces.items())
+measured = (sum(float(f.sum()) for f in total.values())
+            / sum(float(f.sum()) for f in still.values()))
+chapter.say(
+    "{n} classes are retained. The derived factor is {derived:.3f}, that "
+    "of `total` and `still` {measured:.3f}. The classes have {fewest:,} "
+    "to {most:,} images, and the largest Fisher of a class is "
+    "{ratio:.1f} times the smallest: {reading}",
+    n=len(rest), derived=derived, measured=measured,
+    fewest=min(counts[k] for k in rest),
+    most=max(counts[k] for k in rest),
+    ratio=max(traces.values()) / min(traces.values()),
+    reading="close to the number of classes all the same."
+    if abs(derived / len(rest) - 1) <= 0.05 else
+    "enough to tell the factor from the number of classes.")
+
+# %% [markdown]
+# ### Solution 3
+
+# %% tags=["hide-cell"]
+away = {}
+for name, chain in ends.items():
+    for at, k in enumerate(long, 1):
+        path = [gray(model, k) for model in chain[at:]]
+        away[name, k] = max(path) - path[0]
+worst_chain, worst = max(away, key=away.get)
+held = [name for name in ends
+        if max(away[name, k] for k in long) <= 0.01]
+chapter.say(
+    "{worst} with {chain}: by {most:.4f} from where it stood when it was "
+    "forgotten. {reading}",
+    worst=worst, chain=worst_chain, most=max(away.values()),
+    reading="No class comes back in either chain: each step sends all "
+    "the earlier ones to gray again." if len(held) == len(ends) else
+    "Gray is taught again at every step, and still it gives way where "
+    "other demands are stronger"
+    + (f"; with {held[0]} it holds." if held else ", in both chains."))
+
+# %% [markdown]
+# ### Solution 4
+#
+# <details><summary>The derivation</summary>
+#
+# $$
+# \Big\lVert \sum_i d_i \Big\rVert^2 = \sum_i \lVert d_i \rVert^2
+# + 2 \sum_{i < j} d_i \cdot d_j
+# $$
+#
+# Steps that all point the same way end $\sum_i \lVert d_i \rVert$ away from the
+# start. At right angles the second sum is 0, and they end $\sqrt{\sum_i \lVert
+# d_i \rVert^2}$ away; steps that undo each other, nearer than that.
+#
+# </details>
+
+# %% tags=["hide-cell"]
+def weights_of(trained):
+    return torch.cat([weight.detach().flatten().cpu()
+                      for weight in trained.model.parameters()])
+
+
+travel = {}
+for name, chain in ends.items():
+    path = torch.stack([weights_of(model) for model in chain])
+    lengths = path.diff(dim=0).norm(dim=1)
+    travel[name] = {"end": float((path[-1] - path[0]).norm()),
+                    "straight": float(lengths.sum()),
+                    "right angles": float(lengths.norm())}
+travel = pd.DataFrame(travel).T
+chapter.show_table(
+    travel.rename_axis("chain"), "Distance of the last weights from the "
+    "first; and what it would be for steps of the same lengths.",
+    dict.fromkeys(travel.columns, "{:.2f}"))
+chapter.say(" ".join(
+    f"With {name}, the steps "
+    + ("go nearly the same way." if way > 0.5 else
+       "partly undo each other." if way < -0.1 else
+       "are nearly at right angles: each class asks for weights of "
+       "its own." if way < 0.2 else "share a part of their way.")
+    for name, way in ((travel["end"] - travel["right angles"])
+                      / (travel["straight"] - travel["right angles"])
+                      ).items()))
+
+# %% [markdown]
 # ## Try next
 #
 # - Run `forget_sequence = [4, 9]`, two classes that resemble each other, and

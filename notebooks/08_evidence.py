@@ -393,7 +393,128 @@ chapter.write_metrics(run.run_dir, "08_evidence", {
 # - An interval over seeds and images is wider than one over images, and is the
 #   one that says whether another lab would find the same.
 # - What fails is listed beside what holds; the table is there to be argued with.
+
+# %% [markdown]
+# ## Exercises
 #
+# The solutions follow, each run with the chapter. Try before you look.
+#
+# 1. **How many seeds?** Derive how many seeds it takes until the 95 % interval
+#    of one digit's mean is $\pm h$. For the nats that a method costs, with $h$ =
+#    0.05 and 0.02, how many are that?
+# 2. **Why pairs?** Derive the variance of a difference. How much of it does
+#    taking differences within a seed and a digit save, for the nats?
+# 3. **A sign test.** For how many digits is $\lvert\rho\rvert$ of unseen below
+#    that of ewc_gray? How often would as clear a result come about if the two
+#    were equally good? There are two attackers: what does that change?
+# 4. **Cells or digits?** The interval of the nats treats all pairs as if they
+#    were independent. Take the mean for each digit first, and the interval
+#    over digits. Is it wider?
+
+# %% [markdown]
+# ### Solution 1
+#
+# <details><summary>The derivation</summary>
+#
+# The mean of $n$ independent values of standard deviation $s$ has the standard
+# error $s / \sqrt{n}$, and its 95 % interval is about $\pm 1.96 \, s / \sqrt{n}$.
+# That is $\pm h$ at
+#
+# $$
+# n = \left( \frac{1.96 \, s}{h} \right)^2 .
+# $$
+#
+# Half the width costs four times the seeds. The $s$ comes from few seeds here,
+# so the answer is rough.
+#
+# </details>
+
+# %% tags=["hide-cell"]
+variance = {m: pairs[m, "nelbo"].groupby("forget").var().mean()
+            for m in core}
+chapter.say("; ".join(
+    f"{m}: no digit has two seeds, so there is no s" if v != v else
+    f"{m}: s is {v**0.5:.3f} nats within a digit, which takes "
+    + " and ".join(f"{max(2, np.ceil(1.96**2 * v / h**2)):.0f} seeds for "
+                   f"±{h}" for h in (0.05, 0.02))
+    for m, v in variance.items()) + ".")
+
+# %% [markdown]
+# ### Solution 2
+#
+# <details><summary>The derivation</summary>
+#
+# $$
+# \mathrm{Var}(A - B) = \mathrm{Var}(A) + \mathrm{Var}(B)
+# - 2\, \mathrm{Cov}(A, B) .
+# $$
+#
+# Two models made from the same baseline, measured on the same images, share what
+# is easy or hard about them: the covariance is large, and the difference varies
+# less than either. Had they nothing in common, the last term would be 0.
+#
+# </details>
+
+# %% tags=["hide-cell"]
+saved = {}
+for m in core:
+    both = pd.DataFrame({name: rows.xs(name, level="model")["nelbo"]
+                         for name in (m, "baseline")}).dropna()
+    saved[m] = {"unpaired": both.var().sum()**0.5,
+                "paired": pairs[m, "nelbo"].std(),
+                "correlation": both.corr().iloc[0, 1]}
+saved = pd.DataFrame(saved).T
+chapter.show_table(
+    saved.rename_axis("method"), "Standard deviation of the nats less "
+    "those of the baseline, if the two had nothing in common and as they "
+    "are.", {"unpaired": "{:.3f}", "paired": "{:.3f}",
+             "correlation": "{:.4f}"})
+factor = (saved["unpaired"] / saved["paired"])**2
+chapter.say("As many cells more would be needed without pairs: "
+            + ", ".join(f"{f:,.0f} times for {m}"
+                        for m, f in factor.items()) + ".")
+
+# %% [markdown]
+# ### Solution 3
+
+# %% tags=["hide-cell"]
+from scipy.stats import binomtest
+
+tests = {}
+for t in threats:
+    sizes = {d: [abs(rho[t, d, m].rho) for m in core] for d in digits}
+    sizes = {d: s for d, s in sizes.items() if np.isfinite(s).all()}
+    nearer = sum(unseen < gray for gray, unseen in sizes.values())
+    if sizes:
+        tests[t] = nearer, len(sizes), binomtest(nearer, len(sizes)).pvalue
+clear = [t for t, (_, _, p) in tests.items() if p <= 0.05 / len(threats)]
+chapter.say("; ".join(
+    f"{t}: unseen is nearer to 0 for {k} of {n} digits, and as clear a "
+    f"result or a clearer one has the probability {p:.3f} by chance"
+    for t, (k, n, p) in tests.items())
+    + ". Two looks are two chances, so each should stay below 0.05 / 2. "
+    + ("That holds for: " + ", ".join(clear) + "." if clear else
+       "Neither does: this many digits do not decide it by signs alone, "
+       "which ignore by how much."))
+
+# %% [markdown]
+# ### Solution 4
+
+# %% tags=["hide-cell"]
+spans = {}
+for m in core:
+    means = pairs[m, "nelbo"].groupby("forget").mean()
+    spans[m] = [evidence.interval(v) for v in (pairs[m, "nelbo"], means)]
+chapter.say("; ".join(
+    f"{m}: {cells_[0]:+.2f} [{cells_[1]:+.3f}, {cells_[2]:+.3f}] over "
+    f"cells, {by[0]:+.2f} [{by[1]:+.3f}, {by[2]:+.3f}] over digits, "
+    + ("which is wider: cells of one digit are alike, and count as fewer "
+       "than they are" if by[2] - by[1] > 1.1 * (cells_[2] - cells_[1])
+       else "which is hardly wider: cells of one digit are no more alike "
+       "than others")
+    for m, (cells_, by) in spans.items()) + ".")
+
+# %% [markdown]
 # ## Try next
 #
 # - Run `make sweep CHAPTER=07_methods GRID="forget=0:10 seed=5:8"`, and read its
