@@ -139,9 +139,10 @@ chapter.show_figure(figures.fisher_maps(fisher, run.model), where,
 # %%
 kept = training.select(ds.train_labels, retain)
 x, labels = ds.train_images[kept], ds.train_labels[kept]
+generator = torch.Generator().manual_seed(run.seed)
 noise = torch.randn(len(x), run.model.latent_dim,
-                    generator=torch.Generator().manual_seed(run.seed))
-model = training.get_cvae(ds, run.model, run.training, run.seed).model
+                    generator=generator)
+model = run.baseline(ds).model
 
 
 def batch_gradients(size=512):
@@ -168,7 +169,8 @@ squares = [sum(float(g.square().sum()) for g in gradients)
            for gradients in batch_gradients()]
 mistaken = sum(squares) / len(squares)
 trace = sum(float(f.sum()) for f in exact.values())
-drawn = torch.tensor(retain).repeat_interleave(len(x) // len(retain))
+drawn = torch.tensor(retain)
+drawn = drawn.repeat_interleave(len(x) // len(retain))
 generator = torch.Generator(training.device()).manual_seed(run.seed)
 sampled = sampled_fisher_diagonal(model, drawn, generator)
 flat = [torch.cat([f[name].flatten().cpu() for name in fisher])
@@ -260,7 +262,7 @@ chapter.show_figure(
 asked = torch.arange(10).repeat_interleave(6)
 sides = [evaluation.prior_samples(m.model, asked, run.seed)
          for m in (baseline, forgot)]
-grid = torch.cat([side.view(10, 6, 28, 28) for side in sides], dim=1)
+grid = torch.cat([side.view(10, 6, 28, 28) for side in sides], 1)
 
 # %% tags=["remove-input"]
 chapter.show_figure(
@@ -273,12 +275,11 @@ chapter.show_figure(
 
 # %% tags=["remove-input"]
 columns = ["accuracy", "gray", "nelbo", "fid", "recall"]
-both = pd.concat({"before": before[columns], "after": after[columns]}, axis=1).swaplevel(axis=1)
-both = both[[(name, when) for name in columns for when in ("before", "after")]]
-both.columns = [f"{name} {when}" for name, when in both.columns]
-chapter.show_table(both, f"Class by class, before and after forgetting {run.forget}.", {
-    name: "{:.1%}" if "accuracy" in name else "{:.1f}" if name.startswith(("nelbo", "fid")) else "{:.3f}"
-    for name in both.columns})
+forms = dict(zip(columns, (".1%", ".3f", ".1f", ".1f", ".2f")))
+chapter.show_table(
+    pd.DataFrame({name: [f"{old:{form}} → {new:{form}}" for old, new in zip(before[name], after[name])]
+                  for name, form in forms.items()}, index=before.index),
+    f"Class by class, before → after forgetting {run.forget}.")
 
 # %% tags=["remove-input"]
 was, now = (evaluation.retained_means(t, [run.forget]) for t in (before, after))
@@ -318,15 +319,16 @@ variants = {(name, lam): make_forget(**weights, ewc=lam)
 variants["real only", config.ewc] = make_forget(replay=0.0)
 variants["no gray term", config.ewc] = make_forget(gray=0.0)
 
-# %%
+# %% tags=["hide-input"]
 rows = {}
 for key, variant in variants.items():
     result = measure(variant.model)
     kept = evaluation.retained_means(result, [run.forget])
     rows[key] = {"gray": result.loc[run.forget, "gray"],
                  "judge B": result.loc[run.forget, "probability"],
-                 "accuracy": kept["accuracy"], "nelbo": kept["nelbo"],
-                 "fid": kept["fid"], "seconds": variant.seconds}
+                 "accuracy": kept["accuracy"],
+                 "nelbo": kept["nelbo"], "fid": kept["fid"],
+                 "seconds": variant.seconds}
 ablations = pd.DataFrame(rows).T.rename_axis(["rehearsal", "λ"])
 
 # %% tags=["remove-input"]
@@ -352,10 +354,11 @@ chapter.show_figure(
     alt="Three panels against lambda: retained accuracy, retained negative ELBO and distance to gray, with a line "
         "for each of three situations.")
 
-# %%
+# %% tags=["hide-input"]
 picked = [("real + replay", 0.0),
           ("replay only", 0.0), ("replay only", 100.0),
-          *(("no rehearsal", lam) for lam in lambdas["no rehearsal"]),
+          *(("no rehearsal", lam)
+            for lam in lambdas["no rehearsal"]),
           ("no gray term", config.ewc)]
 asked = torch.arange(10).repeat(2)
 strips = [evaluation.prior_samples(m.model, asked, run.seed)
@@ -366,7 +369,9 @@ chapter.show_figure(
     figures.image_grid(torch.stack(strips),
                        rows=["baseline", *(f"{name}, λ = {lam:g}" for name, lam in picked)],
                        columns=[*range(10)] * 2),
-    "The same twenty latent codes and labels in the baseline and in nine variants.",
+    "The same twenty latent codes and labels in the baseline and in nine variants. Without rehearsal, judge B recognises "
+    + ", ".join(f"{share:.0%} (λ = {lam:g})" for lam, share in ablations.loc["no rehearsal", "accuracy"].items())
+    + " of the retained samples.",
     alt="A grid of samples, one row for each variant and one column for each latent code and label.")
 
 # %% tags=["remove-input"]
@@ -466,7 +471,8 @@ weight = dict(model.named_parameters())[name]
 inputs = x[own], one_hot(labels[own]), noise[own]
 slopes = []
 for one in zip(*(t.to(weight).split(1) for t in inputs)):
-    (slope,) = torch.autograd.grad(-model.elbo(*one).sum(), [weight])
+    loss = -model.elbo(*one).sum()
+    (slope,) = torch.autograd.grad(loss, [weight])
     slopes.append(float(slope.flatten()[place]))
 slopes = torch.tensor(slopes)
 by_hand = float(slopes.square().mean())
@@ -474,10 +480,11 @@ library = float(fisher_by_class(
     model, x[own], labels[own],
     noise[own])[chosen][name].flatten()[place])
 chapter.say(
-    "Weight {place:,} of `{name}`, from {count} images of {chosen}: by "
-    "hand {by_hand:.5g}, by the library {library:.5g}, which differ by "
-    "{off:.0e} of it. The square of the mean gradient is "
-    "{mistaken:.5g}, {share:.1%} of the Fisher: {reading}",
+    "Weight {place:,} of `{name}`, from {count} images of "
+    "{chosen}: by hand {by_hand:.5g}, by the library "
+    "{library:.5g}, which differ by {off:.0e} of it. The square "
+    "of the mean gradient is {mistaken:.5g}, {share:.1%} of the "
+    "Fisher: {reading}",
     place=place, name=name, count=len(own), chosen=chosen,
     by_hand=by_hand, library=library,
     off=abs(by_hand - library) / max(by_hand, 1e-30),
@@ -485,7 +492,8 @@ chapter.say(
     share=slopes.mean().square() / max(by_hand, 1e-30),
     reading="the gradients of single images cancel in the mean."
     if slopes.mean().square() < by_hand / 2 else
-    "for this weight most images pull the same way, and few cancel.")
+    "for this weight most images pull the same way, and few "
+    "cancel.")
 
 # %% [markdown]
 # ### Solution 2
@@ -515,7 +523,8 @@ import copy
 
 student = copy.deepcopy(forgot.model).requires_grad_(True)
 anchor = dict(baseline.model.named_parameters())
-stiff = {name: f.to(training.device()) for name, f in fisher.items()}
+stiff = {name: f.to(training.device())
+         for name, f in fisher.items()}
 alone = replace(run.unlearning, real=0.0, replay=0.0, gray=0.0)
 penalty = terms(student, None, alone, anchor, stiff)["ewc"]
 found = torch.autograd.grad(penalty, list(student.parameters()))
@@ -523,18 +532,21 @@ derived = [alone.ewc * stiff[name] * (theta - anchor[name])
            for name, theta in student.named_parameters()]
 off = max(float((a - b).detach().abs().max())
           for a, b in zip(found, derived))
-guess, rise = float(penalty) / alone.ewc, now["nelbo"] - was["nelbo"]
+guess = float(penalty) / alone.ewc
+rise = now["nelbo"] - was["nelbo"]
 chapter.say(
-    "The gradient found by autograd and the derived one differ by at "
-    "most {off:.1e}. At λ = 1 the penalty is {guess:.2f} nats: its guess"
-    " at what the retained images lost. They lost {rise:+.2f}, on test "
-    "images. {reading} There are {n:,} retained training images; λ = "
-    "{n:,} would stand for the sum of their losses.",
+    "The gradient found by autograd and the derived one differ by "
+    "at most {off:.1e}. At λ = 1 the penalty is {guess:.2f} nats: "
+    "its guess at what the retained images lost. They lost "
+    "{rise:+.2f}, on test images. {reading} There are {n:,} "
+    "retained training images; λ = {n:,} would stand for the sum "
+    "of their losses.",
     off=off, guess=guess, rise=rise, n=len(x),
     reading="The guess is within half a nat." if
-    abs(guess - rise) <= 0.5 else "The guess is off: the quadratic knows "
-    "nothing of curvature across weights, nor of rehearsal, which moves "
-    "weights in directions that cost nothing.")
+    abs(guess - rise) <= 0.5 else "The guess is off: the "
+    "quadratic knows nothing of curvature across weights, nor of "
+    "rehearsal, which moves weights in directions that cost "
+    "nothing.")
 
 # %% [markdown]
 # ### Solution 3
@@ -548,17 +560,18 @@ points = 100 * (free["accuracy"] - now["accuracy"])
 nats = free["nelbo"] - now["nelbo"]
 weak, same = pull < 0.1, abs(points) <= 0.5 and abs(nats) <= 0.5
 chapter.say(
-    "Half of the time the penalty pulls with less than {pull:.1%} of "
-    "what rehearsal does, so λ = 0 should change {expected}. In the sweep"
-    " it changes the retained classes by {points:+.2f} points and "
-    "{nats:+.2f} nats, and the distance to gray from {gray:.4f} to "
-    "{gray_free:.4f}. {reading}",
+    "Half of the time the penalty pulls with less than {pull:.1%} "
+    "of what rehearsal does, so λ = 0 should change {expected}. "
+    "In the sweep it changes the retained classes by "
+    "{points:+.2f} points and {nats:+.2f} nats, and the distance "
+    "to gray from {gray:.4f} to {gray_free:.4f}. {reading}",
     pull=pull, expected="little" if weak else "something",
-    points=points, nats=nats, gray=gone["gray"], gray_free=free["gray"],
+    points=points, nats=nats, gray=gone["gray"],
+    gray_free=free["gray"],
     reading="As expected." if weak == same else
-    "The norms mislead here: they say how strong a pull is, not where "
-    "it leads. A weak one that never turns adds up; a strong one that "
-    "others balance moves nothing.")
+    "The norms mislead here: they say how strong a pull is, not "
+    "where it leads. A weak one that never turns adds up; a "
+    "strong one that others balance moves nothing.")
 
 # %% [markdown]
 # ### Solution 4
@@ -589,9 +602,9 @@ distance = logit.sigmoid() - 0.5
 pulls = [float(torch.autograd.grad(d, logit, retain_graph=True)[0])
          for d in (distance.abs(), distance.square())]
 chapter.say(
-    "Where this run ended, at {gray:.5f} from gray, the absolute distance "
-    "pulls with {absolute:.3f} and the squared one with {squared:.2g}: "
-    "{ratio:,.0f} times less.",
+    "Where this run ended, at {gray:.5f} from gray, the absolute "
+    "distance pulls with {absolute:.3f} and the squared one with "
+    "{squared:.2g}: {ratio:,.0f} times less.",
     gray=pixel - 0.5, absolute=pulls[0], squared=pulls[1],
     ratio=pulls[0] / pulls[1])
 

@@ -69,7 +69,8 @@ ds = data.load(run.dataset)
 base = run.baseline(ds)
 models = {"baseline": base}
 for count, model in enumerate(run.sequence(ds, sequence), 1):
-    models[f"forgot {', '.join(map(str, sequence[:count]))}"] = model
+    gone = ", ".join(map(str, sequence[:count]))
+    models[f"forgot {gone}"] = model
 unlearned = list(models)[1:]
 models[f"never saw {digit}"] = run.never_saw(ds, [digit])
 models["baseline, other seed"] = run.baseline(ds, run.seed + 1)
@@ -111,16 +112,20 @@ ways = {"true label": one_hot(labels),
 points = {}
 tick = time.perf_counter()
 for way, y in ways.items():
-    means = [latent.activations(models[name].model, images, y)["mean"]
-             for name in shown]
-    points[way] = dict(zip(shown, latent.joint_tsne(means, run.seed)))
+    means = [latent.activations(models[name].model, images,
+                                y)["mean"] for name in shown]
+    embedded = latent.joint_tsne(means, run.seed)
+    points[way] = dict(zip(shown, embedded))
 tsne_seconds = time.perf_counter() - tick
 
 # %% tags=["remove-input"]
+told = {name: latent.silhouette(latent.activations(models[name].model, images, ways["true label"])["mean"], labels)
+        for name in shown}
 chapter.show_figure(
     figures.embedding(points["true label"], labels, sequence),
-    f"Encodings of {len(few):,} test images with their true labels, in one joint embedding. Forgotten classes are drawn "
-    "as crosses, their names framed.",
+    f"Encodings of {len(few):,} test images with their true labels, in one joint embedding. The mean silhouette of the "
+    "ten classes (0: not apart, 1: far apart) is " + ", ".join(f"{s.mean():.2f} ({name})" for name, s in told.items())
+    + ". Forgotten classes are drawn as crosses, their names framed.",
     alt="Scatter plots on shared axes, one for each model, coloured by digit; each class's name stands at its median.")
 
 # %% tags=["remove-input"]
@@ -149,7 +154,8 @@ x_test, y_test = ds.test_images[:count], ds.test_labels[:count]
 
 
 def values(model, x):
-    return latent.activations(model.model, x, latent.neutral(len(x)))
+    return latent.activations(model.model, x,
+                              latent.neutral(len(x)))
 
 
 layers, recall, structure = {}, {}, {}
@@ -320,7 +326,7 @@ chapter.show_figure(
     alt="A grid of images: a row for each model, and in it thirteen steps of the label from one class through the "
         "forgotten one to another.")
 
-# %%
+# %% tags=["hide-input"]
 axis = torch.linspace(-2.5, 2.5, 13)
 label = one_hot(torch.tensor([digit])).expand(13, -1)
 traversals = []
@@ -334,7 +340,9 @@ for k in range(2):
 chapter.show_figure(
     figures.image_grid(torch.stack(traversals), rows=[f"{name}, z{k + 1}" for k in range(2) for name in models],
                        columns=[f"{a:+.1f}" if i % 4 == 0 else "" for i, a in enumerate(axis.tolist())]),
-    f"At the label {digit}, along the first two axes of z.",
+    f"At the label {digit}, along the first two axes of z. The largest distance to gray on the way is " + ", ".join(
+        f"{max(float((t - 0.5).abs().mean((1, 2, 3)).max()) for t in traversals[at::len(models)]):.3f} ({name})"
+        for at, name in enumerate(models)) + ".",
     alt="A grid of images: for each of two latent axes a row for each model, thirteen steps across.")
 
 # %% tags=["remove-input"]
@@ -391,16 +399,19 @@ named = {layer: latent.probe_recall(with_label[layer], y_train,
                                     given[layer], y_test)[digit]
          for layer in ("mean", "decoder 1")}
 chapter.say(
-    "With the true label, the probe recognises {mean:.1%} of the {digit}s "
-    "on the mean of z (neutral label: {mean_neutral:.1%}), and {hidden:.1%} "
-    "in the decoder's first layer ({hidden_neutral:.1%}). {reading} "
-    "Whatever is found there, the label was among what went in.",
+    "With the true label, the probe recognises {mean:.1%} of the "
+    "{digit}s on the mean of z (neutral label: "
+    "{mean_neutral:.1%}), and {hidden:.1%} in the decoder's first "
+    "layer ({hidden_neutral:.1%}). {reading} Whatever is found "
+    "there, the label was among what went in.",
     digit=digit, mean=named["mean"], hidden=named["decoder 1"],
     mean_neutral=probes.loc["baseline", "mean"],
     hidden_neutral=probes.loc["baseline", "decoder 1"],
-    reading="The decoder reads the label and the probe reads the decoder."
+    reading="The decoder reads the label and the probe reads the "
+    "decoder."
     if named["decoder 1"] > probes.loc["baseline", "decoder 1"] else
-    "Here the label adds nothing to what the decoder's layer shows.")
+    "Here the label adds nothing to what the decoder's layer "
+    "shows.")
 
 # %% [markdown]
 # ### Solution 2
@@ -409,24 +420,27 @@ chapter.say(
 from sa_lib.model import build
 
 newborn = build(run.model, run.seed).to(training.device())
-before, after = (latent.activations(newborn.requires_grad_(False), x,
-                                    latent.neutral(len(x)))
-                 for x in (x_train, x_test))
+before, after = (
+    latent.activations(newborn, x, latent.neutral(len(x)))
+    for x in (x_train, x_test))
 blank = {layer: latent.probe_recall(before[layer], y_train,
                                     after[layer], y_test)
          for layer in ("encoder 2", "mean")}
 share = float(blank["encoder 2"].mean()
               / overall.loc["baseline", "encoder 2"])
 chapter.say(
-    "In the encoder's second layer, the probe of an untrained network "
-    "recognises {layer:.1%} of all digits (baseline: {layer_base:.1%}); on"
-    " the mean of z, {mean:.1%} ({mean_base:.1%}). {reading}",
+    "In the encoder's second layer, the probe of an untrained "
+    "network recognises {layer:.1%} of all digits (baseline: "
+    "{layer_base:.1%}); on the mean of z, {mean:.1%} "
+    "({mean_base:.1%}). {reading}",
     layer=blank["encoder 2"].mean(), mean=blank["mean"].mean(),
     layer_base=overall.loc["baseline", "encoder 2"],
     mean_base=overall.loc["baseline", "mean"],
-    reading="Much of what a probe finds is in the images, and a random "
-    "projection keeps it: the probe learns, the layer need not have."
-    if share > 0.7 else "Training, then, is what put the digit there.")
+    reading="Much of what a probe finds is in the images, and a "
+    "random projection keeps it: the probe learns, the layer need "
+    "not have."
+    if share > 0.7 else "Training, then, is what put the digit "
+    "there.")
 
 # %% [markdown]
 # ### Solution 3
@@ -469,17 +483,19 @@ def explained(first, second):
 
 
 chapter.say(
-    "CKA of the baseline's means of z with themselves: {cka}. The best "
-    "rotation of the baseline explains {shares} of the others. {reading}",
+    "CKA of the baseline's means of z with themselves: {cka}. The "
+    "best rotation of the baseline explains {shares} of the "
+    "others. {reading}",
     cka=", ".join(f"{way} {latent.linear_cka(mine, other):.4f}"
                   for way, other in changed.items()),
-    shares=", ".join(f"{explained(mine, centred(name)):.0%} ({name})"
-                     for name in others),
-    reading="Two seeds agree up to a rotation, nearly: the same code on "
-    "other axes."
+    shares=", ".join(
+        f"{explained(mine, centred(name)):.0%} ({name})"
+        for name in others),
+    reading="Two seeds agree up to a rotation, nearly: the same "
+    "code on other axes."
     if explained(mine, centred("baseline, other seed")) > 0.9 else
-    "Two seeds do not agree up to a rotation: each has arranged the "
-    "styles in its own way.")
+    "Two seeds do not agree up to a rotation: each has arranged "
+    "the styles in its own way.")
 
 # %% [markdown]
 # ### Solution 4
@@ -492,8 +508,8 @@ import copy
 
 student = copy.deepcopy(base.model).requires_grad_(True)
 codes = torch.randn(32, run.model.latent_dim, generator=generator)
-distance = (student.decode(codes.to(training.device()), one_hot(
-    torch.full((32,), digit)).to(training.device())) - 0.5).abs().mean()
+asked = one_hot(torch.full((32,), digit))
+distance = (draw(student, codes, asked) - 0.5).abs().mean()
 names = [name for name, _ in student.named_parameters()]
 slopes = torch.autograd.grad(distance, list(student.parameters()),
                              allow_unused=True)
@@ -501,13 +517,15 @@ reach = {side: sum(name.startswith(side) and slope is not None
                    for name, slope in zip(names, slopes))
          for side in ("encoder", "decoder")}
 chapter.say(
-    "Of the encoder's tensors {encoder} have a gradient of the gray term, "
-    "of the decoder's {decoder}. The encoder's matrices still moved by "
-    "{moved:.1%}, and by {control:.1%} without the gray term: {reading}",
+    "Of the encoder's tensors {encoder} have a gradient of the "
+    "gray term, of the decoder's {decoder}. The encoder's "
+    "matrices still moved by {moved:.1%}, and by {control:.1%} "
+    "without the gray term: {reading}",
     **reach, moved=sides["encoder"][0], control=sides["encoder"][1],
     reading="rehearsal alone moves them as far."
     if sides["encoder"][0] < 1.2 * sides["encoder"][1] else
-    "through rehearsal they follow a decoder that the gray term moved.")
+    "through rehearsal they follow a decoder that the gray term "
+    "moved.")
 
 # %% [markdown]
 # ## Try next

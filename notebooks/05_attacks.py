@@ -75,7 +75,8 @@ def titled(prefix, classes):
     return f"{prefix} {', '.join(map(str, classes))}"
 
 
-subjects = {titled("forgot", sequence[:1]): (steps[0], sequence[:1]),
+first = sequence[:1]
+subjects = {titled("forgot", first): (steps[0], first),
             titled("forgot", sequence): (steps[-1], sequence)}
 target = titled("forgot", sequence)
 controls = {f"{titled('never saw', sequence)}, seed {s}":
@@ -108,7 +109,7 @@ main_controls = list(controls)[:3]
 # it sees the class. Whether he has got there is for judge B to say, which no
 # attack has seen.
 
-# %%
+# %% tags=["hide-input"]
 def everyone(threats, attempt):
     return {(threat, k, name): attempt(model, k, THREATS[threat])
             for threat in threats
@@ -226,7 +227,9 @@ best = {"target": real[digit][pick]} | {model: found["y on the simplex", digit, 
 chapter.show_figure(
     figures.image_grid(torch.stack(list(best.values())), rows=list(best)),
     f"What the attacker recovered with y on the simplex: held-out images of {digit}, from the best to the worst "
-    f"reconstruction by the model that {target}.",
+    f"reconstruction by the model that {target}. Their mean squared error: " + ", ".join(
+        f"{float(found['y on the simplex', digit, model].loss[-1][pick].mean()):.1f} ({model})"
+        for model in list(best)[1:]) + ".",
     alt="A grid of images: the targets in the first row, below them their reconstructions by each model.")
 
 # %% tags=["remove-input"]
@@ -237,7 +240,9 @@ frames = {model: found["y on the simplex", digit, model].images[:, one]
 chapter.show_figure(
     figures.image_grid(torch.stack([torch.cat([f, real[digit][one:one + 1]]) for f in frames.values()]),
                        rows=list(frames), columns=[*map(str, budget), "target"]),
-    "One attack unfolding: the best image so far against the number of looks at the model; last, the target.",
+    "One attack unfolding: the best image so far against the number of looks at the model; last, the target. The squared "
+    "error goes " + ", ".join(f"from {float(e[0, one]):.0f} to {float(e[-1, one]):.1f} ({model})" for model in frames
+                              for e in [found["y on the simplex", digit, model].loss]) + ".",
     alt="A grid of images: a row for each of three models, in it the best reconstruction at growing budgets and the "
         "target.")
 
@@ -276,7 +281,8 @@ chapter.show_table(inputs.rename_axis("threat model"),
 
 # %%
 def errors_of(threat, k, names):
-    return torch.stack([found[threat, k, n].loss[-1] for n in names])
+    return torch.stack([found[threat, k, n].loss[-1]
+                        for n in names])
 
 
 alone = titled("forgot", [digit])
@@ -370,7 +376,8 @@ budgets = {f"{run.unlearning.steps // part} steps": replace(
 budgets["no gray term"] = replace(run.unlearning, gray=0.0)
 rows = {}
 for label, config in budgets.items():
-    model = get_unlearned(base, ds, [digit], fisher, config, run.seed)
+    model = get_unlearned(base, ds, [digit], fisher, config,
+                          run.seed)
     table = evaluation.evaluate(model.model, ds, judge_b, None,
                                 run.seed, run.samples)
     means = evaluation.retained_means(table, [digit])
@@ -381,8 +388,8 @@ for label, config in budgets.items():
         error = reconstruct(real)(model, digit, THREATS[threat])
         (known_error,) = errors_of(threat, digit, ["baseline"])
         rows[label][f"ρ, {threat}"] = residual_knowledge(
-            errors_of(threat, digit, against[alone]), error.loss[-1],
-            known_error).rho
+            errors_of(threat, digit, against[alone]),
+            error.loss[-1], known_error).rho
 tradeoff = pd.DataFrame(rows).T
 
 # %% tags=["remove-input"]
@@ -408,8 +415,9 @@ for k in sequence:
     for name, (model, classes) in students.items():
         if k in classes:
             relearned[k, name] = pd.DataFrame({
-                n: attacks.relearn(model.model, seen[k][:n], k, judge_b,
-                                   seed=run.seed) for n in few})
+                n: attacks.relearn(model.model, seen[k][:n], k,
+                                   judge_b, seed=run.seed)
+                for n in few})
 
 # %% tags=["remove-input"]
 average = sum(relearned[digit, n] for n in main_controls) / 3
@@ -517,10 +525,11 @@ chapter.say(
     target=target, digit=digit, path="; ".join(
         f"{worded(value)} after {looks:,} looks"
         for looks, value in zip(budget, path)),
-    reading="It has settled: more looks would not change the verdict."
+    reading="It has settled: more looks would not change the "
+    "verdict."
     if max(late) - min(late) <= attacks.SPREAD else
-    "It has not settled, or is not defined: ρ belongs to a budget, and "
-    "should not be quoted without it.")
+    "It has not settled, or is not defined: ρ belongs to a "
+    "budget, and should not be quoted without it.")
 
 # %% [markdown]
 # ### Solution 2
@@ -531,18 +540,19 @@ claimed = {key: attacks.score(f.end, judge_a, key[1],
            for key, f in guided.items()}
 over = pd.Series(claimed) - success
 chapter.say(
-    "With y free, for {digit}, judge A counts {mine:.0%} successes on the "
-    "model that {target}, and judge B {other:.0%}; on the first that "
-    "never saw it, {never_a:.0%} and {never_b:.0%}. Over all guided "
-    "attacks judge A says {mean:+.0f} points more, at most {most:+.0f}. "
-    "{reading}",
-    digit=digit, target=target, mine=claimed["y free", digit, target],
+    "With y free, for {digit}, judge A counts {mine:.0%} "
+    "successes on the model that {target}, and judge B "
+    "{other:.0%}; on the first that never saw it, {never_a:.0%} "
+    "and {never_b:.0%}. Over all guided attacks judge A says "
+    "{mean:+.0f} points more, at most {most:+.0f}. {reading}",
+    digit=digit, target=target,
+    mine=claimed["y free", digit, target],
     other=success["y free", digit, target],
     never_a=claimed["y free", digit, main_controls[0]],
     never_b=success["y free", digit, main_controls[0]],
     mean=100 * over.mean(), most=100 * over.max(),
-    reading="An attack fools the judge it was made for; only one that it "
-    "has not met can say whether there is a digit."
+    reading="An attack fools the judge it was made for; only one "
+    "that it has not met can say whether there is a digit."
     if over.mean() > 0.02 else
     "Here the two agree: what pleased one judge pleases the other.")
 
@@ -573,17 +583,21 @@ def bootstrap(draw_models):
 
 both_drawn, images_only = bootstrap(True), bootstrap(False)
 theirs = rho["y on the simplex", digit, target]
-wide, narrow = (float(np.ptp(ends)) for ends in (both_drawn, images_only))
+wide, narrow = (float(np.ptp(ends))
+                for ends in (both_drawn, images_only))
 chapter.say(
-    "By hand [{low}, {high}], by the library [{their_low}, {their_high}]. "
-    "With the images alone [{image_low}, {image_high}]. {reading}",
+    "By hand [{low}, {high}], by the library [{their_low}, "
+    "{their_high}]. With the images alone [{image_low}, "
+    "{image_high}]. {reading}",
     low=worded(both_drawn[0]), high=worded(both_drawn[1]),
     their_low=worded(theirs.low), their_high=worded(theirs.high),
-    image_low=worded(images_only[0]), image_high=worded(images_only[1]),
-    reading=f"That is {narrow / wide:.0%} of the width; the rest is that "
+    image_low=worded(images_only[0]),
+    image_high=worded(images_only[1]),
+    reading=f"That is {narrow / wide:.0%} of the width; the rest "
+    f"is that "
     "only three models never saw the class." if wide > 0 else
-    "ρ is not defined in every draw: the baseline is too near to the "
-    "models that never saw the class.")
+    "ρ is not defined in every draw: the baseline is too near to "
+    "the models that never saw the class.")
 
 # %% [markdown]
 # ### Solution 4
@@ -606,26 +620,28 @@ chapter.say(
 # </details>
 
 # %% tags=["hide-cell"]
-free = {name: found["y free", digit, name].loss[-1] for name in simplex}
+free = {name: found["y free", digit, name].loss[-1]
+        for name in simplex}
 bound = {name: f.loss[-1] for name, f in simplex.items()}
 missed = {name: float((free[name] > bound[name]).float().mean())
           for name in simplex}
 better = {name: torch.minimum(free[name], bound[name])
           for name in simplex}
 chapter.say(
-    "With y free he ends above the simplex for {missed} of the images of "
-    "{digit}. ρ of the model that {target}: {on_simplex} on the simplex, "
-    "{free} free, **{best} with the better of both**. {reading}",
+    "With y free he ends above the simplex for {missed} of the "
+    "images of {digit}. ρ of the model that {target}: "
+    "{on_simplex} on the simplex, {free} free, **{best} with the "
+    "better of both**. {reading}",
     missed=", ".join(f"{share:.0%} ({name})"
                      for name, share in missed.items()),
     digit=digit, target=target, on_simplex=worded(rho_of(bound)),
     free=worded(rho_of(free)), best=worded(rho_of(better)),
-    reading="He loses his way more often in the unlearned model than in "
-    "those that never saw the class, and what looked like over-forgetting "
-    "was partly that."
+    reading="He loses his way more often in the unlearned model "
+    "than in those that never saw the class, and what looked like "
+    "over-forgetting was partly that."
     if missed[target] > max(missed[n] for n in main_controls) else
-    "He loses his way no more often in the unlearned model than in those "
-    "that never saw the class.")
+    "He loses his way no more often in the unlearned model than "
+    "in those that never saw the class.")
 
 # %% [markdown]
 # ## Try next

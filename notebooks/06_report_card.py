@@ -137,7 +137,8 @@ where = next(base.model.parameters()).device
 found, rho, success, guided = {}, {}, {}, {}
 for k in sequence:
     seen = ds.train_images[ds.train_labels == k].to(where)
-    real = ds.test_images[ds.test_labels == k][:run.targets].to(where)
+    real = ds.test_images[ds.test_labels == k].to(where)
+    real = real[:run.targets]
     for threat in THREATS:
         for name, m in models.items():
             found[name] = get_reconstruction(
@@ -149,9 +150,9 @@ for k in sequence:
         success[k, threat] = attacks.score(
             found["this model"].end, judge_b, k, seen).iloc[0]
     for name in ("this model", "never saw, seed " + str(run.seed)):
-        free = attack(models[name].model, attacks.unlike(judge_a, k), k,
-                      run.targets, THREATS["y free"], run.guided,
-                      run.seed)
+        free = attack(models[name].model,
+                      attacks.unlike(judge_a, k), k, run.targets,
+                      THREATS["y free"], run.guided, run.seed)
         guided[k, name] = attacks.score(free.end, judge_b, k,
                                         seen).iloc[0]
 
@@ -168,8 +169,8 @@ relearned = {}
 for k in sequence:
     few = ds.train_images[ds.train_labels == k][:100]
     for name, m in models.items():
-        relearned[k, name] = attacks.relearn(m.model, few, k, judge_b,
-                                             seed=run.seed)
+        relearned[k, name] = attacks.relearn(
+            m.model, few, k, judge_b, seed=run.seed)
 
 # %% tags=["remove-input"]
 defined = {key: r for key, r in rho.items() if r.rho == r.rho}
@@ -249,9 +250,8 @@ error = {name: get_reconstruction(
     for name, m in models.items()}
 audit = {}
 for name in models:
-    held_against = torch.stack([error[n] for n in never if n != name])
-    r = residual_knowledge(held_against, error[name],
-                           error["baseline"])
+    rest = torch.stack([error[n] for n in never if n != name])
+    r = residual_knowledge(rest, error[name], error["baseline"])
     audit[name] = {
         "distance to gray": f"{tables[name].loc[k, 'gray']:.4f}",
         "ρ": "–" if r.rho != r.rho else f"{r.rho:+.2f}",
@@ -261,15 +261,21 @@ chapter.show_table(
     f"The card's lines for {k}, {threat}.")
 fooled = [name for name in never
           if audit[name]["verdict"] not in ("gone", "undefined")]
+never_gray = min(tables[name].loc[k, "gray"] for name in never)
 chapter.say(
-    "The baseline has ρ = 1 by definition, where ρ is defined, and draws "
-    "no gray: the card knows it. Held against the other two, {reading} "
-    "What tells a retrained model from an unlearned one on this page is "
-    "the gray: it never learned to hide.",
-    reading="each model that never saw the class is told that it is "
-    "gone, as it should be (or that ρ is not defined)."
-    if not fooled else f"{', '.join(fooled)} is taken for one that knows "
-    "more, or less, than nothing: so wide is the margin of this card.")
+    "The baseline has ρ = 1 by definition, where ρ is defined: "
+    "the card knows it. {reading} {hidden}",
+    reading="Each model that never saw the class, held against the "
+    "other two, is called gone, as it should be, or undefined."
+    if not fooled else "Held against the other two, the card "
+    "misjudges "
+    f"{'; '.join(fooled)}: so wide is the margin of this page.",
+    hidden="What tells this model from a retrained one is the "
+    "gray: a model that never saw a class has nothing to hide."
+    if mine.loc[k, "gray"] < never_gray / 2 else
+    "This model is no nearer to gray than half of what a "
+    "retrained one is: nothing here betrays that something was "
+    "removed.")
 
 # %% [markdown]
 # ### Solution 2
@@ -295,32 +301,35 @@ from scipy.stats import beta
 
 def at_most(rate, n):
     hits = round(rate * n)
-    return 1.0 if hits == n else float(beta.ppf(0.95, hits + 1, n - hits))
+    return beta.ppf(0.95, hits + 1, n - hits) if hits < n else 1.0
 
 
-attempts = {k: min(run.targets, int((ds.test_labels == k).sum()))
-            for k in sequence}
 rows = {f"{k}: {name}": {
-    "found": s["success"], "at most": at_most(s["success"], run.targets)}
+    "found": s["success"],
+    "at most": at_most(s["success"], run.targets)}
     for (k, name), s in guided.items()}
 chapter.show_table(
     pd.DataFrame(rows).T.rename_axis("class: model"),
-    f"Success of the guided attack in {run.targets} attempts, and the "
+    f"Success of the guided attack in {run.targets} attempts, and "
+    f"the "
     "upper 95 % limit of its rate.",
     {"found": "{:.0%}", "at most": "{:.1%}"})
 chapter.say(
-    "No success in {n} attempts would leave room for {none:.1%} (the rule "
-    "of three says {three:.1%}). The attempts share one model, so the "
-    "limit is about this model and not about its kind.",
-    n=run.targets, none=at_most(0, run.targets), three=3 / run.targets)
+    "No success in {n} attempts would leave room for {none:.1%} "
+    "(the rule of three says {three:.1%}). The attempts share one "
+    "model, so the limit is about this model and not about its "
+    "kind.",
+    n=run.targets, none=at_most(0, run.targets),
+    three=3 / run.targets)
 
 # %% [markdown]
 # ### Solution 3
 
 # %% tags=["hide-cell"]
 def word(value, spread=attacks.SPREAD):
-    bounds = {"over-forgotten": value < -spread, "gone": value <= spread,
-              "suppressed": value < 0.5, "avoided": True}
+    bounds = {"over-forgotten": value < -spread,
+              "gone": value <= spread, "suppressed": value < 0.5,
+              "avoided": True}
     return next(name for name, holds in bounds.items() if holds)
 
 
@@ -331,18 +340,19 @@ stricter = [key for key, r in defined.items()
 
 
 def listed(keys):
-    return ", ".join(f"{k}: {threat}" for k, threat in keys) or "none"
+    return ", ".join(f"{k}: {t}" for k, t in keys) or "none"
 
 
 chapter.say(
-    "Of {count} lines with a ρ, {n} have an interval that reaches into "
-    "another verdict ({unsure}). With half the spread, {m} would read "
-    "otherwise ({stricter}). {reading}",
+    "Of {count} lines with a ρ, {n} have an interval that reaches "
+    "into another verdict ({unsure}). With half the spread, {m} "
+    "would read otherwise ({stricter}). {reading}",
     count=len(defined), n=len(unsure), unsure=listed(unsure),
     m=len(stricter), stricter=listed(stricter),
     reading="A verdict is a word for a number; quote the interval."
     if unsure or stricter else
-    "The verdicts of this card do not hang on where the lines are drawn.")
+    "The verdicts of this card do not hang on where the lines are "
+    "drawn.")
 
 # %% [markdown]
 # ## Try next

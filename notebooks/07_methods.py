@@ -93,7 +93,8 @@ def terms_of_yours(model, batch, weights, anchor, fisher):
 
 
 candidates = dict(run.methods)
-# candidates["yours"] = Method(terms_of_yours, UnlearningConfig(...))
+# candidates["yours"] = Method(terms_of_yours,
+#                              UnlearningConfig(...))
 
 # %%
 ds = data.load(run.dataset)
@@ -124,7 +125,8 @@ drawn = [evaluation.prior_samples(m.model, asked, run.seed)
 chapter.show_figure(
     figures.image_grid(torch.stack(drawn), rows=list(models), columns=[*map(str, asked.tolist())]),
     f"One row a model, the same latent codes and labels in each; the last six columns ask for the forgotten {digit} "
-    "again.", alt="A grid of samples: a row for the baseline, one for each method, and one for a model that never saw "
+    "again. Its distance to gray there: " + ", ".join(
+        f"{name} {float((row[10:] - 0.5).abs().mean()):.2f}" for name, row in zip(models, drawn)) + ".", alt="A grid of samples: a row for the baseline, one for each method, and one for a model that never saw "
     "the class; ten columns for the digits and six more for the forgotten one.")
 
 # %% [markdown]
@@ -158,7 +160,8 @@ if paths:
 
 # %%
 where = next(base.model.parameters()).device
-real = ds.test_images[ds.test_labels == digit][:run.targets].to(where)
+real = ds.test_images[ds.test_labels == digit].to(where)
+real = real[:run.targets]
 few = ds.train_images[ds.train_labels == digit][:100]
 strong = ["y on the simplex", "y free"]
 errors = {threat: {name: get_reconstruction(
@@ -315,11 +318,11 @@ leaders = {c: ranks[criteria].drop(columns=c).sum(axis=1).idxmin()
 weights = np.random.default_rng(run.seed).dirichlet(
     np.ones(len(criteria)), 5000)
 sums = weights @ ranks[criteria].fillna(0).to_numpy().T
-first_place = pd.Series(ranks.index[sums.argmin(axis=1)]).value_counts(
-    normalize=True)
+winners = pd.Series(ranks.index[sums.argmin(axis=1)])
+first_place = winners.value_counts(normalize=True)
 chapter.say(
-    "With all five, {best} comes first. Without {leaders}. With random "
-    "weights, {shares}. {reading}",
+    "With all five, {best} comes first. Without {leaders}. With "
+    "random weights, {shares}. {reading}",
     best=ranks.index[0], leaders="; without ".join(
         f"{c}, {name}" for c, name in leaders.items()),
     shares=", ".join(f"{name} in {share:.0%}"
@@ -348,8 +351,8 @@ chapter.say(
     others="Beaten at everything: " + "; ".join(
         f"{m} by {', '.join(by)}" for m, by in beaten.items() if by)
     + "." if any(beaten.values()) else
-    "No method is beaten at everything: with this many criteria it is "
-    "hard not to be best at something, be it at being quick.")
+    "No method is beaten at everything: with this many criteria "
+    "it is hard not to be best at something, be it at being quick.")
 
 # %% [markdown]
 # ### Solution 3
@@ -360,20 +363,21 @@ chapter.say(
 # \frac12$: it is $-\frac12 \log p - \frac12 \log (1 - p)$. Its derivative,
 # $-\frac{1}{2p} + \frac{1}{2(1 - p)}$, is 0 at $p = \frac12$, and the loss is
 # convex: the best that a decoder can draw is gray, at $\log 2$ a pixel, $784 \log
-# 2$ nats in all. (Had the decoder seen $u$ through $z$ it could do better; eight
-# or so numbers do not hold 784 random ones.) Both losses lead to the same place.
+# 2$ nats in all. (Had the decoder seen $u$ through $z$ it could do better; a few
+# numbers do not hold 784 random ones.) Both losses lead to the same place.
 # What differs is the pull on the way, and what the encoder learns of it.
 #
 # </details>
 
 # %% tags=["hide-cell"]
-u = torch.rand(10_000, generator=torch.Generator().manual_seed(run.seed))
+generator = torch.Generator().manual_seed(run.seed)
+u = torch.rand(10_000, generator=generator)
 grid = torch.linspace(0.01, 0.99, 99)
 loss = -(u.mean() * grid.log() + (1 - u.mean()) * (1 - grid).log())
 taught = "selective_amnesia"
 chapter.say(
-    "On a grid, with {count:,} draws of u, the least loss is at p = "
-    "{p:.2f}: {nats:.1f} nats for 784 pixels, and 784 log 2 is "
+    "On a grid, with {count:,} draws of u, the least loss is at p "
+    "= {p:.2f}: {nats:.1f} nats for 784 pixels, and 784 log 2 is "
     "{theory:.1f}. {reading}",
     count=len(u), p=grid[loss.argmin()], nats=784 * loss.min(),
     theory=784 * np.log(2), reading=(
@@ -403,12 +407,13 @@ for share in (0.0, 0.1, 0.3, 0.5, 0.7):
         run.seed).mean())
 coin = 784 * np.log(2)
 chapter.say(
-    "With a share of {shares}, the retained test images cost {nats} nats; "
-    "a gray page costs {coin:.0f}. {reading}",
+    "With a share of {shares}, the retained test images cost "
+    "{nats} nats; a gray page costs {coin:.0f}. {reading}",
     shares=", ".join(f"{share:g}" for share in left),
-    nats=", ".join(f"{value:.0f}" for value in left.values()), coin=coin,
-    reading="At the largest share little of what the model could do is "
-    "left, and what training finds again it finds from data."
+    nats=", ".join(f"{value:.0f}" for value in left.values()),
+    coin=coin,
+    reading="At the largest share little of what the model could "
+    "do is left, and what training finds again it finds from data."
     if left[0.7] > (left[0.0] + coin) / 2 else
     "Even at the largest share a good part of the model is left.")
 

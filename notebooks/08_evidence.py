@@ -44,7 +44,8 @@ from sa_lib.unlearning import METHODS
 started = time.perf_counter()
 run = chapter.validate(profile=profile, run_dir=run_dir)
 cells = evidence.read(table or evidence.RESULTS / "evidence.csv")
-main = (cells["dataset"] == "mnist") & (cells["architecture"] == "mlp")
+main = ((cells["dataset"] == "mnist")
+        & (cells["architecture"] == "mlp"))
 if not main.any():
     main = cells["dataset"] == cells["dataset"].iloc[0]
 good = evidence.tidy(cells[main])
@@ -214,7 +215,7 @@ chapter.show_figure(
 # it does well, there is little room between the two controls, and a small
 # residue weighs much. How far apart they are says how much there was to forget.
 
-# %%
+# %% tags=["hide-input"]
 gap = pd.Series({d: np.concatenate(list(
     rows.xs((d, "retrain"), level=("forget", "model"))
     [f"errors.{threats[0]}"])).mean() - np.concatenate(list(
@@ -250,7 +251,7 @@ chapter.say(
 # the five scores of [the chapter on methods](07_methods.ipynb), summed over the
 # digits, and paired differences to the method called `unseen`.
 
-# %%
+# %% tags=["hide-input"]
 everyone = [m for m in rows.index.unique("model")
             if m not in ("baseline", "retrain")]
 one = rows.xs(rows.index.unique("seed").min(), level="seed")
@@ -317,10 +318,11 @@ if there:
 # %% [markdown]
 # ## Claims, and what would falsify them
 
-# %%
-more_seen = {m: evidence.differences(rows, "probability", m, "retrain")
-             for m in core}
-mean_abs = {m: np.mean([abs(r.rho) for (_, _, model), r in rho.items()
+# %% tags=["hide-input"]
+more_seen = {m: evidence.differences(rows, "probability", m,
+                                     "retrain") for m in core}
+mean_abs = {m: np.mean([abs(r.rho)
+                        for (_, _, model), r in rho.items()
                         if model == m]) for m in core}
 upper = {m: max(r.high for (_, _, model), r in rho.items()
                 if model == m) for m in core}
@@ -432,11 +434,17 @@ chapter.write_metrics(run.run_dir, "08_evidence", {
 # %% tags=["hide-cell"]
 variance = {m: pairs[m, "nelbo"].groupby("forget").var().mean()
             for m in core}
+
+
+def seeds_for(half_width, v):
+    return max(2, int(np.ceil(1.96**2 * v / half_width**2)))
+
+
 chapter.say("; ".join(
     f"{m}: no digit has two seeds, so there is no s" if v != v else
     f"{m}: s is {v**0.5:.3f} nats within a digit, which takes "
-    + " and ".join(f"{max(2, np.ceil(1.96**2 * v / h**2)):.0f} seeds for "
-                   f"±{h}" for h in (0.05, 0.02))
+    + " and ".join(f"{seeds_for(h, v)} seeds for ±{h}"
+                   for h in (0.05, 0.02))
     for m, v in variance.items()) + ".")
 
 # %% [markdown]
@@ -465,10 +473,11 @@ for m in core:
                 "correlation": both.corr().iloc[0, 1]}
 saved = pd.DataFrame(saved).T
 chapter.show_table(
-    saved.rename_axis("method"), "Standard deviation of the nats less "
-    "those of the baseline, if the two had nothing in common and as they "
-    "are.", {"unpaired": "{:.3f}", "paired": "{:.3f}",
-             "correlation": "{:.4f}"})
+    saved.rename_axis("method"),
+    "Standard deviation of the nats less those of the baseline, if "
+    "the two had nothing in common and as they are.",
+    {"unpaired": "{:.3f}", "paired": "{:.3f}",
+     "correlation": "{:.4f}"})
 factor = (saved["unpaired"] / saved["paired"])**2
 chapter.say("As many cells more would be needed without pairs: "
             + ", ".join(f"{f:,.0f} times for {m}"
@@ -482,20 +491,25 @@ from scipy.stats import binomtest
 
 tests = {}
 for t in threats:
-    sizes = {d: [abs(rho[t, d, m].rho) for m in core] for d in digits}
+    sizes = {d: [abs(rho[t, d, m].rho) for m in core]
+             for d in digits}
     sizes = {d: s for d, s in sizes.items() if np.isfinite(s).all()}
     nearer = sum(unseen < gray for gray, unseen in sizes.values())
     if sizes:
-        tests[t] = nearer, len(sizes), binomtest(nearer, len(sizes)).pvalue
-clear = [t for t, (_, _, p) in tests.items() if p <= 0.05 / len(threats)]
+        chance = binomtest(nearer, len(sizes)).pvalue
+        tests[t] = nearer, len(sizes), chance
+clear = [t for t, (_, _, p) in tests.items()
+         if p <= 0.05 / len(threats)]
 chapter.say("; ".join(
-    f"{t}: unseen is nearer to 0 for {k} of {n} digits, and as clear a "
-    f"result or a clearer one has the probability {p:.3f} by chance"
+    f"{t}: unseen is nearer to 0 for {k} of {n} digits, and as "
+    f"clear a result or a clearer one has the probability {p:.3f} "
+    f"by chance"
     for t, (k, n, p) in tests.items())
-    + ". Two looks are two chances, so each should stay below 0.05 / 2. "
+    + ". Two looks are two chances, so each should stay below 0.05 "
+    "/ 2. "
     + ("That holds for: " + ", ".join(clear) + "." if clear else
-       "Neither does: this many digits do not decide it by signs alone, "
-       "which ignore by how much."))
+       "Neither does: this many digits do not decide it by signs "
+       "alone, which ignore by how much."))
 
 # %% [markdown]
 # ### Solution 4
@@ -504,15 +518,26 @@ chapter.say("; ".join(
 spans = {}
 for m in core:
     means = pairs[m, "nelbo"].groupby("forget").mean()
-    spans[m] = [evidence.interval(v) for v in (pairs[m, "nelbo"], means)]
+    spans[m] = [evidence.interval(values)
+                for values in (pairs[m, "nelbo"], means)]
+
+
+def shown(values, place):
+    mean, low, high = values
+    return f"{mean:+.2f} [{low:+.3f}, {high:+.3f}] over {place}"
+
+
+widened = [m for m, (by_cell, by_digit) in spans.items()
+           if np.ptp(by_digit[1:]) > 1.1 * np.ptp(by_cell[1:])]
 chapter.say("; ".join(
-    f"{m}: {cells_[0]:+.2f} [{cells_[1]:+.3f}, {cells_[2]:+.3f}] over "
-    f"cells, {by[0]:+.2f} [{by[1]:+.3f}, {by[2]:+.3f}] over digits, "
-    + ("which is wider: cells of one digit are alike, and count as fewer "
-       "than they are" if by[2] - by[1] > 1.1 * (cells_[2] - cells_[1])
-       else "which is hardly wider: cells of one digit are no more alike "
-       "than others")
-    for m, (cells_, by) in spans.items()) + ".")
+    f"{m}: {shown(by_cell, 'cells')}, {shown(by_digit, 'digits')}"
+    for m, (by_cell, by_digit) in spans.items())
+    + ". " + (
+        f"Wider for {' and '.join(widened)}: cells of one digit "
+        "are alike there, and count for less than their number."
+        if widened else
+        "Hardly wider: cells of one digit are no more alike than "
+        "others."))
 
 # %% [markdown]
 # ## Try next
