@@ -371,9 +371,10 @@ chapter.write_metrics(run.run_dir, "01_baseline", {
 #    estimate that expectation with draws from $q$. How many draws does it take
 #    to be right to a tenth of a nat?
 # 3. **Bits, and slack.** Put the negative ELBO into bits a pixel. The bound is
-#    not tight: with $L$ draws, $\log \frac1L \sum_l p(x, z_l \mid y) / q(z_l
-#    \mid x, y)$ bounds $\log p(x \mid y)$ more closely (Burda et al. 2016). How
-#    many nats does that gain with 32 draws?
+#    not tight. With draws $z_1, \dots, z_L$ from $q$,
+#    $\log \frac1L \sum_l p(x, z_l \mid y) / q(z_l \mid x, y)$ bounds
+#    $\log p(x \mid y)$ more closely (Burda et al. 2016). How many nats does
+#    that gain with 32 draws?
 
 # %% [markdown]
 # ### Solution 1
@@ -411,8 +412,8 @@ chapter.say(
 #
 # <details><summary>The derivation</summary>
 #
-# The coordinates of $z$ are independent under both $q = \mathcal{N}(\mu,
-# \sigma^2)$ and $p = \mathcal{N}(0, 1)$, so one will do:
+# The coordinates of $z$ are independent under both
+# $q = \mathcal{N}(\mu, \sigma^2)$ and $p = \mathcal{N}(0, 1)$, so one will do:
 #
 # $$
 # \log q(z) - \log p(z) = -\tfrac12 \log \sigma^2
@@ -420,8 +421,9 @@ chapter.say(
 # $$
 #
 # Under $q$ the mean of $(z - \mu)^2$ is $\sigma^2$, and that of $z^2$ is
-# $\mu^2 + \sigma^2$. What remains is $\tfrac12 (\mu^2 + \sigma^2 - 1 - \log
-# \sigma^2)$, and the sum over the coordinates is the line of code.
+# $\mu^2 + \sigma^2$. What remains is
+# $\tfrac12 (\mu^2 + \sigma^2 - 1 - \log \sigma^2)$, and the sum over the
+# coordinates is the line of code.
 #
 # </details>
 

@@ -454,8 +454,8 @@ chapter.write_metrics(run.run_dir, "02_ewc_unlearning", {
 # 3. **$\lambda = 0$, from the curves.** Look at the norms of the gradients, and
 #    say whether this run would have been another without the penalty. Then
 #    look it up in the sweep.
-# 4. **Why not squared?** Derive how strongly $\lvert x - \frac12 \rvert$ and $(x
-#    - \frac12)^2$ pull at the logit of a pixel close to gray.
+# 4. **Why not squared?** Derive how strongly $\lvert x - \frac12 \rvert$ and
+#    $(x - \frac12)^2$ pull at the logit of a pixel close to gray.
 
 # %% [markdown]
 # ### Solution 1
@@ -578,8 +578,8 @@ chapter.say(
 #
 # <details><summary>The derivation</summary>
 #
-# A pixel is $x = \sigma(a)$ of its logit $a$, and $\mathrm{d}x / \mathrm{d}a = x
-# (1 - x)$, close to $\frac14$ near gray. So
+# A pixel is $x = \sigma(a)$ of its logit $a$, and
+# $\mathrm{d}x / \mathrm{d}a = x (1 - x)$, close to $\frac14$ near gray. So
 #
 # $$
 # \Big\lvert \frac{\mathrm{d}}{\mathrm{d}a} \lvert x - \tfrac12 \rvert \Big\rvert

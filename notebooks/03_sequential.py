@@ -481,8 +481,9 @@ chapter.say(
 # $$
 #
 # Steps that all point the same way end $\sum_i \lVert d_i \rVert$ away from the
-# start. At right angles the second sum is 0, and they end $\sqrt{\sum_i \lVert
-# d_i \rVert^2}$ away; steps that undo each other, nearer than that.
+# start. At right angles the second sum is 0, and they end
+# $\sqrt{\sum_i \lVert d_i \rVert^2}$ away; steps that undo each other, nearer
+# than that.
 #
 # </details>
 

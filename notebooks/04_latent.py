@@ -456,8 +456,8 @@ chapter.say(
 # Up to which rotation two layers agree best is *Procrustes'* question. The
 # rotation that brings $X$ nearest to $Y$ is $U V^\top$ of the singular value
 # decomposition $X^\top Y = U S V^\top$, and with the best factor the share of
-# $\lVert Y \rVert^2$ that it explains is $(\sum_i S_i)^2 / (\lVert X \rVert^2
-# \lVert Y \rVert^2)$.
+# $\lVert Y \rVert^2$ that it explains is
+# $(\sum_i S_i)^2 / (\lVert X \rVert^2 \lVert Y \rVert^2)$.
 #
 # </details>
 
@@ -530,8 +530,8 @@ chapter.say(
 # %% [markdown]
 # ## Try next
 #
-# - Give the probes the true label instead of `latent.neutral`. Which layers
-#   then give the digit away, and why is that no finding?
+# - Train the probes on 500 images instead of 4,000. Which gaps between models
+#   open, and which are only the probe's?
 # - Compare two *encoder* layers of the same model by `linear_cka`. How alike
 #   are neighbours?
 # - Set `forget = [4]`. Which classes are its neighbours on the walk?

@@ -650,5 +650,5 @@ chapter.say(
 #   Which of the models profits most?
 # - Let the reconstruction attacker start from the encoder's $z$ instead of a
 #   random one. Is that another threat model?
-# - Judge the attacks with judge A instead of judge B. By how much is success
-#   overstated?
+# - Set `forget = [4, 9]`, two digits that resemble each other. Can the one be
+#   rebuilt once the other is gone as well?

@@ -359,6 +359,8 @@ chapter.say(
 #
 # - Save a model with `sa_lib.checkpoints.save_model` after unlearning it with
 #   a loss of your own, and give its path as `model`.
-# - Audit the baseline: it has forgotten nothing. Does the card say so?
-# - Audit a model that never saw the class. What distinguishes it on this page
-#   from one that was made to forget?
+# - Save what a method of [the chapter on methods](07_methods.ipynb) made, and
+#   audit it against three models that never saw the class instead of one. Does
+#   it keep its rank?
+# - Audit a model for a class that it was never asked to forget. Which lines of
+#   the page give that away?

@@ -359,13 +359,14 @@ chapter.say(
 #
 # <details><summary>The derivation</summary>
 #
-# The loss is linear in $u$, so that only its mean counts, $\mathbb{E} u =
-# \frac12$: it is $-\frac12 \log p - \frac12 \log (1 - p)$. Its derivative,
+# The loss is linear in $u$, so that only its mean counts, which is $\frac12$: it
+# is $-\frac12 \log p - \frac12 \log (1 - p)$. Its derivative,
 # $-\frac{1}{2p} + \frac{1}{2(1 - p)}$, is 0 at $p = \frac12$, and the loss is
-# convex: the best that a decoder can draw is gray, at $\log 2$ a pixel, $784 \log
-# 2$ nats in all. (Had the decoder seen $u$ through $z$ it could do better; a few
-# numbers do not hold 784 random ones.) Both losses lead to the same place.
-# What differs is the pull on the way, and what the encoder learns of it.
+# convex: the best that a decoder can draw is gray, at $\log 2$ a pixel,
+# $784 \log 2$ nats in all. (Had the decoder seen $u$ through $z$ it could do
+# better; a few numbers do not hold 784 random ones.) Both losses lead to the
+# same place. What differs is the pull on the way, and what the encoder learns
+# of it.
 #
 # </details>
 
