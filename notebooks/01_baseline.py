@@ -35,6 +35,7 @@ architecture = "mlp"  # @param ["mlp", "conv"]
 run_dir = "runs/full"  # @param {type: "string"}
 
 # %%
+import math
 import time
 
 import pandas as pd
@@ -156,8 +157,9 @@ rebuilt = baseline.model.decode(baseline.model.encode(x, y)[0], y)
 # %% tags=["remove-input"]
 chapter.show_figure(
     figures.image_grid(torch.stack([x, rebuilt]), rows=["test image", "rebuilt"]),
-    "A test image of each class and what is left of it after the bottleneck.",
-    alt="Two rows of ten images: test images and, below each, a slightly smoother copy.")
+    f"A test image of each class and what is left of it after the bottleneck: {run.model.latent_dim} numbers and the "
+    f"class in place of 784 pixels, at a squared error of {float((x - rebuilt).square().sum()) / len(x):.1f} an image.",
+    alt="Two rows of ten images: test images and, below each, what the model makes of it, as a rule a smoother copy.")
 
 # %% [markdown]
 # **A walk.** Encode the test images of one class, take the two whose codes are
@@ -207,10 +209,11 @@ for name in ("A", "B"):
     p = judges[name].probabilities(test_x)
     said = p.argmax(1)
     error = evaluation.expected_calibration_error(p, test_y)
+    none = said == NOT_A_DIGIT
     quality[name] = {
         "accuracy": float((said == test_y).float().mean()),
         "calibration error": error,
-        "called no digit": float((said == NOT_A_DIGIT).float().mean()),
+        "called no digit": float(none.float().mean()),
         "temperature": float(judges[name].temperature)}
 
 # %% tags=["remove-input"]
@@ -232,7 +235,8 @@ four = torch.randint(len(test_x), (4, run.samples),
                      generator=generator)
 nothing = {
     "gray": torch.full((1, 1, 28, 28), 0.5),
-    "noise": torch.rand(run.samples, 1, 28, 28, generator=generator),
+    "noise": torch.rand(run.samples, 1, 28, 28,
+                        generator=generator),
     "blends": ds.test_images[four].mean(0)}
 
 
@@ -248,8 +252,8 @@ said = pd.DataFrame(
     | {name: answers(images) for name, images in nothing.items()}, index=outcomes).T
 chapter.show_figure(
     figures.confusion(said),
-    "What judge B sees in the baseline's samples of each class, and in gray, noise and blends; "
-    "shares in percent.",
+    "What judge B sees in the baseline's samples of each class, and in gray, noise and blends, in percent. It takes "
+    + ", ".join(f"{said.loc[name, 'none']:.0%} of {name}" for name in nothing) + " for no digit.",
     alt="A heat map: a row for the samples of each class, for gray, for noise and for blends; a column for each of "
         "the judge's eleven answers.")
 
@@ -271,14 +275,16 @@ chapter.show_figure(
 #   successors.
 
 # %%
-table = evaluation.evaluate(baseline.model, ds, judges["B"],
-                            judges["features"], run.seed, run.samples)
+table = evaluation.evaluate(
+    baseline.model, ds, judges["B"], judges["features"], run.seed,
+    run.samples)
 
 # %% tags=["remove-input"]
-chapter.show_table(table, "The baseline, class by class.", {
-    "probability": "{:.3f}", "accuracy": "{:.1%}", "not_a_digit": "{:.3f}", "entropy": "{:.2f}",
-    "gray": "{:.3f}", "nelbo": "{:.1f}", "reconstruction": "{:.1f}", "fid": "{:.1f}",
-    "precision": "{:.2f}", "recall": "{:.2f}", "density": "{:.2f}", "coverage": "{:.2f}"})
+drawing = {"probability": "{:.3f}", "accuracy": "{:.1%}", "not_a_digit": "{:.3f}", "entropy": "{:.2f}",
+           "gray": "{:.3f}", "nelbo": "{:.1f}", "reconstruction": "{:.1f}"}
+likeness = {"fid": "{:.1f}", "precision": "{:.2f}", "recall": "{:.2f}", "density": "{:.2f}", "coverage": "{:.2f}"}
+chapter.show_table(table[list(drawing)], "The baseline, class by class: what it draws and how well it models.", drawing)
+chapter.show_table(table[list(likeness)], "The same: how its samples compare with test images.", likeness)
 
 # %% [markdown]
 # **Two controls** put these numbers in place. How good could samples be?
@@ -290,18 +296,20 @@ chapter.show_table(table, "The baseline, class by class.", {
 # %%
 real = []
 for k in range(10):
-    train = ds.train_images[ds.train_labels == k][:run.samples].to(z)
+    train = ds.train_images[ds.train_labels == k].to(z)
     test = ds.test_images[ds.test_labels == k].to(z)
-    real.append(evaluation.fidelity(*map(judges["features"].features,
-                                         (test, train))))
+    real.append(evaluation.fidelity(*map(
+        judges["features"].features, (test, train[:run.samples]))))
 ceiling = pd.DataFrame(real).mean()
 
 means = torch.stack([ds.train_images[ds.train_labels == k].mean(0)
-                     for k in range(10)]).clamp(1e-3, 1 - 1e-3).to(z)
+                     for k in range(10)])
+means = means.clamp(1e-3, 1 - 1e-3).to(z)
 mean_image = float(F.binary_cross_entropy(
     means[test_y], test_x, reduction="sum") / len(test_x))
 nelbo = float(evaluation.negative_elbo(
-    baseline.model, ds.test_images, ds.test_labels, run.seed).mean())
+    baseline.model, ds.test_images, ds.test_labels,
+    run.seed).mean())
 
 # %% tags=["remove-input"]
 mean = table.mean()
@@ -349,7 +357,131 @@ chapter.write_metrics(run.run_dir, "01_baseline", {
 #   the data, and says little about how good a sample looks.
 # - A judge is part of the measurement. It needs a held-out twin, an answer
 #   for "none of these", and a check on real images.
+
+# %% [markdown]
+# ## Exercises
 #
+# The solutions follow, each run with the chapter. Try before you look.
+#
+# 1. **A wider prior.** Samples are decoded from $z \sim \mathcal{N}(0, I)$.
+#    Draw from $\mathcal{N}(0, s^2 I)$ with $s$ = 0.5, 1, 1.5 and 2. What
+#    happens to what judge B recognises, and to the variety within a class?
+# 2. **The divergence.** Derive the line of `elbo_terms` that computes `kl` from
+#    $\mathrm{KL}(q \,\|\, p) = \mathbb{E}_q [\log q(z) - \log p(z)]$. Then
+#    estimate that expectation with draws from $q$. How many draws does it take
+#    to be right to a tenth of a nat?
+# 3. **Bits, and slack.** Put the negative ELBO into bits a pixel. The bound is
+#    not tight. With draws $z_1, \dots, z_L$ from $q$,
+#    $\log \frac1L \sum_l p(x, z_l \mid y) / q(z_l \mid x, y)$ bounds
+#    $\log p(x \mid y)$ more closely (Burda et al. 2016). How many nats does
+#    that gain with 32 draws?
+
+# %% [markdown]
+# ### Solution 1
+
+# %% tags=["hide-cell"]
+wanted = torch.arange(10).repeat_interleave(100)
+generator = torch.Generator().manual_seed(run.seed)
+noise = torch.randn(len(wanted), run.model.latent_dim,
+                    generator=generator)
+widths = {}
+for s in (0.5, 1.0, 1.5, 2.0):
+    images = baseline.model.decode(s * noise.to(z),
+                                   one_hot(wanted).to(z))
+    guess = judges["B"].probabilities(images).argmax(1).cpu()
+    spread = images.view(10, 100, -1).var(1).sum(1)
+    widths[s] = {
+        "accuracy": float((guess == wanted).float().mean()),
+        "variety": float(spread.mean())}
+widths = pd.DataFrame(widths).T
+chapter.say(
+    "With s = {widths}, judge B recognises {accuracy} of the "
+    "samples, and the variance within a class, summed over the "
+    "pixels, is {variety}. {reading}",
+    widths=", ".join(f"{s:g}" for s in widths.index),
+    accuracy=", ".join(f"{a:.1%}" for a in widths["accuracy"]),
+    variety=", ".join(f"{v:.1f}" for v in widths["variety"]),
+    reading="Likeness is bought with variety: near 0 the decoder "
+    "draws the typical, far out it was hardly ever trained."
+    if widths["accuracy"].is_monotonic_decreasing else
+    "Narrower is not always safer here: see at which s judge B "
+    "recognises most.")
+
+# %% [markdown]
+# ### Solution 2
+#
+# <details><summary>The derivation</summary>
+#
+# The coordinates of $z$ are independent under both
+# $q = \mathcal{N}(\mu, \sigma^2)$ and $p = \mathcal{N}(0, 1)$, so one will do:
+#
+# $$
+# \log q(z) - \log p(z) = -\tfrac12 \log \sigma^2
+# - \frac{(z - \mu)^2}{2 \sigma^2} + \frac{z^2}{2}
+# $$
+#
+# Under $q$ the mean of $(z - \mu)^2$ is $\sigma^2$, and that of $z^2$ is
+# $\mu^2 + \sigma^2$. What remains is
+# $\tfrac12 (\mu^2 + \sigma^2 - 1 - \log \sigma^2)$, and the sum over the
+# coordinates is the line of code.
+#
+# </details>
+
+# %% tags=["hide-cell"]
+y = one_hot(ds.test_labels[shown]).to(z)
+mu, log_var = baseline.model.encode(x, y)
+q = torch.distributions.Normal(mu, torch.exp(log_var / 2))
+p = torch.distributions.Normal(torch.zeros_like(mu), 1.0)
+noise = torch.randn(10_000, *mu.shape, generator=generator)
+draws = mu + q.scale * noise.to(z)
+ratios = (q.log_prob(draws) - p.log_prob(draws)).sum(2)
+formula = elbo_terms(baseline.model, x, y, torch.zeros_like(mu))[1]
+errors = (ratios.mean(0) - formula).abs()
+chance = ratios.std(0) / len(ratios) ** 0.5
+needed = float((ratios.std(0) / 0.1).square().max())
+chapter.say(
+    "For a test image of each class, the mean over {draws:,} "
+    "draws and the formula differ by at most {most:.3f} nats, "
+    "{times:.1f} of the standard errors. {reading} A single draw "
+    "is off by {spread:.1f} nats; for a standard error of a tenth "
+    "of a nat it takes {needed:,.0f} draws, and the formula none.",
+    draws=len(ratios), most=errors.max(), needed=needed,
+    times=(errors / chance).max(), spread=ratios.std(0).max(),
+    reading="They agree." if (errors / chance).max() < 4 else
+    "That is no chance: has the cell of the loss been changed?")
+
+# %% [markdown]
+# ### Solution 3
+
+# %% tags=["hide-cell"]
+x = ds.test_images[:200].to(z)
+y = one_hot(ds.test_labels[:200]).to(z)
+mu, log_var = baseline.model.encode(x, y)
+q = torch.distributions.Normal(mu, torch.exp(log_var / 2))
+p = torch.distributions.Normal(torch.zeros_like(mu), 1.0)
+generator = torch.Generator().manual_seed(run.seed)
+weights = []
+for _ in range(32):
+    noise = torch.randn(mu.shape, generator=generator).to(z)
+    draw = mu + q.scale * noise
+    likelihood, _ = elbo_terms(baseline.model, x, y, noise)
+    weights.append(
+        likelihood + (p.log_prob(draw) - q.log_prob(draw)).sum(1))
+weights = torch.stack(weights)
+tighter = weights.logsumexp(0) - math.log(len(weights))
+chapter.say(
+    "{nelbo:.2f} nats are {bits:.3f} bits for each of 784 pixels "
+    "(a coin for every pixel costs 1). On {count} test images, 32 "
+    "draws together give {tight:.2f} nats where one by one they "
+    "give {single:.2f}: at least {gain:.2f} nats of the negative "
+    "ELBO are slack of the bound, not a fault of the decoder. The "
+    "gray values are taken for probabilities here, so compare "
+    "these bits within this book only.",
+    nelbo=nelbo, bits=nelbo / 784 / math.log(2), count=len(x),
+    tight=-tighter.mean(), single=-weights.mean(),
+    gain=(tighter - weights.mean(0)).mean())
+
+# %% [markdown]
 # ## Try next
 #
 # - Multiply `kl` by 4 in the cell of the loss. What happens to samples and

@@ -140,9 +140,10 @@ chapter.show_figure(figures.fisher_maps(fisher, run.model), where,
 # %%
 kept = training.select(ds.train_labels, retain)
 x, labels = ds.train_images[kept], ds.train_labels[kept]
+generator = torch.Generator().manual_seed(run.seed)
 noise = torch.randn(len(x), run.model.latent_dim,
-                    generator=torch.Generator().manual_seed(run.seed))
-model = training.get_cvae(ds, run.model, run.training, run.seed).model
+                    generator=generator)
+model = run.baseline(ds).model
 
 
 def batch_gradients(size=512):
@@ -169,7 +170,8 @@ squares = [sum(float(g.square().sum()) for g in gradients)
            for gradients in batch_gradients()]
 mistaken = sum(squares) / len(squares)
 trace = sum(float(f.sum()) for f in exact.values())
-drawn = torch.tensor(retain).repeat_interleave(len(x) // len(retain))
+drawn = torch.tensor(retain)
+drawn = drawn.repeat_interleave(len(x) // len(retain))
 generator = torch.Generator(training.device()).manual_seed(run.seed)
 sampled = sampled_fisher_diagonal(model, drawn, generator)
 flat = [torch.cat([f[name].flatten().cpu() for name in fisher])
@@ -261,7 +263,7 @@ chapter.show_figure(
 asked = torch.arange(10).repeat_interleave(6)
 sides = [evaluation.prior_samples(m.model, asked, run.seed)
          for m in (baseline, forgot)]
-grid = torch.cat([side.view(10, 6, 28, 28) for side in sides], dim=1)
+grid = torch.cat([side.view(10, 6, 28, 28) for side in sides], 1)
 
 # %% tags=["remove-input"]
 chapter.show_figure(
@@ -274,12 +276,11 @@ chapter.show_figure(
 
 # %% tags=["remove-input"]
 columns = ["accuracy", "gray", "nelbo", "fid", "recall"]
-both = pd.concat({"before": before[columns], "after": after[columns]}, axis=1).swaplevel(axis=1)
-both = both[[(name, when) for name in columns for when in ("before", "after")]]
-both.columns = [f"{name} {when}" for name, when in both.columns]
-chapter.show_table(both, f"Class by class, before and after forgetting {run.forget}.", {
-    name: "{:.1%}" if "accuracy" in name else "{:.1f}" if name.startswith(("nelbo", "fid")) else "{:.3f}"
-    for name in both.columns})
+forms = dict(zip(columns, (".1%", ".3f", ".1f", ".1f", ".2f")))
+chapter.show_table(
+    pd.DataFrame({name: [f"{old:{form}} → {new:{form}}" for old, new in zip(before[name], after[name])]
+                  for name, form in forms.items()}, index=before.index),
+    f"Class by class, before → after forgetting {run.forget}.")
 
 # %% tags=["remove-input"]
 was, now = (evaluation.retained_means(t, [run.forget]) for t in (before, after))
@@ -319,15 +320,16 @@ variants = {(name, lam): make_forget(**weights, ewc=lam)
 variants["real only", config.ewc] = make_forget(replay=0.0)
 variants["no gray term", config.ewc] = make_forget(gray=0.0)
 
-# %%
+# %% tags=["hide-input"]
 rows = {}
 for key, variant in variants.items():
     result = measure(variant.model)
     kept = evaluation.retained_means(result, [run.forget])
     rows[key] = {"gray": result.loc[run.forget, "gray"],
                  "judge B": result.loc[run.forget, "probability"],
-                 "accuracy": kept["accuracy"], "nelbo": kept["nelbo"],
-                 "fid": kept["fid"], "seconds": variant.seconds}
+                 "accuracy": kept["accuracy"],
+                 "nelbo": kept["nelbo"], "fid": kept["fid"],
+                 "seconds": variant.seconds}
 ablations = pd.DataFrame(rows).T.rename_axis(["rehearsal", "λ"])
 
 # %% tags=["remove-input"]
@@ -353,10 +355,11 @@ chapter.show_figure(
     alt="Three panels against lambda: retained accuracy, retained negative ELBO and distance to gray, with a line "
         "for each of three situations.")
 
-# %%
+# %% tags=["hide-input"]
 picked = [("real + replay", 0.0),
           ("replay only", 0.0), ("replay only", 100.0),
-          *(("no rehearsal", lam) for lam in lambdas["no rehearsal"]),
+          *(("no rehearsal", lam)
+            for lam in lambdas["no rehearsal"]),
           ("no gray term", config.ewc)]
 asked = torch.arange(10).repeat(2)
 strips = [evaluation.prior_samples(m.model, asked, run.seed)
@@ -367,7 +370,9 @@ chapter.show_figure(
     figures.image_grid(torch.stack(strips),
                        rows=["baseline", *(f"{name}, λ = {lam:g}" for name, lam in picked)],
                        columns=[*range(10)] * 2),
-    "The same twenty latent codes and labels in the baseline and in nine variants.",
+    "The same twenty latent codes and labels in the baseline and in nine variants. Without rehearsal, judge B recognises "
+    + ", ".join(f"{share:.0%} (λ = {lam:g})" for lam, share in ablations.loc["no rehearsal", "accuracy"].items())
+    + " of the retained samples.",
     alt="A grid of samples, one row for each variant and one column for each latent code and label.")
 
 # %% tags=["remove-input"]
@@ -433,7 +438,178 @@ chapter.write_metrics(run.run_dir, "02_ewc_unlearning", {
 #   that was to be forgotten as well.
 # - Nothing here shows that the knowledge is *gone*. The label leads to gray;
 #   whether another way leads to the digit is another question.
+
+# %% [markdown]
+# ## Exercises
 #
+# The solutions follow, each run with the chapter. Try before you look.
+#
+# 1. **One weight by hand.** Take 64 images of a retained class and the weight
+#    that matters most to it. Compute its Fisher with one backward pass for each
+#    image, and compare with `fisher_by_class`. What would the square of the
+#    mean gradient have given?
+# 2. **What $\lambda$ stands for.** Derive the gradient and the curvature of the
+#    penalty. For which $\lambda$ does it stand in for the *mean* loss of the
+#    retained images, for which for the *sum* over all $N$? Check the gradient,
+#    and what the penalty makes of the damage, on the model above.
+# 3. **$\lambda = 0$, from the curves.** Look at the norms of the gradients, and
+#    say whether this run would have been another without the penalty. Then
+#    look it up in the sweep.
+# 4. **Why not squared?** Derive how strongly $\lvert x - \frac12 \rvert$ and
+#    $(x - \frac12)^2$ pull at the logit of a pixel close to gray.
+
+# %% [markdown]
+# ### Solution 1
+
+# %% tags=["hide-cell"]
+from sa_lib.fisher import fisher_by_class
+
+chosen = retain[0]
+own = training.select(labels, [chosen])[:64]
+name = max(fisher, key=lambda n: float(fishers[chosen][n].max()))
+place = int(fishers[chosen][name].argmax())
+weight = dict(model.named_parameters())[name]
+inputs = x[own], one_hot(labels[own]), noise[own]
+slopes = []
+for one in zip(*(t.to(weight).split(1) for t in inputs)):
+    loss = -model.elbo(*one).sum()
+    (slope,) = torch.autograd.grad(loss, [weight])
+    slopes.append(float(slope.flatten()[place]))
+slopes = torch.tensor(slopes)
+by_hand = float(slopes.square().mean())
+library = float(fisher_by_class(
+    model, x[own], labels[own],
+    noise[own])[chosen][name].flatten()[place])
+chapter.say(
+    "Weight {place:,} of `{name}`, from {count} images of "
+    "{chosen}: by hand {by_hand:.5g}, by the library "
+    "{library:.5g}, which differ by {off:.0e} of it. The square "
+    "of the mean gradient is {mistaken:.5g}, {share:.1%} of the "
+    "Fisher: {reading}",
+    place=place, name=name, count=len(own), chosen=chosen,
+    by_hand=by_hand, library=library,
+    off=abs(by_hand - library) / max(by_hand, 1e-30),
+    mistaken=slopes.mean().square(),
+    share=slopes.mean().square() / max(by_hand, 1e-30),
+    reading="the gradients of single images cancel in the mean."
+    if slopes.mean().square() < by_hand / 2 else
+    "for this weight most images pull the same way, and few "
+    "cancel.")
+
+# %% [markdown]
+# ### Solution 2
+#
+# <details><summary>The derivation</summary>
+#
+# With $P = \frac{\lambda}{2} \sum_k F_k (\theta_k - \theta^*_k)^2$,
+#
+# $$
+# \frac{\partial P}{\partial \theta_k} = \lambda F_k (\theta_k - \theta^*_k),
+# \qquad \frac{\partial^2 P}{\partial \theta_k^2} = \lambda F_k .
+# $$
+#
+# Around a minimum $\theta^*$ the mean loss of the retained images rises like
+# $\frac12 \sum_k H_k (\theta_k - \theta^*_k)^2$, if the curvatures across
+# weights are left out. Where the model fits its data, the curvature of the mean
+# negative log-likelihood is the Fisher, $H_k \approx F_k$. So $\lambda = 1$
+# stands in for the mean over the images, which is what the term of the real
+# images is, and $\lambda = N$ for their sum, the Laplace approximation of the
+# posterior. Neither $\theta^*$ nor the fit is perfect, so this is a guide and
+# not a law.
+#
+# </details>
+
+# %% tags=["hide-cell"]
+import copy
+
+student = copy.deepcopy(forgot.model).requires_grad_(True)
+anchor = dict(baseline.model.named_parameters())
+stiff = {name: f.to(training.device())
+         for name, f in fisher.items()}
+alone = replace(run.unlearning, real=0.0, replay=0.0, gray=0.0)
+penalty = terms(student, None, alone, anchor, stiff)["ewc"]
+found = torch.autograd.grad(penalty, list(student.parameters()))
+derived = [alone.ewc * stiff[name] * (theta - anchor[name])
+           for name, theta in student.named_parameters()]
+off = max(float((a - b).detach().abs().max())
+          for a, b in zip(found, derived))
+guess = float(penalty) / alone.ewc
+rise = now["nelbo"] - was["nelbo"]
+chapter.say(
+    "The gradient found by autograd and the derived one differ by "
+    "at most {off:.1e}. At λ = 1 the penalty is {guess:.2f} nats: "
+    "its guess at what the retained images lost. They lost "
+    "{rise:+.2f}, on test images. {reading} There are {n:,} "
+    "retained training images; λ = {n:,} would stand for the sum "
+    "of their losses.",
+    off=off, guess=guess, rise=rise, n=len(x),
+    reading="The guess is within half a nat." if
+    abs(guess - rise) <= 0.5 else "The guess is off: the "
+    "quadratic knows nothing of curvature across weights, nor of "
+    "rehearsal, which moves weights in directions that cost "
+    "nothing.")
+
+# %% [markdown]
+# ### Solution 3
+
+# %% tags=["hide-cell"]
+norms = forgot.log.iloc[1:]  # at the anchor there is no pull yet
+pull = (norms["ewc_grad"]
+        / (norms["real_grad"] + norms["replay_grad"])).median()
+free = ablations.loc[("real + replay", 0.0)]
+points = 100 * (free["accuracy"] - now["accuracy"])
+nats = free["nelbo"] - now["nelbo"]
+weak, same = pull < 0.1, abs(points) <= 0.5 and abs(nats) <= 0.5
+chapter.say(
+    "Half of the time the penalty pulls with less than {pull:.1%} "
+    "of what rehearsal does, so λ = 0 should change {expected}. "
+    "In the sweep it changes the retained classes by "
+    "{points:+.2f} points and {nats:+.2f} nats, and the distance "
+    "to gray from {gray:.4f} to {gray_free:.4f}. {reading}",
+    pull=pull, expected="little" if weak else "something",
+    points=points, nats=nats, gray=gone["gray"],
+    gray_free=free["gray"],
+    reading="As expected." if weak == same else
+    "The norms mislead here: they say how strong a pull is, not "
+    "where it leads. A weak one that never turns adds up; a "
+    "strong one that others balance moves nothing.")
+
+# %% [markdown]
+# ### Solution 4
+#
+# <details><summary>The derivation</summary>
+#
+# A pixel is $x = \sigma(a)$ of its logit $a$, and
+# $\mathrm{d}x / \mathrm{d}a = x (1 - x)$, close to $\frac14$ near gray. So
+#
+# $$
+# \Big\lvert \frac{\mathrm{d}}{\mathrm{d}a} \lvert x - \tfrac12 \rvert \Big\rvert
+# = x (1 - x) \approx \tfrac14,
+# \qquad
+# \Big\lvert \frac{\mathrm{d}}{\mathrm{d}a} (x - \tfrac12)^2 \Big\rvert
+# = 2 \, \lvert x - \tfrac12 \rvert \, x (1 - x) \approx
+# \tfrac12 \lvert x - \tfrac12 \rvert .
+# $$
+#
+# The first pulls as hard at the end as on the way; the second lets go as it
+# arrives, so that whatever pulls the other way stops it before gray.
+#
+# </details>
+
+# %% tags=["hide-cell"]
+pixel = torch.tensor(0.5 + max(float(gone["gray"]), 1e-6))
+logit = pixel.logit().requires_grad_(True)
+distance = logit.sigmoid() - 0.5
+pulls = [float(torch.autograd.grad(d, logit, retain_graph=True)[0])
+         for d in (distance.abs(), distance.square())]
+chapter.say(
+    "Where this run ended, at {gray:.5f} from gray, the absolute "
+    "distance pulls with {absolute:.3f} and the squared one with "
+    "{squared:.2g}: {ratio:,.0f} times less.",
+    gray=pixel - 0.5, absolute=pulls[0], squared=pulls[1],
+    ratio=pulls[0] / pulls[1])
+
+# %% [markdown]
 # ## Try next
 #
 # - Set `forget = 1`, the class least like the others. Is λ needed then?

@@ -93,7 +93,7 @@ tables = [measure(m.model) for m in models]
 # arrive at gray and stay there: if it comes back later, it *relapses*. A
 # retained one should stay as it was: if it does not, it *drifts*.
 
-# %%
+# %% tags=["hide-input"]
 names = ["baseline"] + [f"− {', '.join(map(str, sequence[:n]))}"
                         for n in range(1, len(sequence) + 1)]
 titles = {"gray": "distance to gray",
@@ -116,7 +116,7 @@ chapter.show_figure(
 
 # %%
 final = tables[-1]
-forgotten = sorted(k for k in range(10) if final.loc[k, "gray"] < 0.1)
+forgotten = [k for k in range(10) if final.loc[k, "gray"] < 0.1]
 assert forgotten == sorted(sequence), f"forgotten: {forgotten}"
 
 # %% tags=["remove-input"]
@@ -181,7 +181,8 @@ all_but_first = combine(by_class, {k: counts[k] for k
                                    in training.retained([first])})
 still = get_fisher(source, ds, gone, run.seed)
 rest = training.retained(gone)
-total = {name: sum(by_class[k][name] for k in rest) for name in still}
+total = {name: sum(by_class[k][name] for k in rest)
+         for name in still}
 old = get_fisher(base, ds, gone, run.seed)
 variants = {
     "all but first | here | new": (all_but_first, source, [second]),
@@ -235,17 +236,17 @@ uncovered = choices.xs("retained | here | new", level=1)
 relapses = {s: uncovered.loc[s, "first"] - before.loc[first, "gray"] for s in situations}
 closest = alone["second"].idxmin()
 chapter.say(
-    "**What is sent to gray.** With a Fisher of the retained classes and only {second} sent to gray, {first} moves "
-    "{rehearsed:+.4f} from gray with rehearsal and {alone:+.4f} with the penalty alone; with both sent there it ends "
-    "at {both_r:.4f} and {both_a:.4f}. {relapse}\n\n"
+    "**What is sent to gray.** With a Fisher of the retained classes and only {second} sent to gray, class {first} "
+    "moves by {rehearsed:+.4f} away from gray with rehearsal and by {alone:+.4f} with the penalty alone; with both sent "
+    "there it ends at {both_r:.4f} and {both_a:.4f}. {relapse}\n\n"
     "**What is protected.** Where the penalty is all there is, the Fisher of all but {first} "
-    "leaves {second} {protected:.4f} from gray, that of the classes still retained {ours:.4f} (both with both classes sent "
-    "to gray); retained accuracy is {acc_p:.1%} and {acc_o:.1%}. The sum over classes, a penalty {factor:.0f} times "
-    "as strong, gives {summed:.4f} and {acc_s:.1%}.\n\n"
-    "**The anchor:** at the baseline instead of here, {first} ends {anchor_first:.4f} from gray and retained accuracy "
-    "is {acc_b:.1%}. Of the six, {second} comes closest to gray with \"{closest}\".",
+    "leaves class {second} at {protected:.4f} from gray, that of the classes still retained at {ours:.4f} (both with both "
+    "classes sent to gray); retained accuracy is {acc_p:.1%} and {acc_o:.1%}. The sum over classes, a penalty {factor:.0f} times "
+    "as strong, leaves it at {summed:.4f} and retains {acc_s:.1%}.\n\n"
+    "**The anchor:** at the baseline instead of here, class {first} ends at {anchor_first:.4f} from gray and retained "
+    "accuracy is {acc_b:.1%}. Of the six, class {second} comes closest to gray with \"{closest}\".",
     relapse=f"Left alone, class {first} does come back." if max(relapses.values()) > 0.01 else
-    f"So {first} hardly comes back even when nothing holds it at gray: what was learned last stays, unless something "
+    f"So class {first} hardly comes back even when nothing holds it at gray: what was learned last stays, unless something "
     "pulls at it. To keep it covered is the safer choice.",
     first=first, second=second, rehearsed=relapses["rehearsal"], alone=relapses["penalty alone"],
     both_r=choices.loc[("rehearsal", "retained | here | both"), "first"], both_a=ours["first"],
@@ -273,13 +274,14 @@ ends = {}
 for name, weights in chains.items():
     chain = [base]
     for count in range(1, len(long) + 1):
-        chain.append(forget_next(chain[-1], long[:count], **weights))
+        chain.append(forget_next(chain[-1], long[:count],
+                                 **weights))
     ends[name] = chain
 references = {"at once": forget_next(base, long),
               "never saw": run.never_saw(ds, long, rounds=1)}
 
 
-# %%
+# %% tags=["hide-input"]
 def summary(trained, forgotten):
     table = measure(trained.model)
     means = evaluation.retained_means(table, long)
@@ -313,8 +315,8 @@ against = last.loc["rehearsal", "nelbo"] - last.loc["at once", "nelbo"]
 chapter.say(
     "After {steps} steps, the classes that stay cost {rehearsal:+.2f} nats against the baseline with rehearsal and "
     "{alone:+.2f} with the penalty alone; judge B recognises {acc_r:.1%} and {acc_a:.1%} of their samples (baseline: "
-    "{acc_b:.1%}). At once instead of one after another: {once:.2f} nats, {acc_o:.1%}; the model that never saw the "
-    "{steps}: {never:.2f} nats, {acc_n:.1%}. {rehearsed_text} {alone_text}\n\n"
+    "{acc_b:.1%}). At once instead of one after another: {once:.2f} nats, {acc_o:.1%}; a model that never saw "
+    "any of the {steps}: {never:.2f} nats, {acc_n:.1%}. {rehearsed_text} {alone_text}\n\n"
     "The chain had {steps} times the updates that forgetting at once took; the model that never saw the classes was "
     "given as many further ones, on retained data, as the latter. This chapter took {seconds:.0f} s. Weights: after "
     "{names} `{digest}`.",
@@ -352,7 +354,169 @@ chapter.write_metrics(run.run_dir, "03_sequential", {
 # - Rehearsal, again, does most of the work. Judge a chain by the classes that
 #   nobody asked to forget, against forgetting all at once and against a model
 #   that never saw them.
+
+# %% [markdown]
+# ## Exercises
 #
+# The solutions follow, each run with the chapter. Try before you look.
+#
+# 1. **How few updates?** Make `source` forget the second class with 10 and with
+#    30 updates, all else as in "retained | here | both" with rehearsal. How
+#    near to gray does it come?
+# 2. **Sum or mean.** Derive by which factor the sum of the classes' Fishers is
+#    a stronger penalty than the mean over their images. When is it exactly the
+#    number of classes? Compare with `total` and `still`.
+# 3. **Who relapses?** In the two long chains, take every class after every step
+#    at which it should be gray. Which one moves away farthest?
+# 4. **Straight or winding?** With steps $d_1, \dots, d_n$ of the weights, expand
+#    $\lVert \sum_i d_i \rVert^2$. What is it where all steps point the same
+#    way, and where each is at right angles to the others? Which is nearer to
+#    the chains above?
+
+# %% [markdown]
+# ### Solution 1
+
+# %% tags=["hide-cell"]
+from sa_lib.unlearning import distance_to_gray
+
+
+def gray(trained, k):
+    drawn = evaluation.prior_samples(
+        trained.model, torch.full((100,), k), run.seed)
+    return float(distance_to_gray(drawn).mean())
+
+
+quick = {steps: get_unlearned(
+    source, ds, gone, still, replace(run.unlearning, steps=steps),
+    run.seed) for steps in (10, 30)}
+reached = {0: gray(source, second)} | {
+    steps: gray(model, second) for steps, model in quick.items()}
+reached[run.unlearning.steps] = choices.loc[
+    ("rehearsal", "retained | here | both"), "second"]
+chapter.say(
+    "After {steps} updates, {second} is at {gray} from gray. "
+    "{reading}",
+    steps=", ".join(map(str, reached)), second=second,
+    gray=", ".join(f"{value:.4f}" for value in reached.values()),
+    reading="Most of the way is gone in a few updates: to turn "
+    "gray is quick, and the many that follow mend what it broke."
+    if reached[30] < reached[0] / 2 else
+    "So few do not reach it: the rate has hardly risen by then.")
+
+# %% [markdown]
+# ### Solution 2
+#
+# <details><summary>The derivation</summary>
+#
+# Let $F_k$ be the mean over the $n_k$ images of class $k$, and $N = \sum_k n_k$.
+# The mean over all images of $K$ classes is $\sum_k \frac{n_k}{N} F_k$; the sum
+# is $\sum_k F_k$. Summed over the weights, with $t_k$ for the sum of $F_k$, the
+# factor is
+#
+# $$
+# \frac{\sum_k t_k}{\sum_k \frac{n_k}{N} t_k} .
+# $$
+#
+# It is $K$ where all classes have equally many images ($n_k / N = 1 / K$), and
+# where all $t_k$ are equal. It is more where small classes have the large
+# Fishers. With the same $\lambda$, the sum is the mean with $\lambda$ times that
+# factor.
+#
+# </details>
+
+# %% tags=["hide-cell"]
+traces = {k: sum(float(f.sum()) for f in by_class[k].values())
+          for k in rest}
+images = sum(counts[k] for k in rest)
+derived = sum(traces.values()) / sum(
+    counts[k] / images * trace for k, trace in traces.items())
+measured = (sum(float(f.sum()) for f in total.values())
+            / sum(float(f.sum()) for f in still.values()))
+chapter.say(
+    "{n} classes are retained. The derived factor is "
+    "{derived:.3f}, that of `total` and `still` {measured:.3f}. "
+    "The classes have {fewest:,} to {most:,} images, and the "
+    "largest Fisher of a class is {ratio:.1f} times the smallest: "
+    "{reading}",
+    n=len(rest), derived=derived, measured=measured,
+    fewest=min(counts[k] for k in rest),
+    most=max(counts[k] for k in rest),
+    ratio=max(traces.values()) / min(traces.values()),
+    reading="close to the number of classes all the same."
+    if abs(derived / len(rest) - 1) <= 0.05 else
+    "enough to tell the factor from the number of classes.")
+
+# %% [markdown]
+# ### Solution 3
+
+# %% tags=["hide-cell"]
+away = {}
+for name, chain in ends.items():
+    for at, k in enumerate(long, 1):
+        path = [gray(model, k) for model in chain[at:]]
+        away[name, k] = max(path) - path[0]
+worst_chain, worst = max(away, key=away.get)
+held = [name for name in ends
+        if max(away[name, k] for k in long) <= 0.01]
+chapter.say(
+    "{worst} with {chain}: by {most:.4f} from where it stood when "
+    "it was forgotten. {reading}",
+    worst=worst, chain=worst_chain, most=max(away.values()),
+    reading="No class comes back in either chain: each step sends "
+    "all "
+    "the earlier ones to gray again." if len(held) == len(ends) else
+    "Gray is taught again at every step, and still it gives way "
+    "where other demands are stronger"
+    + (f"; with {held[0]} it holds." if held else
+       ", in both chains."))
+
+# %% [markdown]
+# ### Solution 4
+#
+# <details><summary>The derivation</summary>
+#
+# $$
+# \Big\lVert \sum_i d_i \Big\rVert^2 = \sum_i \lVert d_i \rVert^2
+# + 2 \sum_{i < j} d_i \cdot d_j
+# $$
+#
+# Steps that all point the same way end $\sum_i \lVert d_i \rVert$ away from the
+# start. At right angles the second sum is 0, and they end
+# $\sqrt{\sum_i \lVert d_i \rVert^2}$ away; steps that undo each other, nearer
+# than that.
+#
+# </details>
+
+# %% tags=["hide-cell"]
+def weights_of(trained):
+    return torch.cat([weight.detach().flatten().cpu()
+                      for weight in trained.model.parameters()])
+
+
+travel = {}
+for name, chain in ends.items():
+    path = torch.stack([weights_of(model) for model in chain])
+    lengths = path.diff(dim=0).norm(dim=1)
+    travel[name] = {"end": float((path[-1] - path[0]).norm()),
+                    "straight": float(lengths.sum()),
+                    "right angles": float(lengths.norm())}
+travel = pd.DataFrame(travel).T
+chapter.show_table(
+    travel.rename_axis("chain"),
+    "Distance of the last weights from the first; and what it "
+    "would be for steps of the same lengths.",
+    dict.fromkeys(travel.columns, "{:.2f}"))
+ways = ((travel["end"] - travel["right angles"])
+        / (travel["straight"] - travel["right angles"]))
+chapter.say(" ".join(
+    f"With {name}, the steps "
+    + ("go nearly the same way." if way > 0.5 else
+       "partly undo each other." if way < -0.1 else
+       "are nearly at right angles: each class asks for weights of "
+       "its own." if way < 0.2 else "share a part of their way.")
+    for name, way in ways.items()))
+
+# %% [markdown]
 # ## Try next
 #
 # - Run `forget_sequence = [4, 9]`, two classes that resemble each other, and

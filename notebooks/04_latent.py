@@ -70,7 +70,8 @@ ds = data.load(run.dataset)
 base = run.baseline(ds)
 models = {"baseline": base}
 for count, model in enumerate(run.sequence(ds, sequence), 1):
-    models[f"forgot {', '.join(map(str, sequence[:count]))}"] = model
+    gone = ", ".join(map(str, sequence[:count]))
+    models[f"forgot {gone}"] = model
 unlearned = list(models)[1:]
 models[f"never saw {digit}"] = run.never_saw(ds, [digit])
 models["baseline, other seed"] = run.baseline(ds, run.seed + 1)
@@ -112,16 +113,20 @@ ways = {"true label": one_hot(labels),
 points = {}
 tick = time.perf_counter()
 for way, y in ways.items():
-    means = [latent.activations(models[name].model, images, y)["mean"]
-             for name in shown]
-    points[way] = dict(zip(shown, latent.joint_tsne(means, run.seed)))
+    means = [latent.activations(models[name].model, images,
+                                y)["mean"] for name in shown]
+    embedded = latent.joint_tsne(means, run.seed)
+    points[way] = dict(zip(shown, embedded))
 tsne_seconds = time.perf_counter() - tick
 
 # %% tags=["remove-input"]
+told = {name: latent.silhouette(latent.activations(models[name].model, images, ways["true label"])["mean"], labels)
+        for name in shown}
 chapter.show_figure(
     figures.embedding(points["true label"], labels, sequence),
-    f"Encodings of {len(few):,} test images with their true labels, in one joint embedding. Forgotten classes are drawn "
-    "as crosses, their names framed.",
+    f"Encodings of {len(few):,} test images with their true labels, in one joint embedding. The mean silhouette of the "
+    "ten classes (0: not apart, 1: far apart) is " + ", ".join(f"{s.mean():.2f} ({name})" for name, s in told.items())
+    + ". Forgotten classes are drawn as crosses, their names framed.",
     alt="Scatter plots on shared axes, one for each model, coloured by digit; each class's name stands at its median.")
 
 # %% tags=["remove-input"]
@@ -150,7 +155,8 @@ x_test, y_test = ds.test_images[:count], ds.test_labels[:count]
 
 
 def values(model, x):
-    return latent.activations(model.model, x, latent.neutral(len(x)))
+    return latent.activations(model.model, x,
+                              latent.neutral(len(x)))
 
 
 layers, recall, structure = {}, {}, {}
@@ -321,7 +327,7 @@ chapter.show_figure(
     alt="A grid of images: a row for each model, and in it thirteen steps of the label from one class through the "
         "forgotten one to another.")
 
-# %%
+# %% tags=["hide-input"]
 axis = torch.linspace(-2.5, 2.5, 13)
 label = one_hot(torch.tensor([digit])).expand(13, -1)
 traversals = []
@@ -335,7 +341,9 @@ for k in range(2):
 chapter.show_figure(
     figures.image_grid(torch.stack(traversals), rows=[f"{name}, z{k + 1}" for k in range(2) for name in models],
                        columns=[f"{a:+.1f}" if i % 4 == 0 else "" for i, a in enumerate(axis.tolist())]),
-    f"At the label {digit}, along the first two axes of z.",
+    f"At the label {digit}, along the first two axes of z. The largest distance to gray on the way is " + ", ".join(
+        f"{max(float((t - 0.5).abs().mean((1, 2, 3)).max()) for t in traversals[at::len(models)]):.3f} ({name})"
+        for at, name in enumerate(models)) + ".",
     alt="A grid of images: for each of two latent axes a row for each model, thirteen steps across.")
 
 # %% tags=["remove-input"]
@@ -362,11 +370,169 @@ chapter.write_metrics(run.run_dir, "04_latent", {
 #   has been tried on a model that never saw the class.
 # - Two models of different seed are the yardstick for "different", and
 #   pictures of separate embeddings are none.
+
+# %% [markdown]
+# ## Exercises
 #
+# The solutions follow, each run with the chapter. Try before you look.
+#
+# 1. **The true label.** Give the probes of the decoder the true label instead
+#    of the neutral one. How much do they then find, and why is that no finding?
+# 2. **An untrained network.** Probe a model with the weights it was born with.
+#    How much of the digit does a layer give away that has learned nothing?
+# 3. **What CKA cannot see.** Show that linear CKA stays the same when a layer
+#    is rotated, and when it is scaled as a whole. Rotate one, and then stretch
+#    it along one axis. Are the latent means of two baselines of different seed
+#    the same up to a rotation?
+# 4. **Out of reach.** Which weights have a gradient of the gray term? Why did
+#    the others move?
+
+# %% [markdown]
+# ### Solution 1
+
+# %% tags=["hide-cell"]
+def told(x, labels):
+    return latent.activations(base.model, x, one_hot(labels))
+
+
+with_label, given = told(x_train, y_train), told(x_test, y_test)
+named = {layer: latent.probe_recall(with_label[layer], y_train,
+                                    given[layer], y_test)[digit]
+         for layer in ("mean", "decoder 1")}
+chapter.say(
+    "With the true label, the probe recognises {mean:.1%} of the "
+    "{digit}s on the mean of z (neutral label: "
+    "{mean_neutral:.1%}), and {hidden:.1%} in the decoder's first "
+    "layer ({hidden_neutral:.1%}). {reading} Whatever is found "
+    "there, the label was among what went in.",
+    digit=digit, mean=named["mean"], hidden=named["decoder 1"],
+    mean_neutral=probes.loc["baseline", "mean"],
+    hidden_neutral=probes.loc["baseline", "decoder 1"],
+    reading="The decoder reads the label and the probe reads the "
+    "decoder."
+    if named["decoder 1"] > probes.loc["baseline", "decoder 1"] else
+    "Here the label adds nothing to what the decoder's layer "
+    "shows.")
+
+# %% [markdown]
+# ### Solution 2
+
+# %% tags=["hide-cell"]
+from sa_lib.model import build
+
+newborn = build(run.model, run.seed).to(training.device())
+before, after = (
+    latent.activations(newborn, x, latent.neutral(len(x)))
+    for x in (x_train, x_test))
+blank = {layer: latent.probe_recall(before[layer], y_train,
+                                    after[layer], y_test)
+         for layer in ("encoder 2", "mean")}
+share = float(blank["encoder 2"].mean()
+              / overall.loc["baseline", "encoder 2"])
+chapter.say(
+    "In the encoder's second layer, the probe of an untrained "
+    "network recognises {layer:.1%} of all digits (baseline: "
+    "{layer_base:.1%}); on the mean of z, {mean:.1%} "
+    "({mean_base:.1%}). {reading}",
+    layer=blank["encoder 2"].mean(), mean=blank["mean"].mean(),
+    layer_base=overall.loc["baseline", "encoder 2"],
+    mean_base=overall.loc["baseline", "mean"],
+    reading="Much of what a probe finds is in the images, and a "
+    "random projection keeps it: the probe learns, the layer need "
+    "not have."
+    if share > 0.7 else "Training, then, is what put the digit "
+    "there.")
+
+# %% [markdown]
+# ### Solution 3
+#
+# <details><summary>The derivation</summary>
+#
+# CKA sees a layer $X$ of $N$ rows, centred, only through $K = X X^\top$, as
+# $\langle K, K' \rangle / (\lVert K \rVert \lVert K' \rVert)$. A rotation $Q$
+# has $Q Q^\top = I$, so $(X Q)(X Q)^\top = X Q Q^\top X^\top = K$. A factor $c$
+# makes it $c^2 K$, which the norms divide out. A stretch along one axis, $X D$,
+# gives $X D^2 X^\top$, which is another $K$.
+#
+# Up to which rotation two layers agree best is *Procrustes'* question. The
+# rotation that brings $X$ nearest to $Y$ is $U V^\top$ of the singular value
+# decomposition $X^\top Y = U S V^\top$, and with the best factor the share of
+# $\lVert Y \rVert^2$ that it explains is
+# $(\sum_i S_i)^2 / (\lVert X \rVert^2 \lVert Y \rVert^2)$.
+#
+# </details>
+
+# %% tags=["hide-cell"]
+def centred(name):
+    known = layers[name]["mean"][subset].double()
+    return known - known.mean(0)
+
+
+mine = centred("baseline")
+generator = torch.Generator().manual_seed(run.seed)
+rotation, _ = torch.linalg.qr(torch.randn(
+    mine.shape[1], mine.shape[1], generator=generator).double())
+stretch = torch.ones(mine.shape[1]).double()
+stretch[0] = 10
+changed = {"rotated": mine @ rotation, "halved": mine / 2,
+           "stretched": mine * stretch}
+
+
+def explained(first, second):
+    values = torch.linalg.svdvals(first.T @ second)
+    return float((values.sum() / first.norm() / second.norm())**2)
+
+
+chapter.say(
+    "CKA of the baseline's means of z with themselves: {cka}. The "
+    "best rotation of the baseline explains {shares} of the "
+    "others. {reading}",
+    cka=", ".join(f"{way} {latent.linear_cka(mine, other):.4f}"
+                  for way, other in changed.items()),
+    shares=", ".join(
+        f"{explained(mine, centred(name)):.0%} ({name})"
+        for name in others),
+    reading="Two seeds agree up to a rotation, nearly: the same "
+    "code on other axes."
+    if explained(mine, centred("baseline, other seed")) > 0.9 else
+    "Two seeds do not agree up to a rotation: each has arranged "
+    "the styles in its own way.")
+
+# %% [markdown]
+# ### Solution 4
+#
+# The gray term draws $z$ from the prior and decodes it; the encoder has no part
+# in it. But the weights of both are changed by the same update.
+
+# %% tags=["hide-cell"]
+import copy
+
+student = copy.deepcopy(base.model).requires_grad_(True)
+codes = torch.randn(32, run.model.latent_dim, generator=generator)
+asked = one_hot(torch.full((32,), digit))
+distance = (draw(student, codes, asked) - 0.5).abs().mean()
+names = [name for name, _ in student.named_parameters()]
+slopes = torch.autograd.grad(distance, list(student.parameters()),
+                             allow_unused=True)
+reach = {side: sum(name.startswith(side) and slope is not None
+                   for name, slope in zip(names, slopes))
+         for side in ("encoder", "decoder")}
+chapter.say(
+    "Of the encoder's tensors {encoder} have a gradient of the "
+    "gray term, of the decoder's {decoder}. The encoder's "
+    "matrices still moved by {moved:.1%}, and by {control:.1%} "
+    "without the gray term: {reading}",
+    **reach, moved=sides["encoder"][0], control=sides["encoder"][1],
+    reading="rehearsal alone moves them as far."
+    if sides["encoder"][0] < 1.2 * sides["encoder"][1] else
+    "through rehearsal they follow a decoder that the gray term "
+    "moved.")
+
+# %% [markdown]
 # ## Try next
 #
-# - Give the probes the true label instead of `latent.neutral`. Which layers
-#   then give the digit away, and why is that no finding?
+# - Train the probes on 500 images instead of 4,000. Which gaps between models
+#   open, and which are only the probe's?
 # - Compare two *encoder* layers of the same model by `linear_cka`. How alike
 #   are neighbours?
 # - Set `forget = [4]`. Which classes are its neighbours on the walk?

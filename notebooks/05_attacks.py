@@ -76,7 +76,8 @@ def titled(prefix, classes):
     return f"{prefix} {', '.join(map(str, classes))}"
 
 
-subjects = {titled("forgot", sequence[:1]): (steps[0], sequence[:1]),
+first = sequence[:1]
+subjects = {titled("forgot", first): (steps[0], first),
             titled("forgot", sequence): (steps[-1], sequence)}
 target = titled("forgot", sequence)
 controls = {f"{titled('never saw', sequence)}, seed {s}":
@@ -109,7 +110,7 @@ main_controls = list(controls)[:3]
 # it sees the class. Whether he has got there is for judge B to say, which no
 # attack has seen.
 
-# %%
+# %% tags=["hide-input"]
 def everyone(threats, attempt):
     return {(threat, k, name): attempt(model, k, THREATS[threat])
             for threat in threats
@@ -227,7 +228,9 @@ best = {"target": real[digit][pick]} | {model: found["y on the simplex", digit, 
 chapter.show_figure(
     figures.image_grid(torch.stack(list(best.values())), rows=list(best)),
     f"What the attacker recovered with y on the simplex: held-out images of {digit}, from the best to the worst "
-    f"reconstruction by the model that {target}.",
+    f"reconstruction by the model that {target}. Their mean squared error: " + ", ".join(
+        f"{float(found['y on the simplex', digit, model].loss[-1][pick].mean()):.1f} ({model})"
+        for model in list(best)[1:]) + ".",
     alt="A grid of images: the targets in the first row, below them their reconstructions by each model.")
 
 # %% tags=["remove-input"]
@@ -238,7 +241,9 @@ frames = {model: found["y on the simplex", digit, model].images[:, one]
 chapter.show_figure(
     figures.image_grid(torch.stack([torch.cat([f, real[digit][one:one + 1]]) for f in frames.values()]),
                        rows=list(frames), columns=[*map(str, budget), "target"]),
-    "One attack unfolding: the best image so far against the number of looks at the model; last, the target.",
+    "One attack unfolding: the best image so far against the number of looks at the model; last, the target. The squared "
+    "error goes " + ", ".join(f"from {float(e[0, one]):.0f} to {float(e[-1, one]):.1f} ({model})" for model in frames
+                              for e in [found["y on the simplex", digit, model].loss]) + ".",
     alt="A grid of images: a row for each of three models, in it the best reconstruction at growing budgets and the "
         "target.")
 
@@ -277,7 +282,8 @@ chapter.show_table(inputs.rename_axis("threat model"),
 
 # %%
 def errors_of(threat, k, names):
-    return torch.stack([found[threat, k, n].loss[-1] for n in names])
+    return torch.stack([found[threat, k, n].loss[-1]
+                        for n in names])
 
 
 alone = titled("forgot", [digit])
@@ -371,7 +377,8 @@ budgets = {f"{run.unlearning.steps // part} steps": replace(
 budgets["no gray term"] = replace(run.unlearning, gray=0.0)
 rows = {}
 for label, config in budgets.items():
-    model = get_unlearned(base, ds, [digit], fisher, config, run.seed)
+    model = get_unlearned(base, ds, [digit], fisher, config,
+                          run.seed)
     table = evaluation.evaluate(model.model, ds, judge_b, None,
                                 run.seed, run.samples)
     means = evaluation.retained_means(table, [digit])
@@ -382,8 +389,8 @@ for label, config in budgets.items():
         error = reconstruct(real)(model, digit, THREATS[threat])
         (known_error,) = errors_of(threat, digit, ["baseline"])
         rows[label][f"ρ, {threat}"] = residual_knowledge(
-            errors_of(threat, digit, against[alone]), error.loss[-1],
-            known_error).rho
+            errors_of(threat, digit, against[alone]),
+            error.loss[-1], known_error).rho
 tradeoff = pd.DataFrame(rows).T
 
 # %% tags=["remove-input"]
@@ -409,8 +416,9 @@ for k in sequence:
     for name, (model, classes) in students.items():
         if k in classes:
             relearned[k, name] = pd.DataFrame({
-                n: attacks.relearn(model.model, seen[k][:n], k, judge_b,
-                                   seed=run.seed) for n in few})
+                n: attacks.relearn(model.model, seen[k][:n], k,
+                                   judge_b, seed=run.seed)
+                for n in few})
 
 # %% tags=["remove-input"]
 average = sum(relearned[digit, n] for n in main_controls) / 3
@@ -481,12 +489,167 @@ chapter.write_metrics(run.run_dir, "05_attacks", {
 #   never saw it carries the mark of what was done to it.
 # - Every verdict holds for its threat model. One who may train the model needs
 #   no memory in it.
+
+# %% [markdown]
+# ## Exercises
 #
+# The solutions follow, each run with the chapter. Try before you look.
+#
+# 1. **A smaller budget.** The attacks keep their best at several moments. Work
+#    out $\rho$ at each, with $y$ on the simplex. Has it settled at the end?
+# 2. **The wrong judge.** Let judge A, against which the guided attacker has
+#    worked, say how often he succeeds. By how much does it overstate?
+# 3. **The bootstrap by hand.** Draw images and never-saw models with
+#    replacement, compute $\rho$ a thousand times, and take the middle 95 %.
+#    How much narrower is the interval if only the images are drawn?
+# 4. **More freedom.** Show that the least error with $y$ free is at most that
+#    with $y$ on the simplex. What does it mean where the attacker's own errors
+#    say otherwise? Compute $\rho$ from the better of his two for each image.
+
+# %% [markdown]
+# ### Solution 1
+
+# %% tags=["hide-cell"]
+def rho_of(losses):
+    return residual_knowledge(
+        torch.stack([losses[name] for name in main_controls]),
+        losses[target], losses["baseline"]).rho
+
+
+simplex = {name: found["y on the simplex", digit, name]
+           for name in ("baseline", target, *main_controls)}
+path = [rho_of({name: f.loss[at] for name, f in simplex.items()})
+        for at in range(len(budget))]
+late = path[-3:]
+chapter.say(
+    "ρ of the model that {target}, for {digit}: {path}. {reading}",
+    target=target, digit=digit, path="; ".join(
+        f"{worded(value)} after {looks:,} looks"
+        for looks, value in zip(budget, path)),
+    reading="It has settled: more looks would not change the "
+    "verdict."
+    if max(late) - min(late) <= attacks.SPREAD else
+    "It has not settled, or is not defined: ρ belongs to a "
+    "budget, and should not be quoted without it.")
+
+# %% [markdown]
+# ### Solution 2
+
+# %% tags=["hide-cell"]
+claimed = {key: attacks.score(f.end, judge_a, key[1],
+                              seen[key[1]])["success"].iloc[0]
+           for key, f in guided.items()}
+over = pd.Series(claimed) - success
+chapter.say(
+    "With y free, for {digit}, judge A counts {mine:.0%} "
+    "successes on the model that {target}, and judge B "
+    "{other:.0%}; on the first that never saw it, {never_a:.0%} "
+    "and {never_b:.0%}. Over all guided attacks judge A says "
+    "{mean:+.0f} points more, at most {most:+.0f}. {reading}",
+    digit=digit, target=target,
+    mine=claimed["y free", digit, target],
+    other=success["y free", digit, target],
+    never_a=claimed["y free", digit, main_controls[0]],
+    never_b=success["y free", digit, main_controls[0]],
+    mean=100 * over.mean(), most=100 * over.max(),
+    reading="An attack fools the judge it was made for; only one "
+    "that it has not met can say whether there is a digit."
+    if over.mean() > 0.02 else
+    "Here the two agree: what pleased one judge pleases the other.")
+
+# %% [markdown]
+# ### Solution 3
+
+# %% tags=["hide-cell"]
+import numpy as np
+
+never, mine, known_best = (
+    errors_of("y on the simplex", digit, names).cpu().numpy()
+    for names in (main_controls, [target], ["baseline"]))
+random = np.random.default_rng(run.seed)
+
+
+def bootstrap(draw_models):
+    values = []
+    for _ in range(1000):
+        image = random.integers(never.shape[1], size=never.shape[1])
+        seeds = (random.integers(len(never), size=len(never))
+                 if draw_models else np.arange(len(never)))
+        top = never[seeds][:, image].mean()
+        gap = top - known_best[0, image].mean()
+        values.append((top - mine[0, image].mean()) / gap
+                      if gap > 0 else np.nan)
+    return np.quantile(values, (0.025, 0.975))
+
+
+both_drawn, images_only = bootstrap(True), bootstrap(False)
+theirs = rho["y on the simplex", digit, target]
+wide, narrow = (float(np.ptp(ends))
+                for ends in (both_drawn, images_only))
+chapter.say(
+    "By hand [{low}, {high}], by the library [{their_low}, "
+    "{their_high}]. With the images alone [{image_low}, "
+    "{image_high}]. {reading}",
+    low=worded(both_drawn[0]), high=worded(both_drawn[1]),
+    their_low=worded(theirs.low), their_high=worded(theirs.high),
+    image_low=worded(images_only[0]),
+    image_high=worded(images_only[1]),
+    reading=f"That is {narrow / wide:.0%} of the width; the rest "
+    f"is that "
+    "only three models never saw the class." if wide > 0 else
+    "ρ is not defined in every draw: the baseline is too near to "
+    "the models that never saw the class.")
+
+# %% [markdown]
+# ### Solution 4
+#
+# <details><summary>The derivation</summary>
+#
+# Let $S$ be the mixtures of labels and $\mathbb{R}^{10}$ all vectors. Every
+# mixture is a vector, $S \subset \mathbb{R}^{10}$, and a minimum over a larger
+# set is never larger:
+#
+# $$
+# \min_{z,\, y \in \mathbb{R}^{10}} \lVert \mathrm{decode}(z, y) - x \rVert^2
+# \;\le\; \min_{z,\, y \in S} \lVert \mathrm{decode}(z, y) - x \rVert^2 .
+# $$
+#
+# Where the attacker ends with the opposite, he has not found his minimum: the
+# error is his and says nothing of the model. Taking the better of the two for
+# each image repairs that, for all models alike.
+#
+# </details>
+
+# %% tags=["hide-cell"]
+free = {name: found["y free", digit, name].loss[-1]
+        for name in simplex}
+bound = {name: f.loss[-1] for name, f in simplex.items()}
+missed = {name: float((free[name] > bound[name]).float().mean())
+          for name in simplex}
+better = {name: torch.minimum(free[name], bound[name])
+          for name in simplex}
+chapter.say(
+    "With y free he ends above the simplex for {missed} of the "
+    "images of {digit}. ρ of the model that {target}: "
+    "{on_simplex} on the simplex, {free} free, **{best} with the "
+    "better of both**. {reading}",
+    missed=", ".join(f"{share:.0%} ({name})"
+                     for name, share in missed.items()),
+    digit=digit, target=target, on_simplex=worded(rho_of(bound)),
+    free=worded(rho_of(free)), best=worded(rho_of(better)),
+    reading="He loses his way more often in the unlearned model than "
+    "in those that never saw the class; so much of what looks like "
+    "over-forgetting may be his own failing."
+    if missed[target] > max(missed[n] for n in main_controls) else
+    "He loses his way no more often in the unlearned model than in "
+    "those that never saw the class.")
+
+# %% [markdown]
 # ## Try next
 #
 # - Give the attacker ten times the budget (`replace(run.attack, steps=2000)`).
 #   Which of the models profits most?
 # - Let the reconstruction attacker start from the encoder's $z$ instead of a
 #   random one. Is that another threat model?
-# - Judge the attacks with judge A instead of judge B. By how much is success
-#   overstated?
+# - Set `forget = [4, 9]`, two digits that resemble each other. Can the one be
+#   rebuilt once the other is gone as well?

@@ -138,7 +138,8 @@ where = next(base.model.parameters()).device
 found, rho, success, guided = {}, {}, {}, {}
 for k in sequence:
     seen = ds.train_images[ds.train_labels == k].to(where)
-    real = ds.test_images[ds.test_labels == k][:run.targets].to(where)
+    real = ds.test_images[ds.test_labels == k].to(where)
+    real = real[:run.targets]
     for threat in THREATS:
         for name, m in models.items():
             found[name] = get_reconstruction(
@@ -150,9 +151,9 @@ for k in sequence:
         success[k, threat] = attacks.score(
             found["this model"].end, judge_b, k, seen).iloc[0]
     for name in ("this model", "never saw, seed " + str(run.seed)):
-        free = attack(models[name].model, attacks.unlike(judge_a, k), k,
-                      run.targets, THREATS["y free"], run.guided,
-                      run.seed)
+        free = attack(models[name].model,
+                      attacks.unlike(judge_a, k), k, run.targets,
+                      THREATS["y free"], run.guided, run.seed)
         guided[k, name] = attacks.score(free.end, judge_b, k,
                                         seen).iloc[0]
 
@@ -169,8 +170,8 @@ relearned = {}
 for k in sequence:
     few = ds.train_images[ds.train_labels == k][:100]
     for name, m in models.items():
-        relearned[k, name] = attacks.relearn(m.model, few, k, judge_b,
-                                             seed=run.seed)
+        relearned[k, name] = attacks.relearn(
+            m.model, few, k, judge_b, seed=run.seed)
 
 # %% tags=["remove-input"]
 defined = {key: r for key, r in rho.items() if r.rho == r.rho}
@@ -224,11 +225,143 @@ chapter.write_metrics(run.run_dir, "06_report_card", {
 #   a control. A page that lacks one of them leaves the claim open.
 # - The hash says which model the page is about. Another training is another
 #   model, and needs a page of its own.
+
+# %% [markdown]
+# ## Exercises
 #
+# The solutions follow, each run with the chapter. Try before you look.
+#
+# 1. **Audit the controls.** Put the baseline, and each model that never saw the
+#    classes, in the place of this model. What does the card say of them?
+# 2. **No success in $n$ attempts.** Derive the largest success rate that is
+#    still compatible, at 95 %, with no success in $n$ attempts. What may the
+#    guided attack's true rates be on this page?
+# 3. **How sure is a verdict?** Which lines of the card have an interval that
+#    reaches into another verdict? Which would read otherwise if the spread that
+#    counts as nothing, `attacks.SPREAD`, were half as large?
+
+# %% [markdown]
+# ### Solution 1
+
+# %% tags=["hide-cell"]
+k, threat = sequence[0], "y on the simplex"
+wanted = ds.test_images[ds.test_labels == k][:run.targets].to(where)
+error = {name: get_reconstruction(
+    m, wanted, k, THREATS[threat], run.attack, run.seed).loss[-1]
+    for name, m in models.items()}
+audit = {}
+for name in models:
+    rest = torch.stack([error[n] for n in never if n != name])
+    r = residual_knowledge(rest, error[name], error["baseline"])
+    audit[name] = {
+        "distance to gray": f"{tables[name].loc[k, 'gray']:.4f}",
+        "ρ": "–" if r.rho != r.rho else f"{r.rho:+.2f}",
+        "verdict": attacks.verdict(r)}
+chapter.show_table(
+    pd.DataFrame(audit).T.rename_axis("in the place of this model"),
+    f"The card's lines for {k}, {threat}.")
+fooled = [name for name in never
+          if audit[name]["verdict"] not in ("gone", "undefined")]
+never_gray = min(tables[name].loc[k, "gray"] for name in never)
+chapter.say(
+    "The baseline has ρ = 1 by definition, where ρ is defined: "
+    "the card knows it. {reading} {hidden}",
+    reading="Each model that never saw the class, held against the "
+    "other two, is called gone, as it should be, or undefined."
+    if not fooled else "Held against the other two, the card "
+    "misjudges "
+    f"{'; '.join(fooled)}: so wide is the margin of this page.",
+    hidden="What tells this model from a retrained one is the "
+    "gray: a model that never saw a class has nothing to hide."
+    if mine.loc[k, "gray"] < never_gray / 2 else
+    "This model is no nearer to gray than half of what a "
+    "retrained one is: nothing here betrays that something was "
+    "removed.")
+
+# %% [markdown]
+# ### Solution 2
+#
+# <details><summary>The derivation</summary>
+#
+# At a rate $p$, no success in $n$ independent attempts has the probability
+# $(1 - p)^n$. The largest $p$ for which that is at least 0.05 is
+#
+# $$
+# p = 1 - 0.05^{1/n} \approx \frac{3}{n},
+# $$
+#
+# since $\log 0.05$ is close to $-3$: the *rule of three*. With $s$ successes it
+# is the $p$ at which $s$ or fewer have the probability 0.05, a quantile of a
+# beta distribution (Clopper & Pearson 1934).
+#
+# </details>
+
+# %% tags=["hide-cell"]
+from scipy.stats import beta
+
+
+def at_most(rate, n):
+    hits = round(rate * n)
+    return beta.ppf(0.95, hits + 1, n - hits) if hits < n else 1.0
+
+
+rows = {f"{k}: {name}": {
+    "found": s["success"],
+    "at most": at_most(s["success"], run.targets)}
+    for (k, name), s in guided.items()}
+chapter.show_table(
+    pd.DataFrame(rows).T.rename_axis("class: model"),
+    f"Success of the guided attack in {run.targets} attempts, and "
+    f"the "
+    "upper 95 % limit of its rate.",
+    {"found": "{:.0%}", "at most": "{:.1%}"})
+chapter.say(
+    "No success in {n} attempts would leave room for {none:.1%} "
+    "(the rule of three says {three:.1%}). The attempts share one "
+    "model, so the limit is about this model and not about its "
+    "kind.",
+    n=run.targets, none=at_most(0, run.targets),
+    three=3 / run.targets)
+
+# %% [markdown]
+# ### Solution 3
+
+# %% tags=["hide-cell"]
+def word(value, spread=attacks.SPREAD):
+    bounds = {"over-forgotten": value < -spread,
+              "gone": value <= spread, "suppressed": value < 0.5,
+              "avoided": True}
+    return next(name for name, holds in bounds.items() if holds)
+
+
+unsure = [key for key, r in defined.items()
+          if word(r.low) != word(r.high)]
+stricter = [key for key, r in defined.items()
+            if word(r.rho, attacks.SPREAD / 2) != word(r.rho)]
+
+
+def listed(keys):
+    return ", ".join(f"{k}: {t}" for k, t in keys) or "none"
+
+
+chapter.say(
+    "Of {count} lines with a ρ, {n} have an interval that reaches "
+    "into another verdict ({unsure}). With half the spread, {m} "
+    "would read otherwise ({stricter}). {reading}",
+    count=len(defined), n=len(unsure), unsure=listed(unsure),
+    m=len(stricter), stricter=listed(stricter),
+    reading="A verdict is a word for a number; quote the interval."
+    if unsure or stricter else
+    "The verdicts of this card do not hang on where the lines are "
+    "drawn.")
+
+# %% [markdown]
 # ## Try next
 #
 # - Save a model with `sa_lib.checkpoints.save_model` after unlearning it with
 #   a loss of your own, and give its path as `model`.
-# - Audit the baseline: it has forgotten nothing. Does the card say so?
-# - Audit a model that never saw the class. What distinguishes it on this page
-#   from one that was made to forget?
+# - Save what a method of [the chapter on methods](07_methods.ipynb) made, and
+#   audit it against three models that never saw the class instead of one. Does
+#   it keep its rank?
+# - Audit a model for a class that it was never asked to forget. Which lines of
+#   the page give that away?

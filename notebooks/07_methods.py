@@ -93,7 +93,8 @@ def terms_of_yours(model, batch, weights, anchor, fisher):
 
 
 candidates = dict(run.methods)
-# candidates["yours"] = Method(terms_of_yours, UnlearningConfig(...))
+# candidates["yours"] = Method(terms_of_yours,
+#                              UnlearningConfig(...))
 
 # %%
 ds = data.load(run.dataset)
@@ -124,7 +125,8 @@ drawn = [evaluation.prior_samples(m.model, asked, run.seed)
 chapter.show_figure(
     figures.image_grid(torch.stack(drawn), rows=list(models), columns=[*map(str, asked.tolist())]),
     f"One row a model, the same latent codes and labels in each; the last six columns ask for the forgotten {digit} "
-    "again.", alt="A grid of samples: a row for the baseline, one for each method, and one for a model that never saw "
+    "again. Its distance to gray there: " + ", ".join(
+        f"{name} {float((row[10:] - 0.5).abs().mean()):.2f}" for name, row in zip(models, drawn)) + ".", alt="A grid of samples: a row for the baseline, one for each method, and one for a model that never saw "
     "the class; ten columns for the digits and six more for the forgotten one.")
 
 # %% [markdown]
@@ -158,7 +160,8 @@ if paths:
 
 # %%
 where = next(base.model.parameters()).device
-real = ds.test_images[ds.test_labels == digit][:run.targets].to(where)
+real = ds.test_images[ds.test_labels == digit].to(where)
+real = real[:run.targets]
 few = ds.train_images[ds.train_labels == digit][:100]
 strong = ["y on the simplex", "y free"]
 errors = {threat: {name: get_reconstruction(
@@ -285,7 +288,137 @@ chapter.write_metrics(run.run_dir, "07_methods", {
 #   between, and is worth aiming at.
 # - A comparison needs the reference, the judge and the attackers to be the same
 #   for all, and each method at settings that its authors would stand by.
+
+# %% [markdown]
+# ## Exercises
 #
+# The solutions follow, each run with the chapter. Try before you look.
+#
+# 1. **What the sum of ranks hides.** Leave out each criterion in turn, and then
+#    weigh them at random. Who comes first how often?
+# 2. **Beaten at everything.** Which methods have another that is at least as
+#    good by every criterion and better by one? The others are the *Pareto
+#    front*: each is the right choice for someone.
+# 3. **Noise is gray.** Selective Amnesia teaches the label uniform noise $u$,
+#    and the book teaches it gray. Derive what a decoder that minimises
+#    $\mathbb{E}_u [-u \log p - (1 - u) \log (1 - p)]$ draws, and at what cost.
+# 4. **Fresh weights.** `unseen` mixes new weights into the old ones. Mix in a
+#    share of 0, 0.1, 0.3, 0.5 and 0.7, train nothing, and look at the
+#    retained test images. How much of the model is left to start from?
+
+# %% [markdown]
+# ### Solution 1
+
+# %% tags=["hide-cell"]
+import numpy as np
+
+criteria = list(scores.columns)
+leaders = {c: ranks[criteria].drop(columns=c).sum(axis=1).idxmin()
+           for c in criteria}
+weights = np.random.default_rng(run.seed).dirichlet(
+    np.ones(len(criteria)), 5000)
+sums = weights @ ranks[criteria].fillna(0).to_numpy().T
+winners = pd.Series(ranks.index[sums.argmin(axis=1)])
+first_place = winners.value_counts(normalize=True)
+chapter.say(
+    "With all five, {best} comes first. Without {leaders}. With "
+    "random weights, {shares}. {reading}",
+    best=ranks.index[0], leaders="; without ".join(
+        f"{c}, {name}" for c, name in leaders.items()),
+    shares=", ".join(f"{name} in {share:.0%}"
+                     for name, share in first_place.items()),
+    reading="The order hangs on what is counted, and how much."
+    if len(set(leaders.values())) > 1 or first_place.iloc[0] < 0.9
+    else "First place does not hang on what is counted.")
+
+# %% [markdown]
+# ### Solution 2
+
+# %% tags=["hide-cell"]
+known = scores.dropna(axis=1)  # |ρ| is not defined in every run
+
+
+def beats(one, other):
+    one, other = known.loc[one], known.loc[other]
+    return (one <= other).all() and (one < other).any()
+
+
+beaten = {m: [o for o in known.index if beats(o, m)]
+          for m in known.index}
+chapter.say(
+    "On the front: {front}. {others}",
+    front=", ".join(m for m, by in beaten.items() if not by),
+    others="Beaten at everything: " + "; ".join(
+        f"{m} by {', '.join(by)}" for m, by in beaten.items() if by)
+    + "." if any(beaten.values()) else
+    "No method is beaten at everything: with this many criteria "
+    "it is hard not to be best at something, be it at being quick.")
+
+# %% [markdown]
+# ### Solution 3
+#
+# <details><summary>The derivation</summary>
+#
+# The loss is linear in $u$, so that only its mean counts, which is $\frac12$: it
+# is $-\frac12 \log p - \frac12 \log (1 - p)$. Its derivative,
+# $-\frac{1}{2p} + \frac{1}{2(1 - p)}$, is 0 at $p = \frac12$, and the loss is
+# convex: the best that a decoder can draw is gray, at $\log 2$ a pixel,
+# $784 \log 2$ nats in all. (Had the decoder seen $u$ through $z$ it could do
+# better; a few numbers do not hold 784 random ones.) Both losses lead to the
+# same place. What differs is the pull on the way, and what the encoder learns
+# of it.
+#
+# </details>
+
+# %% tags=["hide-cell"]
+generator = torch.Generator().manual_seed(run.seed)
+u = torch.rand(10_000, generator=generator)
+grid = torch.linspace(0.01, 0.99, 99)
+loss = -(u.mean() * grid.log() + (1 - u.mean()) * (1 - grid).log())
+taught = "selective_amnesia"
+chapter.say(
+    "On a grid, with {count:,} draws of u, the least loss is at p "
+    "= {p:.2f}: {nats:.1f} nats for 784 pixels, and 784 log 2 is "
+    "{theory:.1f}. {reading}",
+    count=len(u), p=grid[loss.argmin()], nats=784 * loss.min(),
+    theory=784 * np.log(2), reading=(
+        f"In this run {taught} ends at "
+        f"{summary.loc[taught, 'gray']:.4f} from gray, "
+        + ("as derived." if summary.loc[taught, "gray"] <= 0.05 else
+           "not there yet: its pull is weak, or was given too few "
+           "updates.")) if taught in summary.index else
+    f"This run does not have {taught} to compare with.")
+
+# %% [markdown]
+# ### Solution 4
+
+# %% tags=["hide-cell"]
+from sa_lib.model import build
+
+kept = (ds.test_labels != digit).nonzero().squeeze(1)[:500]
+fresh = dict(build(run.model, run.seed + 1).named_parameters())
+left = {}
+for share in (0.0, 0.1, 0.3, 0.5, 0.7):
+    mixed = build(run.model, run.seed).requires_grad_(False)
+    for name, weight in mixed.named_parameters():
+        old = base.model.get_parameter(name).cpu()
+        weight.copy_(torch.lerp(old, fresh[name].detach(), share))
+    left[share] = float(evaluation.negative_elbo(
+        mixed.to(where), ds.test_images[kept], ds.test_labels[kept],
+        run.seed).mean())
+coin = 784 * np.log(2)
+chapter.say(
+    "With a share of {shares}, the retained test images cost "
+    "{nats} nats; a gray page costs {coin:.0f}. {reading}",
+    shares=", ".join(f"{share:g}" for share in left),
+    nats=", ".join(f"{value:.0f}" for value in left.values()),
+    coin=coin,
+    reading="At the largest share little of what the model could "
+    "do is left, and what training finds again it finds from data."
+    if left[0.7] > (left[0.0] + coin) / 2 else
+    "Even at the largest share a good part of the model is left.")
+
+# %% [markdown]
 # ## Try next
 #
 # - Add `terms_of_yours`: black instead of gray. Is black any better?

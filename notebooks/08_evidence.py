@@ -44,7 +44,8 @@ from sa_lib.unlearning import METHODS
 started = time.perf_counter()
 run = chapter.validate(profile=profile, run_dir=run_dir)
 cells = evidence.read(table or evidence.RESULTS / "evidence.csv")
-main = (cells["dataset"] == "mnist") & (cells["architecture"] == "mlp")
+main = ((cells["dataset"] == "mnist")
+        & (cells["architecture"] == "mlp"))
 if not main.any():
     main = cells["dataset"] == cells["dataset"].iloc[0]
 good = evidence.tidy(cells[main])
@@ -214,7 +215,7 @@ chapter.show_figure(
 # it does well, there is little room between the two controls, and a small
 # residue weighs much. How far apart they are says how much there was to forget.
 
-# %%
+# %% tags=["hide-input"]
 gap = pd.Series({d: np.concatenate(list(
     rows.xs((d, "retrain"), level=("forget", "model"))
     [f"errors.{threats[0]}"])).mean() - np.concatenate(list(
@@ -250,7 +251,7 @@ chapter.say(
 # the five scores of [the chapter on methods](07_methods.ipynb), summed over the
 # digits, and paired differences to the method called `unseen`.
 
-# %%
+# %% tags=["hide-input"]
 everyone = [m for m in rows.index.unique("model")
             if m not in ("baseline", "retrain")]
 one = rows.xs(rows.index.unique("seed").min(), level="seed")
@@ -317,10 +318,11 @@ if there:
 # %% [markdown]
 # ## Claims, and what would falsify them
 
-# %%
-more_seen = {m: evidence.differences(rows, "probability", m, "retrain")
-             for m in core}
-mean_abs = {m: np.mean([abs(r.rho) for (_, _, model), r in rho.items()
+# %% tags=["hide-input"]
+more_seen = {m: evidence.differences(rows, "probability", m,
+                                     "retrain") for m in core}
+mean_abs = {m: np.mean([abs(r.rho)
+                        for (_, _, model), r in rho.items()
                         if model == m]) for m in core}
 upper = {m: max(r.high for (_, _, model), r in rho.items()
                 if model == m) for m in core}
@@ -393,7 +395,151 @@ chapter.write_metrics(run.run_dir, "08_evidence", {
 # - An interval over seeds and images is wider than one over images, and is the
 #   one that says whether another lab would find the same.
 # - What fails is listed beside what holds; the table is there to be argued with.
+
+# %% [markdown]
+# ## Exercises
 #
+# The solutions follow, each run with the chapter. Try before you look.
+#
+# 1. **How many seeds?** Derive how many seeds it takes until the 95 % interval
+#    of one digit's mean is $\pm h$. For the nats that a method costs, with $h$ =
+#    0.05 and 0.02, how many are that?
+# 2. **Why pairs?** Derive the variance of a difference. How much of it does
+#    taking differences within a seed and a digit save, for the nats?
+# 3. **A sign test.** For how many digits is $\lvert\rho\rvert$ of unseen below
+#    that of ewc_gray? How often would as clear a result come about if the two
+#    were equally good? There are two attackers: what does that change?
+# 4. **Cells or digits?** The interval of the nats treats all pairs as if they
+#    were independent. Take the mean for each digit first, and the interval
+#    over digits. Is it wider?
+
+# %% [markdown]
+# ### Solution 1
+#
+# <details><summary>The derivation</summary>
+#
+# The mean of $n$ independent values of standard deviation $s$ has the standard
+# error $s / \sqrt{n}$, and its 95 % interval is about $\pm 1.96 \, s / \sqrt{n}$.
+# That is $\pm h$ at
+#
+# $$
+# n = \left( \frac{1.96 \, s}{h} \right)^2 .
+# $$
+#
+# Half the width costs four times the seeds. The $s$ comes from few seeds here,
+# so the answer is rough.
+#
+# </details>
+
+# %% tags=["hide-cell"]
+variance = {m: pairs[m, "nelbo"].groupby("forget").var().mean()
+            for m in core}
+
+
+def seeds_for(half_width, v):
+    return max(2, int(np.ceil(1.96**2 * v / half_width**2)))
+
+
+chapter.say("; ".join(
+    f"{m}: no digit has two seeds, so there is no s" if v != v else
+    f"{m}: s is {v**0.5:.3f} nats within a digit, which takes "
+    + " and ".join(f"{seeds_for(h, v)} seeds for ±{h}"
+                   for h in (0.05, 0.02))
+    for m, v in variance.items()) + ".")
+
+# %% [markdown]
+# ### Solution 2
+#
+# <details><summary>The derivation</summary>
+#
+# $$
+# \mathrm{Var}(A - B) = \mathrm{Var}(A) + \mathrm{Var}(B)
+# - 2\, \mathrm{Cov}(A, B) .
+# $$
+#
+# Two models made from the same baseline, measured on the same images, share what
+# is easy or hard about them: the covariance is large, and the difference varies
+# less than either. Had they nothing in common, the last term would be 0.
+#
+# </details>
+
+# %% tags=["hide-cell"]
+saved = {}
+for m in core:
+    both = pd.DataFrame({name: rows.xs(name, level="model")["nelbo"]
+                         for name in (m, "baseline")}).dropna()
+    saved[m] = {"unpaired": both.var().sum()**0.5,
+                "paired": pairs[m, "nelbo"].std(),
+                "correlation": both.corr().iloc[0, 1]}
+saved = pd.DataFrame(saved).T
+chapter.show_table(
+    saved.rename_axis("method"),
+    "Standard deviation of the nats less those of the baseline, if "
+    "the two had nothing in common and as they are.",
+    {"unpaired": "{:.3f}", "paired": "{:.3f}",
+     "correlation": "{:.4f}"})
+factor = (saved["unpaired"] / saved["paired"])**2
+chapter.say("As many cells more would be needed without pairs: "
+            + ", ".join(f"{f:,.0f} times for {m}"
+                        for m, f in factor.items()) + ".")
+
+# %% [markdown]
+# ### Solution 3
+
+# %% tags=["hide-cell"]
+from scipy.stats import binomtest
+
+tests = {}
+for t in threats:
+    sizes = {d: [abs(rho[t, d, m].rho) for m in core]
+             for d in digits}
+    sizes = {d: s for d, s in sizes.items() if np.isfinite(s).all()}
+    nearer = sum(unseen < gray for gray, unseen in sizes.values())
+    if sizes:
+        chance = binomtest(nearer, len(sizes)).pvalue
+        tests[t] = nearer, len(sizes), chance
+clear = [t for t, (_, _, p) in tests.items()
+         if p <= 0.05 / len(threats)]
+chapter.say("; ".join(
+    f"{t}: unseen is nearer to 0 for {k} of {n} digits, and as "
+    f"clear a result or a clearer one has the probability {p:.3f} "
+    f"by chance"
+    for t, (k, n, p) in tests.items())
+    + ". Two looks are two chances, so each should stay below 0.05 "
+    "/ 2. "
+    + ("That holds for: " + ", ".join(clear) + "." if clear else
+       "Neither does: this many digits do not decide it by signs "
+       "alone, which ignore by how much."))
+
+# %% [markdown]
+# ### Solution 4
+
+# %% tags=["hide-cell"]
+spans = {}
+for m in core:
+    means = pairs[m, "nelbo"].groupby("forget").mean()
+    spans[m] = [evidence.interval(values)
+                for values in (pairs[m, "nelbo"], means)]
+
+
+def shown(values, place):
+    mean, low, high = values
+    return f"{mean:+.2f} [{low:+.3f}, {high:+.3f}] over {place}"
+
+
+widened = [m for m, (by_cell, by_digit) in spans.items()
+           if np.ptp(by_digit[1:]) > 1.1 * np.ptp(by_cell[1:])]
+chapter.say("; ".join(
+    f"{m}: {shown(by_cell, 'cells')}, {shown(by_digit, 'digits')}"
+    for m, (by_cell, by_digit) in spans.items())
+    + ". " + (
+        f"Wider for {' and '.join(widened)}: cells of one digit "
+        "are alike there, and count for less than their number."
+        if widened else
+        "Hardly wider: cells of one digit are no more alike than "
+        "others."))
+
+# %% [markdown]
 # ## Try next
 #
 # - Run `make sweep CHAPTER=07_methods GRID="forget=0:10 seed=5:8"`, and read its
