@@ -451,6 +451,13 @@ chapter.say(
     digest=models[target][0].digest[:12])
 
 # %% tags=["remove-cell"]
+from sa_lib import playground
+
+played = ("baseline", *subjects, f"{titled('never saw', [digit])}, seed {run.seed}")
+playground.export(run.run_dir / "05_attacks", {name: models[name][0] for name in played}, judge_b, ds, sequence, found,
+                  run.attack)
+
+# %% tags=["remove-cell"]
 def plain(residual):
     values = {"rho": residual.rho, "low": residual.low, "high": residual.high}
     return {key: value if value == value else None for key, value in values.items()}

@@ -291,6 +291,10 @@ def render(root: Path, run_dir: Path) -> Path:
     shutil.copytree(root / "book", stage / "book")
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy(root / name, stage)
+    playground = stage / "book" / "_static" / "playground"
+    playground.mkdir()
+    for path in (root / run_dir).glob("*/playground.*"):
+        shutil.copy(path, playground)
     (stage / "notebooks").mkdir()
     for name, notebook in notebooks.items():
         nbformat.write(_page(name, notebook, smoke), stage / "notebooks" / f"{name}.ipynb")
