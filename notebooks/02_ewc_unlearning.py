@@ -533,7 +533,7 @@ derived = [alone.ewc * stiff[name] * (theta - anchor[name])
            for name, theta in student.named_parameters()]
 off = max(float((a - b).detach().abs().max())
           for a, b in zip(found, derived))
-guess = float(penalty) / alone.ewc
+guess = float(penalty.detach()) / alone.ewc
 rise = now["nelbo"] - was["nelbo"]
 chapter.say(
     "The gradient found by autograd and the derived one differ by "
@@ -546,8 +546,7 @@ chapter.say(
     reading="The guess is within half a nat." if
     abs(guess - rise) <= 0.5 else "The guess is off: the "
     "quadratic knows nothing of curvature across weights, nor of "
-    "rehearsal, which moves weights in directions that cost "
-    "nothing.")
+    "what rehearsal mends on the way.")
 
 # %% [markdown]
 # ### Solution 3

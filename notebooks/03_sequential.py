@@ -512,8 +512,8 @@ chapter.say(" ".join(
     f"With {name}, the steps "
     + ("go nearly the same way." if way > 0.5 else
        "partly undo each other." if way < -0.1 else
-       "are nearly at right angles: each class asks for weights of "
-       "its own." if way < 0.2 else "share a part of their way.")
+       "are nearly at right angles: each goes its own way."
+       if way < 0.2 else "share a part of their way.")
     for name, way in ways.items()))
 
 # %% [markdown]

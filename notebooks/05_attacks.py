@@ -644,9 +644,9 @@ chapter.say(
                      for name, share in missed.items()),
     digit=digit, target=target, on_simplex=worded(rho_of(bound)),
     free=worded(rho_of(free)), best=worded(rho_of(better)),
-    reading="He loses his way more often in the unlearned model than "
-    "in those that never saw the class; so much of what looks like "
-    "over-forgetting may be his own failing."
+    reading="He loses his way more often in the unlearned model "
+    "than in those that never saw the class; so much of what looks "
+    "like over-forgetting may be his own failing."
     if missed[target] > max(missed[n] for n in main_controls) else
     "He loses his way no more often in the unlearned model than in "
     "those that never saw the class.")

@@ -325,8 +325,8 @@ chapter.say(
     "random weights, {shares}. {reading}",
     best=ranks.index[0], leaders="; without ".join(
         f"{c}, {name}" for c, name in leaders.items()),
-    shares=", ".join(f"{name} in {share:.0%}"
-                     for name, share in first_place.items()),
+    shares=", ".join(f"{name} in {share:.0%}" for name, share
+                     in first_place.head(4).items()),
     reading="The order hangs on what is counted, and how much."
     if len(set(leaders.values())) > 1 or first_place.iloc[0] < 0.9
     else "First place does not hang on what is counted.")
@@ -385,8 +385,9 @@ chapter.say(
         f"In this run {taught} ends at "
         f"{summary.loc[taught, 'gray']:.4f} from gray, "
         + ("as derived." if summary.loc[taught, "gray"] <= 0.05 else
-           "not there yet: its pull is weak, or was given too few "
-           "updates.")) if taught in summary.index else
+           "and not there: what is kept holds it back, or it was "
+           "given too few updates."))
+    if taught in summary.index else
     f"This run does not have {taught} to compare with.")
 
 # %% [markdown]

@@ -458,8 +458,9 @@ chapter.say("; ".join(
 # $$
 #
 # Two models made from the same baseline, measured on the same images, share what
-# is easy or hard about them: the covariance is large, and the difference varies
-# less than either. Had they nothing in common, the last term would be 0.
+# is easy or hard about them, above all which classes are left to keep: the
+# covariance is large, and the difference varies less than either. Had they
+# nothing in common, the last term would be 0.
 #
 # </details>
 
