@@ -59,7 +59,7 @@ def export(folder: str | Path, models: Mapping[str, Trained], judge: Judge, data
     def kept(name: str, tensor: torch.Tensor) -> dict[str, Any]:
         half = tensor.detach().cpu().half()
         if not half.isfinite().all():
-            raise ValueError(f"{name} reaches {float(tensor.abs().max()):.3g}; float16 holds up to 65504")
+            raise ValueError(f"{name} reaches {float(tensor.detach().abs().max()):.3g}; float16 holds up to 65504")
         place = {"offset": sum(map(len, parts)), "shape": list(half.shape)}
         parts.append(half.contiguous().numpy().astype("<f2").tobytes())
         return place
@@ -115,15 +115,17 @@ def presets(models: Mapping[str, Trained], judge: Judge, digit: int,
     through = torch.zeros_like(used)
     through[two] = 0.5
 
-    def preset(name: str, model: str, z: torch.Tensor, y: torch.Tensor, seen_in: str) -> dict[str, Any]:
+    def preset(name: str, model: str, z: torch.Tensor, y: torch.Tensor, seen_in: str,
+               off_simplex: bool = False) -> dict[str, Any]:
         with torch.no_grad():
             images = models[seen_in].model.decode(z, y)
         surest = judge.probabilities(images)[:, digit].argmax()
-        return {"name": name, "model": model, "z": z[surest].tolist(), "y": y[surest].tolist(), "free": y is free.y[0]}
+        return {"name": name, "model": model, "z": z[surest].tolist(), "y": y[surest].tolist(),
+                "free": off_simplex}
 
     return [preset(f"a {digit} from the baseline", baseline, known.z[0], known.y[0], baseline),
             preset("gray", forgot, known.z[0], known.y[0], baseline),
             preset(f"a {digit} through {two[0]} and {two[1]}", forgot, simplex.z[0],
                    through.expand_as(simplex.y[0]), forgot),
             preset("the attack's best answer", forgot, simplex.z[0], simplex.y[0], forgot),
-            preset("its best answer, y free", forgot, free.z[0], free.y[0], forgot)]
+            preset("its best answer, y free", forgot, free.z[0], free.y[0], forgot, True)]

@@ -1,0 +1,320 @@
+import http.server
+import json
+import re
+import shutil
+import threading
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect, sync_playwright
+
+from sa_lib import attacks, chapter, model, playground
+from sa_lib.attacks import THREATS, AttackConfig, get_reconstruction
+
+PROJECT = Path(__file__).resolve().parent.parent
+SEQUENCE = [9, 2]
+CONFIG = AttackConfig(steps=60, restarts=3)
+# The image that a model draws in the page may differ from PyTorch's by this much, and the judge's probabilities.
+PIXEL, PROBABILITY = 2e-3, 1e-2
+# How far the error of the page's attack may lie from the library's: they draw different starts.
+FACTOR = 1.25
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory, digits):
+    """Models, judge and answers as chapter 5 has them, and the folder of what was exported of them."""
+    made = chapter.validate(dataset="digits", profile="smoke", forget=SEQUENCE)
+    first, both = made.sequence(digits, SEQUENCE)
+    models = {"baseline": made.baseline(digits), "forgot 9": first, "forgot 9, 2": both,
+              "never saw 9, seed 0": made.never_saw(digits, [9])}
+    judge = made.judge(digits, "B")
+    real = digits.test_images[digits.test_labels == 9][:6]
+    found = {(threat, 9, name): get_reconstruction(trained, real, 9, THREATS[threat], CONFIG)
+             for threat in ("z in the prior", *playground.THREATS) for name, trained in models.items()}
+    folder = tmp_path_factory.mktemp("run") / "05_attacks"
+    arguments = {"models": models, "judge": judge, "dataset": digits, "forgotten": SEQUENCE, "found": found,
+                 "config": CONFIG}
+    playground.export(folder, **arguments)
+    return {"folder": folder, "real": real, **arguments}
+
+
+@pytest.fixture(scope="session")
+def site(run, tmp_path_factory):
+    """The address of a server with the page, in a folder of its own as on a project's site."""
+    root = tmp_path_factory.mktemp("server")
+    static = root / "project" / "_static"
+    shutil.copytree(PROJECT / "book" / "_static", static)
+    shutil.copytree(run["folder"], static / "playground")
+    body = re.search(r"```{raw} html\n(.*?)\n```", (PROJECT / "book" / "playground.md").read_text(), re.DOTALL)[1]
+    (root / "project" / "book").mkdir()
+    page = f"<!doctype html><html lang=en><title>Playground</title><link rel=icon href='data:,'><main><h1>Playground</h1>{body}</main>"
+    (root / "project" / "book" / "playground.html").write_text(
+        page.replace("<title>", '<meta charset=utf-8><meta name=viewport content="width=device-width"><title>'))
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=root)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/project/book/playground.html"
+        server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        pytest.skip("no Chromium: none of chromium, chromium-browser, google-chrome is installed")
+    with sync_playwright() as driver:
+        launched = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+@contextmanager
+def opened(browser, address, **options):
+    """The page, ready for its reader; nothing may have gone wrong in it by the end."""
+    context = browser.new_context(**options)
+    page, complaints = context.new_page(), []
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(address)
+    page.wait_for_selector("#sa-playground:not([hidden])")
+    yield page
+    context.close()
+    assert complaints == []
+
+
+def asked(page, script, argument=None):
+    """What a function of the module `m` and of the fetched `book` gives in the page."""
+    return page.evaluate("""async (given) => {
+        const m = await import(new URL("../_static/playground.js", location.href));
+        const book = await m.load();
+        return (%s)(m, book, given);
+    }""" % script, argument)
+
+
+def pixels(page, where):
+    return torch.tensor(page.evaluate("""(where) => [...document.querySelectorAll(where)].map((canvas) =>
+        [...canvas.getContext("2d").getImageData(0, 0, 28, 28).data].filter((_, n) => n % 4 === 0))""", where)) / 255
+
+
+def settled(page):
+    """The page's link, when it has been brought up to the state."""
+    page.wait_for_timeout(900)
+    return page.url
+
+
+def errors(page):
+    return [float(text.removeprefix("error ")) for text in page.locator(".error").all_inner_texts()]
+
+
+def test_what_is_exported_is_of_this_run_and_small_enough_for_a_phone(run):
+    about = json.loads((run["folder"] / "playground.json").read_text())
+    assert about["bytes"] == (run["folder"] / "playground.bin").stat().st_size < playground.MOST
+    assert {m["name"]: m["digest"] for m in about["models"]} == {n: t.digest for n, t in run["models"].items()}
+    assert about["attack"]["errors"]["y free"]["forgot 9"] == pytest.approx(
+        float(run["found"]["y free", 9, "forgot 9"].loss[-1].mean()))
+    assert [about["targets"]["labels"].count(k) for k in range(10)] == [1, 1, 3, 1, 1, 1, 1, 1, 1, 3]
+    names = [preset["name"] for preset in about["presets"]]
+    through = re.fullmatch(r"a 9 through (\d) and (\d)", names[2])
+    assert names[0] == "a 9 from the baseline" and "9" not in through.groups()
+    for preset in about["presets"]:
+        assert preset["free"] or sum(preset["y"]) == pytest.approx(1, abs=1e-5)
+    known, gray = about["presets"][:2]
+    assert (gray["z"], gray["y"]) == (known["z"], known["y"]) and gray["model"] == "forgot 9"
+
+
+def test_what_the_page_cannot_draw_is_not_exported(run, tmp_path):
+    arguments = {key: value for key, value in run.items() if key not in ("folder", "real")}
+    shutil.copytree(run["folder"], tmp_path, dirs_exist_ok=True)
+    conv = {name: replace(trained, model=model.build(model.ARCHITECTURES["conv"], 0))
+            for name, trained in run["models"].items()}
+    playground.export(tmp_path, **arguments | {"models": conv})
+    assert list(tmp_path.iterdir()) == [], "what another architecture left is not this run's"
+    large = model.build(model.ModelConfig(), 0)
+    torch.nn.init.constant_(large.decoder.layers[0].weight, 1e5)
+    models = {**run["models"], "forgot 9": replace(run["models"]["forgot 9"], model=large)}
+    with pytest.raises(ValueError, match=r"forgot 9 reaches 1e\+05; float16 holds up to 65504"):
+        playground.export(tmp_path, **arguments | {"models": models})
+    many = {**run["models"], "one more": run["models"]["baseline"]}
+    found = run["found"] | {(threat, 9, "one more"): run["found"][threat, 9, "baseline"]
+                            for threat in playground.THREATS}
+    with pytest.raises(ValueError, match="bytes; 5000000 are allowed"):
+        playground.export(tmp_path, **arguments | {"models": many, "found": found})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_page_draws_and_judges_as_pytorch_does(browser, site, run):
+    generator = torch.Generator().manual_seed(0)
+    z = 1.5 * torch.randn(50, 8, generator=generator)
+    y = torch.cat([torch.eye(10), torch.rand(20, 10, generator=generator).softmax(1),
+                   torch.randn(20, 10, generator=generator)])
+    with opened(browser, site) as page:
+        said = asked(page, """(m, book, [z, y]) => book.models.map((model) => z.map((_, n) => {
+            const image = m.decode(model, z[n], y[n]);
+            return [Array.from(image), m.judged(book.judge, image)];
+        }))""", [z.tolist(), y.tolist()])
+        real = asked(page, "(m, book) => book.targets.map(({ image }) => m.judged(book.judge, image))")
+        target = asked(page, "(m, book) => book.targets.map(({ image }) => Array.from(image))")
+    for (name, trained), drawn in zip(run["models"].items(), said, strict=True):
+        images = trained.model.decode(z, y)
+        theirs = torch.tensor([image for image, _ in drawn]).view_as(images)
+        assert (theirs - images).abs().max() < PIXEL, name
+        odds = torch.tensor([odds for _, odds in drawn])
+        assert (odds - run["judge"].probabilities(images)).abs().max() < PROBABILITY, name
+    shown = torch.tensor(target).view(-1, 1, 28, 28)
+    assert (torch.tensor(real) - run["judge"].probabilities(shown)).abs().max() < PROBABILITY
+    assert (run["judge"].probabilities(shown).argmax(1) != 10).float().mean() > 0.5, "the judge can tell digits"
+
+
+@pytest.mark.parametrize("threat", playground.THREATS)
+def test_the_page_attacks_as_the_library_does(browser, site, run, threat):
+    spend = {"steps": CONFIG.steps, "restarts": CONFIG.restarts, "lr": CONFIG.lr}
+    with opened(browser, site) as page:
+        found = asked(page, """(m, book, [targets, free, spend]) => book.models.map((model) => targets.map((t, n) => {
+            const all = [...m.attack(model, t, 9, free, spend, n)];
+            const { loss, z, y, image } = all.at(-1).best;
+            return { first: all[0].best.loss, loss, z, y, image: Array.from(image), looks: all.length };
+        }))""", [run["real"].flatten(1).tolist(), threat == "y free", spend])
+    for (name, trained), answers in zip(run["models"].items(), found, strict=True):
+        library = float(run["found"][threat, 9, name].loss[-1].mean())
+        mine = sum(answer["loss"] for answer in answers) / len(answers)
+        assert library / FACTOR < mine < library * FACTOR, f"{name}: {mine:.1f}, by the library {library:.1f}"
+        for answer, target in zip(answers, run["real"]):
+            assert answer["loss"] < answer["first"] and answer["looks"] == CONFIG.steps + 1
+            z, y = torch.tensor([answer["z"]]), torch.tensor([answer["y"]])
+            image = trained.model.decode(z, y)
+            assert (image.flatten() - torch.tensor(answer["image"])).abs().max() < PIXEL
+            assert float(attacks.squared_error(target[None])(image[None])) == pytest.approx(answer["loss"], rel=0.02)
+            assert threat == "y free" or (float(y.min()) >= 0 and float(y.sum()) == pytest.approx(1))
+
+
+def test_the_reader_attacks_from_the_page(browser, site):
+    with opened(browser, site) as page:
+        attack = page.get_by_role("button", name="Attack all models")
+        expect(attack).to_be_disabled()
+        page.get_by_role("button", name="a 9", exact=False).last.click()
+        page.wait_for_timeout(100)
+        before = errors(page)
+        attack.click()
+        expect(page.locator("[data-part=result] table")).to_be_visible(timeout=120_000)
+        after = errors(page)
+        rows = page.locator("[data-part=result] tbody tr")
+        assert [float(text) for text in rows.locator("td:nth-child(2)").all_inner_texts()] == after
+        assert all(new < old for new, old in zip(after, before, strict=True))
+        assert "y on the simplex" in page.locator("caption").inner_text()
+        page.get_by_role("button", name="use the inputs found for forgot 9", exact=True).click()
+        page.wait_for_timeout(100)
+        now = errors(page)
+        assert now[1] == pytest.approx(after[1], abs=0.2) and now != after
+        assert page.get_by_role("button", name="use the inputs found for forgot 9", exact=True).count() == 0
+
+
+def test_a_link_brings_the_state_back(browser, site):
+    with opened(browser, site) as page:
+        first = settled(page)
+        page.get_by_role("button", name="its best answer, y free").click()
+        expect(page.locator("figure.look")).to_contain_text("forgot 9")
+        page.get_by_label("z3", exact=True).press("ArrowRight")
+        pad = page.locator("[data-part=pad]")
+        pad.scroll_into_view_if_needed()
+        box = pad.bounding_box()
+        for x, y in ((40, 40), (150, 60), (90, 150)):
+            page.mouse.move(box["x"] + x, box["y"] + y, steps=5)
+            page.mouse.down()
+        page.mouse.up()
+        link = settled(page)
+        state = [pixels(page, where) for where in (".models canvas", "[data-part=target]")]
+        assert link != first and "drawing=" in link and "free=1" in link and state[1].sum() > 5
+        page.get_by_role("button", name="real test image 2", exact=False).click()
+        page.get_by_text("on the simplex", exact=False).first.click()
+        other = settled(page)
+        assert "target=1" in other and "free=0" in other
+        with opened(browser, link) as again:
+            assert settled(again) == link
+            for before, where in zip(state, (".models canvas", "[data-part=target]")):
+                assert (pixels(again, where) - before).abs().max() <= 2 / 255
+            again.evaluate("(hash) => { location.hash = hash; }", other.partition("#")[2])
+            assert settled(again) == other
+            assert again.get_by_label("free: any numbers").is_checked() is False
+    for damaged in ("#z=1,2&y=3", f"#{link.partition('#')[2].replace('z=', 'z=nan')}", "#references"):
+        with opened(browser, site + damaged) as page:
+            assert (pixels(page, "[data-part=target]") == 0).all(), "what cannot be read is left alone"
+
+
+def test_the_page_is_used_by_keyboard_and_told_to_a_screen_reader(browser, site):
+    with opened(browser, site, reduced_motion="reduce") as page:
+        page.get_by_role("button", name="label 4 alone").press("Enter")
+        said = page.locator("[data-part=said]")
+        expect(said).to_have_text(re.compile(r"The judge sees: baseline: .* \d+ %; forgot 9: .*; never saw 9"))
+        assert page.get_by_label("y4", exact=True).get_attribute("aria-valuetext") == "1.00"
+        page.get_by_label("y7", exact=True).press("End")
+        expect(page.get_by_label("y4", exact=True)).to_have_attribute("aria-valuetext", "0.50")
+        pad = page.locator("[data-part=pad]")
+        for key in (" ", *["ArrowDown"] * 8, *["ArrowRight"] * 4, " "):
+            pad.press(key)
+        expect(page.get_by_role("button", name="Attack all models")).to_be_enabled()
+        assert pixels(page, "[data-part=target]").sum() > 10
+        page.get_by_role("button", name="Clear").press("Enter")
+        expect(page.get_by_role("button", name="Attack all models")).to_be_disabled()
+
+        # Who asked for less motion gets one step a press.
+        still = page.get_by_label("z1", exact=True).input_value
+        before, walk = still(), page.get_by_role("button", name="Walk")
+        walk.press("Enter")
+        page.wait_for_timeout(300)
+        stepped = still()
+        page.wait_for_timeout(300)
+        assert before != stepped == still() and walk.get_attribute("aria-pressed") == "false"
+        found = Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
+
+
+def test_a_walk_moves_until_it_is_stopped(browser, site):
+    with opened(browser, site) as page:
+        walk = page.get_by_role("button", name="Walk")
+        walk.click()
+        seen = {page.get_by_label("z1", exact=True).input_value() for _ in range(5) if page.wait_for_timeout(200) is None}
+        assert len(seen) > 2
+        walk.click()
+        page.wait_for_timeout(200)
+        before = pixels(page, ".models canvas")
+        page.wait_for_timeout(300)
+        assert (pixels(page, ".models canvas") == before).all()
+
+
+def test_all_models_are_drawn_and_judged_thirty_times_a_second(browser, site):
+    with opened(browser, site) as page:
+        rounds = asked(page, """(m, book) => Array.from({ length: 5 }, () => {
+            const began = performance.now();
+            for (let n = 0; n < 20; n++) for (const model of book.models)
+                m.judged(book.judge, m.decode(model, book.presets[0].z, book.presets[0].y));
+            return (performance.now() - began) / 20;
+        })""")
+    assert min(rounds) < 33, f"milliseconds a draw: {rounds}"  # the best round: the machine may be busy
+
+
+@pytest.mark.parametrize("name, width, scheme", [("desktop", 1280, "light"), ("phone", 390, "light"),
+                                                 ("dark", 1280, "dark")])
+def test_the_page_fits_its_screen(browser, site, name, width, scheme):
+    artifacts = PROJECT / "_build" / "artifacts"
+    artifacts.mkdir(parents=True, exist_ok=True)
+    with opened(browser, site, viewport={"width": width, "height": 844}, color_scheme=scheme) as page:
+        page.evaluate("(theme) => { document.documentElement.dataset.theme = theme; }", scheme)
+        page.get_by_role("button", name="gray").click()
+        page.wait_for_timeout(300)
+        page.screenshot(path=artifacts / f"playground-{name}.png", full_page=True)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_run_without_a_playground_says_so(browser, site):
+    context = browser.new_context()
+    page = context.new_page()
+    page.route("**/playground.json", lambda route: route.fulfill(status=404))
+    page.goto(site)
+    expect(page.get_by_role("status")).to_have_text("The playground needs the mlp models, and this run has none.")
+    expect(page.locator("#sa-playground")).to_be_hidden()
+    context.close()
