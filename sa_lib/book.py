@@ -261,7 +261,7 @@ def render(root: Path, run_dir: Path) -> Path:
         nbformat.write(_shareable(notebook), stage / "executed" / f"{name}.ipynb")
     how = _how_run(notebooks, root / run_dir)
     for path in (stage / "book").rglob("*.md"):
-        text = _with_numbers(path, root / run_dir).replace("{{how_run}}", how)
+        text = _with_numbers(path, root / run_dir).replace("{{how it was run}}", how)
         text = _with_figures(text, path, notebooks, stage / "figures")
         path.write_text(_marked(text, SMOKE) if smoke else text, encoding="utf-8")
     for name, notebook in notebooks.items():
@@ -332,9 +332,14 @@ def _with_values(source: str, parameters: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _said(output: NotebookNode) -> Mapping[str, Any]:
+    """What `sa_lib.chapter` says of an output."""
+    return output.get("metadata", {}).get("sa_lib", {})
+
+
 def _set_figures(name: str, position: int, cell: NotebookNode) -> None:
     """Turn what `sa_lib.chapter` says of a cell's outputs into what MyST-NB reads."""
-    about = [output.get("metadata", {}).get("sa_lib", {}) for output in cell.outputs]
+    about = [_said(output) for output in cell.outputs]
     cell.outputs = [output for output, said in zip(cell.outputs, about)
                     if said.get("role") not in ("caption", "banner")]
     figures = [said for said in about if said.get("role") == "figure"]
@@ -412,10 +417,10 @@ def _with_figures(text: str, path: Path, notebooks: Mapping[str, NotebookNode], 
     def figure(match: re.Match) -> str:
         name, number = match[1], int(match[2])
         found = [output for cell in notebooks.get(name, nbformat.v4.new_notebook()).cells
-                 for output in cell.get("outputs", []) if output.metadata.get("sa_lib", {}).get("role") == "figure"]
+                 for output in cell.get("outputs", []) if _said(output).get("role") == "figure"]
         if not 1 <= number <= len(found):
             raise BookError(f"{path.name} shows {match[0]}, but {name} has {len(found)} figures")
-        about, picture = found[number - 1].metadata.sa_lib, folder / f"{name}-{number}.png"
+        about, picture = _said(found[number - 1]), folder / f"{name}-{number}.png"
         picture.write_bytes(base64.b64decode(found[number - 1].data["image/png"]))
         return (f"```{{figure}} ../figures/{picture.name}\n:alt: {about.alt}\n:width: {about.width}px\n"
                 f"{about.caption}\n```")
@@ -441,7 +446,7 @@ def _how_run(notebooks: Mapping[str, NotebookNode], run_dir: Path) -> str:
     parameters = json.loads((run_dir / "run.json").read_text())["parameters"]
     machines, cells, models = {}, [], {}
     for name, notebook in notebooks.items():
-        machines.setdefault(json.dumps(notebook.metadata.sa_lib.get("machine", {})), []).append(name)
+        machines.setdefault(json.dumps(notebook.metadata.sa_lib.get("machine", {"processor": "not recorded"})), []).append(name)
         cells += [(seconds(cell.metadata), name, cell.source.strip().splitlines()[0])
                   for cell in notebook.cells if cell.cell_type == "code"]
         for digest, where in digests(name, read_metrics(run_dir, name)):
