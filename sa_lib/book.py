@@ -15,18 +15,21 @@ This module needs the extra ``book``; a chapter in Colab never imports it.
 """
 
 import argparse
+import base64
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +40,12 @@ from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
+import sa_lib
 from sa_lib.chapter import read_metrics
 from sa_lib.store import pack, write_atomically
 
-__all__ = ["BookError", "chapters", "library_digest", "models", "new_chapter", "reason", "render", "repository", "run", "set_repository",
-           "stamp", "sync", "value"]
+__all__ = ["BookError", "chapters", "library_digest", "machine", "models", "new_chapter", "reason", "render",
+           "repository", "run", "set_repository", "stamp", "sync", "value"]
 
 SMOKE = ("```{admonition} Smoke run\n:class: warning\nLittle data and few steps: this run shows that "
          "everything works, and its numbers and pictures mean nothing.\n```")
@@ -49,6 +53,8 @@ SMOKE = ("```{admonition} Smoke run\n:class: warning\nLittle data and few steps:
 JOBS = 2
 RESULTS = Path(__file__).parent.parent / "results"
 TEMPLATE = Path(__file__).parent.parent / "tools" / "chapter_template.py"
+# The parts of MathJax that `_config.yml` asks for; the package holds every way to use it, 24 MB.
+MATHJAX = ("startup.js", "core.js", "input/tex.js", "output/chtml.js", "output/chtml", "a11y/assistive-mml.js")
 # Modules that shape the site alone: a change in them leaves executed chapters good.
 NOT_IN_CHAPTERS = {"book.py", "check.py", "sweep.py"}
 
@@ -205,9 +211,20 @@ def _run_chapter(root: Path, run_dir: Path, name: str, made: dict[str, Any]) -> 
     except (PapermillExecutionError, DeadKernelError) as error:
         part.replace(failed)
         raise BookError(f"{name}: {reason(error, failed)} (the notebook is kept: {failed})") from None
-    notebook.metadata["sa_lib"] = made
+    notebook.metadata["sa_lib"] = {**made, "machine": machine()}
     nbformat.write(notebook, part)
     part.replace(target)
+
+
+def machine() -> dict[str, Any]:
+    """The kind of machine this is, and the versions that matter; no name of it."""
+    processor = platform.processor() or platform.machine()
+    with open(os.devnull if not os.path.exists("/proc/cpuinfo") else "/proc/cpuinfo") as file:
+        if found := re.search(r"model name\s*:\s*(.+)", file.read()):
+            processor = found[1]
+    return {"processor": processor, "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
+            else os.cpu_count(), "system": platform.system(), "python": platform.python_version(),
+            "sa_lib": sa_lib.__version__, **{package: version(package) for package in ("torch", "numpy")}}
 
 
 def stamp(source: Path, parameters: Mapping[str, Any]) -> str:
@@ -291,16 +308,21 @@ def render(root: Path, run_dir: Path) -> Path:
     shutil.copytree(root / "book", stage / "book")
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy(root / name, stage)
-    playground = stage / "book" / "_static" / "playground"
-    playground.mkdir()
+    _add_mathjax(stage / "book" / "_static" / "mathjax")
+    for folder in ("notebooks", "executed", "figures", "book/_static/playground"):
+        (stage / folder).mkdir()
     for path in (root / run_dir).glob("*/playground.*"):
-        shutil.copy(path, playground)
-    (stage / "notebooks").mkdir()
+        shutil.copy(path, stage / "book" / "_static" / "playground")
+    address = repository(root)
     for name, notebook in notebooks.items():
-        nbformat.write(_page(name, notebook, smoke), stage / "notebooks" / f"{name}.ipynb")
+        nbformat.write(_shareable(notebook), stage / "executed" / f"{name}.ipynb")
+    how = _how_run(notebooks, root / run_dir)
     for path in (stage / "book").rglob("*.md"):
-        text = _with_numbers(path, root / run_dir)
-        path.write_text(_marked(text) if smoke else text, encoding="utf-8")
+        text = _with_numbers(path, root / run_dir).replace("{{how it was run}}", how)
+        text = _with_figures(text, path, notebooks, stage / "figures")
+        path.write_text(_marked(text, SMOKE) if smoke else text, encoding="utf-8")
+    for name, notebook in notebooks.items():
+        nbformat.write(_page(name, notebook, smoke, address), stage / "notebooks" / f"{name}.ipynb")
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()",
                "build", "-n", "-W", "--keep-going", str(stage)]
     built = subprocess.run(command, capture_output=True, text=True)
@@ -308,6 +330,7 @@ def render(root: Path, run_dir: Path) -> Path:
         said = built.stdout + built.stderr
         complaints = [line for line in said.splitlines() if re.search("WARNING|ERROR|Error:", line)]
         raise BookError("\n".join([f"Jupyter Book could not render {run_dir}:", *(complaints or [said])]))
+    _lighten(stage / "_build" / "html", root / "notebooks")
     old = site.with_name("html.old")
     shutil.rmtree(old, ignore_errors=True)
     if site.exists():
@@ -335,7 +358,7 @@ def _executed(root: Path, run_dir: Path) -> dict[str, NotebookNode]:
     return notebooks
 
 
-def _page(name: str, notebook: NotebookNode, smoke: bool) -> NotebookNode:
+def _page(name: str, notebook: NotebookNode, smoke: bool, address: str) -> NotebookNode:
     """An executed chapter as a page: only what the reader is to see, figures as numbered figures."""
     page = nbformat.v4.new_notebook(metadata={"kernelspec": notebook.metadata.kernelspec})
     for cell in notebook.cells:
@@ -350,7 +373,9 @@ def _page(name: str, notebook: NotebookNode, smoke: bool) -> NotebookNode:
         page.cells.append(cell)
     # The page has a launch button of its own; the badge is a picture from elsewhere.
     title = re.sub(r"\[!\[[^]]*\]\([^)]*\)\]\([^)]*\)\n*", "", page.cells[0].source)
-    page.cells[0].source = _marked(title) if smoke else title
+    links = (f"{{download}}`Executed notebook <../executed/{name}.ipynb>` · "
+             f"[Source]({address}/blob/main/notebooks/{name}.py) · [How to read the results](../book/reading)")
+    page.cells[0].source = _marked(_marked(title, links), SMOKE) if smoke else _marked(title, links)
     return page
 
 
@@ -364,9 +389,14 @@ def _with_values(source: str, parameters: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _said(output: NotebookNode) -> Mapping[str, Any]:
+    """What `sa_lib.chapter` says of an output."""
+    return output.get("metadata", {}).get("sa_lib", {})
+
+
 def _set_figures(name: str, position: int, cell: NotebookNode) -> None:
     """Turn what `sa_lib.chapter` says of a cell's outputs into what MyST-NB reads."""
-    about = [output.get("metadata", {}).get("sa_lib", {}) for output in cell.outputs]
+    about = [_said(output) for output in cell.outputs]
     cell.outputs = [output for output, said in zip(cell.outputs, about)
                     if said.get("role") not in ("caption", "banner")]
     figures = [said for said in about if said.get("role") == "figure"]
@@ -381,9 +411,47 @@ def _set_figures(name: str, position: int, cell: NotebookNode) -> None:
         output.get("metadata", {}).get("image/png", {}).pop("height", None)
 
 
-def _marked(text: str) -> str:
-    """A Markdown page with the banner of a smoke run below its title."""
-    return re.sub(r"^(# .*)$", rf"\1\n\n{SMOKE}", text, count=1, flags=re.MULTILINE)
+def _marked(text: str, mark: str) -> str:
+    """A Markdown page with `mark` below its title."""
+    return re.sub(r"^# .*$", lambda title: f"{title[0]}\n\n{mark}", text, count=1, flags=re.MULTILINE)
+
+
+def _shareable(notebook: NotebookNode) -> NotebookNode:
+    """An executed chapter for others: without the paths of this machine and the progress bars."""
+    shared = nbformat.from_dict(notebook)
+    for name in ("input_path", "output_path", "environment_variables"):
+        shared.metadata.get("papermill", {}).pop(name, None)
+    for cell in shared.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    return shared
+
+
+def _add_mathjax(folder: Path) -> None:
+    """Lay what the pages need of MathJax into `folder`, so that they need no network."""
+    package = find_spec("sphinx-mathjax-offline")
+    if package is None:
+        raise BookError("sphinx-mathjax-offline is not installed; make environment brings it")
+    source = Path(package.origin).parent / "static" / "mathjax"
+    for name in MATHJAX:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if (source / name).is_dir() else shutil.copy)(source / name, folder / name)
+
+
+def _lighten(site: Path, notebooks: Path) -> None:
+    """Make a rendered site quick to open, and let its download button lead to the notebooks as they are written."""
+    for page in site.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        # The theme brings its icons twice, and the fonts are the smaller part.
+        text = re.sub(r'\s*<script src="[^"]*fontawesome[^"]*"></script>', "", text)
+        text = re.sub(r'<img (?=[^>]*src="[^"]*_images/)', '<img loading="lazy" ', text)
+        page.write_text(text, encoding="utf-8")
+    for unused in (*site.glob("_static/vendor/fontawesome/*/js"), site / "_static" / "locales"):
+        shutil.rmtree(unused, ignore_errors=True)
+    for unused in (site / "_static").rglob("*.map"):
+        unused.unlink()
+    for path in (site / "_sources" / "notebooks").glob("*.ipynb"):
+        shutil.copy(notebooks / path.name, path)
 
 
 def _with_numbers(path: Path, run_dir: Path) -> str:
@@ -399,6 +467,65 @@ def _with_numbers(path: Path, run_dir: Path) -> str:
             raise BookError(f"{path.name} quotes {match[0]}, which {run_dir} lacks: {error}") from None
     quote = r"\{\{\s*(?P<key>[\w.]+)(?::(?P<spec>[^}\s]*))?\s*\}\}"
     return re.sub(quote, number, path.read_text(encoding="utf-8"))
+
+
+def _with_figures(text: str, path: Path, notebooks: Mapping[str, NotebookNode], folder: Path) -> str:
+    """A prose page with each ``{{figure 02_ewc_unlearning 4}}`` replaced by that figure of the run, caption and all."""
+    def figure(match: re.Match) -> str:
+        name, number = match[1], int(match[2])
+        found = [output for cell in notebooks.get(name, nbformat.v4.new_notebook()).cells
+                 for output in cell.get("outputs", []) if _said(output).get("role") == "figure"]
+        if not 1 <= number <= len(found):
+            raise BookError(f"{path.name} shows {match[0]}, but {name} has {len(found)} figures")
+        about, picture = _said(found[number - 1]), folder / f"{name}-{number}.png"
+        picture.write_bytes(base64.b64decode(found[number - 1].data["image/png"]))
+        return (f"```{{figure}} ../figures/{picture.name}\n:alt: {about.alt}\n:width: {about.width}px\n"
+                f"{about.caption}\n```")
+    return re.sub(r"\{\{figure (\w+) (\d+)\}\}", figure, text)
+
+
+def _how_run(notebooks: Mapping[str, NotebookNode], run_dir: Path) -> str:
+    """What made these pages, in Markdown: parameters, machines, seconds, slowest cells, hashes of the models."""
+    def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+        lines = [head, ["---"] * len(head), *([str(text).replace("|", "\\|") for text in row] for row in rows)]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+    def seconds(timed: Mapping[str, Any]) -> float:
+        return timed.get("papermill", {}).get("duration") or 0.0
+
+    def digests(name: str, value: Any) -> Iterator[tuple[str, str]]:
+        if isinstance(value, Mapping):
+            for key, item in value.items():
+                yield from digests(f"{name}, {key}", item)
+        elif isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value):
+            yield value, name.replace(", models", "").removesuffix(", digest").removesuffix(", model")
+
+    parameters = json.loads((run_dir / "run.json").read_text())["parameters"]
+    machines, cells, models = {}, [], {}
+    for name, notebook in notebooks.items():
+        machines.setdefault(json.dumps(notebook.metadata.sa_lib.get("machine", {"processor": "not recorded"})), []).append(name)
+        cells += [(seconds(cell.metadata), name, cell.source.strip().splitlines()[0])
+                  for cell in notebook.cells if cell.cell_type == "code"]
+        for digest, where in digests(name, read_metrics(run_dir, name)):
+            models.setdefault(digest, []).append(where)
+    kinds = [{"chapters": "all" if len(machines) == 1 else ", ".join(names), **json.loads(kind)}
+             for kind, names in machines.items()]
+    slowest = sorted(cells, reverse=True)[:10]
+    return "\n\n".join([
+        "Parameters: " + (", ".join(f"`{name} = {given!r}`" for name, given in parameters.items()) or "none")
+        + "; all others as the chapters have them.",
+        "## Machine", table(list(kinds[0]), [kind.values() for kind in kinds]),
+        "## Time",
+        f"All chapters together took {sum(seconds(notebook.metadata) for notebook in notebooks.values()):.0f} s.",
+        table(["chapter", "started (UTC)", "seconds"],
+              [(f"[](../notebooks/{name})", notebook.metadata.get("papermill", {}).get("start_time", "")[:16]
+                .replace("T", " "), f"{seconds(notebook.metadata):.0f}") for name, notebook in notebooks.items()]),
+        "The cells that took longest, by their first lines:",
+        table(["chapter", "cell", "seconds"],
+              [(name, f"`` {line} ``", f"{took:.1f}") for took, name, line in slowest]),
+        "## Models",
+        table(["SHA-256 of the weights, its beginning", "chapter, model"],
+              [(f"`{digest[:12]}`", "; ".join(where)) for digest, where in models.items()])])
 
 
 # The repository's address -------------------------------------------------------------------

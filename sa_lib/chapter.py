@@ -244,12 +244,18 @@ def show_figure(figure: "Figure", caption: str, alt: str) -> None:
     """
     from IPython.display import display
     from matplotlib import pyplot
+    from PIL import Image, ImageChops
     if not caption.strip() or not alt.strip():
         raise ValueError(f"caption={caption!r}, alt={alt!r} will not do; a figure needs both")
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=200, facecolor="white", bbox_inches="tight",
-                   metadata={"Software": None})
+    drawn, picture = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=200, facecolor="white", bbox_inches="tight")
     pyplot.close(figure)
+    # The same pixels in fewer bytes: nothing shines through, and most figures are gray.
+    with Image.open(drawn) as image:
+        opaque = image.convert("RGB")
+    gray = opaque.convert("L")
+    colourful = ImageChops.difference(opaque, gray.convert("RGB")).getbbox()
+    (opaque if colourful else gray).save(picture, format="png", optimize=True)
     data = picture.getvalue()
     width, height = (int.from_bytes(data[at:at + 4], "big") // 2 for at in (16, 20))  # of the PNG's IHDR
     display({"image/png": data, "text/plain": alt}, raw=True,

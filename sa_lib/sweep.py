@@ -30,7 +30,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +40,8 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from tqdm.auto import tqdm
 
-import sa_lib
 from sa_lib import book
+from sa_lib.book import machine
 from sa_lib.store import write_atomically
 
 __all__ = ["Cell", "SweepError", "cells", "read_grid", "sweep"]
@@ -146,17 +145,6 @@ def execute(chapter: str, text: str, parameters: Mapping[str, Any], library: str
         return {"notebook": target.read_text(encoding="utf-8"), "log": log.read_text(encoding="utf-8"),
                 "metrics": metrics.read_text(encoding="utf-8") if metrics.is_file() else None, "error": error,
                 "seconds": time.perf_counter() - started, "machine": machine()}
-
-
-def machine() -> dict[str, Any]:
-    """The kind of machine this is, and the versions that matter; no name of it."""
-    processor = platform.processor() or platform.machine()
-    with open(os.devnull if not os.path.exists("/proc/cpuinfo") else "/proc/cpuinfo") as file:
-        if found := re.search(r"model name\s*:\s*(.+)", file.read()):
-            processor = found[1]
-    return {"processor": processor, "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
-            else os.cpu_count(), "system": platform.system(), "python": platform.python_version(),
-            "sa_lib": sa_lib.__version__, **{package: version(package) for package in ("torch", "numpy")}}
 
 
 @contextmanager
