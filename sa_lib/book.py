@@ -135,7 +135,8 @@ def new_chapter(root: Path, name: str) -> Path:
     path.write_text(text, encoding="utf-8")
     for listing in (root / "_toc.yml", root / "README.md"):
         lines = listing.read_text(encoding="utf-8").splitlines(keepends=True)
-        at = max(n for n, line in enumerate(lines) if re.match(rf"( *- file: |\| .*)\S*notebooks/{names[-1]}\b", line))
+        at = max(n for n, line in enumerate(lines)
+                 if re.match(rf"( *- file: |\| .*)\S*notebooks/{names[-1]}\b", line))
         line = re.sub(r"^\| \d.*?\| .*? \| .*? \|", f"| {int(name[:2])}. {title} | what it shows | a few minutes |",
                       lines[at]).replace(names[-1], name)
         listing.write_text("".join([*lines[:at + 1], line, *lines[at + 1:]]), encoding="utf-8")
@@ -590,7 +591,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif options.command == "render":
             print(render(root, Path("runs", options.run)))
         elif options.command == "new-chapter":
-            print(f"{new_chapter(root, options.name)}: a chapter that works; make it yours, then make run and make sync")
+            print(f"{new_chapter(root, options.name)}: a chapter that works; make it yours, then make run")
         elif options.command == "models":
             print(f"SA_MODELS={models(root, Path('runs', options.run))}")
         else:

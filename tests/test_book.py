@@ -233,7 +233,8 @@ def test_the_command_line_ends_with_one_sentence(tiny, monkeypatch, capsys):
 
 def addresses(root):
     """Owner and name in every place that must lead to this repository."""
-    files = [*root.glob("*.md"), *root.glob("*.cff"), *(root / "notebooks").glob("*.*"), *(root / "book").rglob("*.md")]
+    files = [*root.glob("*.md"), *root.glob("*.cff"), *(root / "notebooks").glob("*.*"),
+             *(root / "book").rglob("*.md")]
     pattern = r"(?:colab\.research\.google\.com/github/|(?:git\+|code: )https://github\.com/)([\w-]+/[\w.-]+)"
     found = [(path.name, slug) for path in files for slug in re.findall(pattern, path.read_text())]
     config = re.search(r"url: https://github\.com/(\S+)", (root / "_config.yml").read_text())

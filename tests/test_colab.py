@@ -111,7 +111,8 @@ def colab(tmp_path, monkeypatch):
         shutil.copy(path, checkout)
     for folder in ("sa_lib", "results"):
         shutil.copytree(PROJECT / folder, checkout / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    git = ["git", "-C", checkout, "-c", "user.name=a reader", "-c", "user.email=reader@example.org"]
+    git = ["git", "-C", checkout, "-c", "user.name=a reader", "-c", "user.email=reader@example.org",
+           "-c", "commit.gpgsign=false"]
     for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "as it is now"]):
         subprocess.run([*git, *command], check=True)
 
