@@ -533,8 +533,8 @@ chapter.say(
     target=target, digit=digit, path="; ".join(
         f"{worded(value)} after {looks:,} looks"
         for looks, value in zip(budget, path)),
-    reading="It has settled: more looks would not change the "
-    "verdict."
+    reading="It has settled: over the last moments it moves by "
+    "less than models differ that never saw the class."
     if max(late) - min(late) <= attacks.SPREAD else
     "It has not settled, or is not defined: ρ belongs to a "
     "budget, and should not be quoted without it.")
@@ -552,7 +552,7 @@ chapter.say(
     "successes on the model that {target}, and judge B "
     "{other:.0%}; on the first that never saw it, {never_a:.0%} "
     "and {never_b:.0%}. Over all guided attacks judge A says "
-    "{mean:+.0f} points more, at most {most:+.0f}. {reading}",
+    "{mean:+.1f} points more, at most {most:+.0f}. {reading}",
     digit=digit, target=target,
     mine=claimed["y free", digit, target],
     other=success["y free", digit, target],
