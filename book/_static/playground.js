@@ -254,7 +254,8 @@ function fromFragment(fragment, book) {
   const parts = new URLSearchParams(fragment);
   const numbers = (name) => (parts.get(name) ?? "").split(",").map((text) => (text ? Number(text) : NaN));
   const [z, y] = [numbers("z"), numbers("y")];
-  if (z.length !== book.latent || y.length !== CLASSES || ![...z, ...y].every((value) => Math.abs(value) <= 1000)) return null;
+  if (z.length !== book.latent || y.length !== CLASSES) return null;
+  if (![...z, ...y].every((value) => Math.abs(value) <= 1000)) return null;
   const number = parts.has("target") ? Number(parts.get("target")) : NaN;
   let target = number in book.targets ? { ...book.targets[number], number } : null;
   try {
@@ -500,7 +501,8 @@ export function mount(root, book) {
       attributes: { "aria-label": `real test image ${n + 1}, a ${k}`, "aria-pressed": "false" } }, canvas);
   });
   part("targets").replaceChildren(...thumbs);
-  part("first").replaceChildren(...oneHot(0).map((_, k) => new Option(String(k), k, k === book.digit, k === book.digit)));
+  part("first").replaceChildren(...oneHot(0).map((_, k) => new Option(String(k), k)));
+  part("first").value = book.digit;
 
   // The attack: as many steps as fit into a frame, on all models in turn
   function stopAttack() {
@@ -547,8 +549,9 @@ export function mount(root, book) {
     const rows = cards.map(({ model, answer }) => [model.name, answer.loss.toFixed(1),
       ...(own ? [errors[threat][model.name].toFixed(1)] : [])]);
     const head = ["model", "error", ...(own ? [`chapter 5, mean of ${targets} real images`] : [])];
-    const line = (cells, tag) => make("tr", {}, ...cells.map((text, n) =>
-      make(n ? tag : "th", { textContent: text, attributes: tag === "th" ? { scope: "col" } : n ? {} : { scope: "row" } })));
+    const line = (cells, tag) => make("tr", {}, ...cells.map((textContent, n) => (n && tag === "td"
+      ? make("td", { textContent })
+      : make("th", { textContent, attributes: { scope: n || tag === "th" ? "col" : "row" } }))));
     const [known, left, unseen] = [baseline, forgot, never].map((model) =>
       cards.find((card) => card.model === model).answer.loss);
     const rho = own && unseen > known ? `On this one image, what is left in “${forgot.name}” is ρ = `
