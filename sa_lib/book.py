@@ -385,8 +385,12 @@ def _lighten(site: Path, notebooks: Path) -> None:
     """Make a rendered site quick to open, and let its download button lead to the notebooks as they are written."""
     for page in site.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
-        # The theme brings its icons twice, and the fonts are the smaller part.
+        # The theme brings its icons twice, of which the fonts are the smaller part, and live code that no page has.
         text = re.sub(r'\s*<script src="[^"]*fontawesome[^"]*"></script>', "", text)
+        text = re.sub(r'\s*<script(?: async="async" src="[^"]*sphinx-thebe\.js[^"]*">|>const THEBE_JS_URL[^<]*)</script>', "",
+                      text)
+        text = text.replace('<div class="pst-scrollable-table-container">',
+                            '<div class="pst-scrollable-table-container" tabindex="0">')
         text = re.sub(r'<img (?=[^>]*src="[^"]*_images/)', '<img loading="lazy" ', text)
         page.write_text(text, encoding="utf-8")
     for unused in (*site.glob("_static/vendor/fontawesome/*/js"), site / "_static" / "locales"):
