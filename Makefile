@@ -18,7 +18,7 @@ shared := -p profile "$(PROFILE)" $(if $(dataset),-p dataset "$(dataset)") \
 parameters := $(shared) $(if $(FORGET),-p forget "$(FORGET)" -p forget_sequence "[$(FORGET)]") \
               $(if $(SEED),-p seed "$(SEED)")
 
-.PHONY: book test run render check sweep evidence evidence-check sync repo environment clean
+.PHONY: book test run render check sweep evidence evidence-check pdf site-test sync repo environment clean
 
 book: run  ## run what is missing, then render the site
 	@$(python) -m sa_lib.book render --run "$(RUN)"
@@ -44,6 +44,12 @@ evidence-check: environment  ## make one cell of results/ again, and compare
 
 test: environment  ## the whole test suite
 	@$(python) -m pytest
+
+pdf: environment  ## the rendered site as _build/book.pdf; needs Chromium
+	@$(python) tools/pdf.py _build/html
+
+site-test: environment  ## look at the rendered site with Chromium
+	@SITE=_build/html $(python) -m pytest tests/test_site.py
 
 sync: environment  ## derive every notebook's .ipynb from its .py
 	@$(python) -m sa_lib.book sync

@@ -155,9 +155,9 @@ def pages(chromium, site, home):
             page.wait_for_function("!window.MathJax?.startup || MathJax.startup.promise?.then(() => true)")
             page.wait_for_load_state("networkidle")
             name = urlsplit(page.url).path.lstrip("/")  # index.html leads on
-            found = page.evaluate(LOOK) | {"errors": said, "asked": dict(asked)}
+            found = page.evaluate(LOOK) | {"errors": list(said), "asked": dict(asked)}
             report = axe.Axe().run(page, context={"exclude": [[part] for part in REPEATED]},
-                                   options={"resultTypes": ["violations"]}).response
+                                   options={"resultTypes": ["violations"], "preload": False}).response
             found["axe"] = [f"{violation['id']}: {node['html'][:200]}" for violation in report["violations"]
                             if violation["impact"] in ("serious", "critical") for node in violation["nodes"]]
             seen[screen, name] = found
