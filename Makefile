@@ -19,7 +19,7 @@ parameters := $(shared) $(if $(FORGET),-p forget "$(FORGET)" -p forget_sequence 
               $(if $(SEED),-p seed "$(SEED)")
 
 .PHONY: book test run render check sweep evidence evidence-check sync repo environment clean
-.PHONY: models colab-test colab-constraints new-chapter links
+.PHONY: models pdf site-test colab-test colab-constraints new-chapter links
 
 book: run  ## run what is missing, then render the site
 	@$(python) -m sa_lib.book render --run "$(RUN)"
@@ -65,6 +65,12 @@ colab-constraints:  ## put Colab's versions of what the library imports into con
 
 links:  ## ask every address in the texts whether it is still there
 	@$(PYTHON) tools/links.py
+
+pdf: environment  ## the rendered site as _build/book.pdf; needs Chromium
+	@$(python) tools/pdf.py _build/html
+
+site-test: environment  ## look at the rendered site with Chromium
+	@SITE=_build/html $(python) -m pytest tests/test_site.py
 
 sync: environment  ## derive every notebook's .ipynb from its .py
 	@$(python) -m sa_lib.book sync

@@ -443,8 +443,14 @@ def _lighten(site: Path, notebooks: Path) -> None:
     """Make a rendered site quick to open, and let its download button lead to the notebooks as they are written."""
     for page in site.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
-        # The theme brings its icons twice, and the fonts are the smaller part.
+        # The theme brings its icons twice, of which the fonts are the smaller part, and live code that no page has.
         text = re.sub(r'\s*<script src="[^"]*fontawesome[^"]*"></script>', "", text)
+        text = re.sub(r'\s*<script(?: async="async" src="[^"]*sphinx-thebe\.js[^"]*">|>const THEBE_JS_URL[^<]*)</script>',
+                      "", text)
+        # What scrolls must be reachable from the keyboard, and a list must have items.
+        text = re.sub(r'<div class="(?:pst-scrollable-table-container|math notranslate nohighlight)"',
+                      r'\g<0> tabindex="0"', text)
+        text = text.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
         text = re.sub(r'<img (?=[^>]*src="[^"]*_images/)', '<img loading="lazy" ', text)
         page.write_text(text, encoding="utf-8")
     for unused in (*site.glob("_static/vendor/fontawesome/*/js"), site / "_static" / "locales"):

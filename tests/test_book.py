@@ -1,3 +1,4 @@
+import html
 import json
 import os
 import re
@@ -73,9 +74,11 @@ def tiny(tmp_path):
     shutil.copytree(PROJECT / "book", tmp_path / "book")
     (tmp_path / "book" / "intro.md").write_text(
         "# Welcome\n\nThe share is {{01_tiny.share:.3f}}. {cite:p}`heng2023`\n")
-    shutil.copy(PROJECT / "_config.yml", tmp_path)
-    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: book/intro\nchapters:\n"
-                                       "  - file: notebooks/01_tiny\n  - file: book/references\n")
+    (tmp_path / "book" / "reading.md").write_text("# How to read the results\n")
+    for name in ("_config.yml", "pyproject.toml"):
+        shutil.copy(PROJECT / name, tmp_path)
+    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: book/intro\nchapters:\n" + "".join(
+        f"  - file: {page}\n" for page in ("notebooks/01_tiny", "book/reading", "book/how_run", "book/references")))
     return tmp_path
 
 
@@ -192,11 +195,14 @@ def test_a_run_becomes_a_site(tiny, capsys):
     assert (index.parent / "_static" / "playground" / "playground.bin").read_bytes() == b"weights"
     assert index == tiny / "_build" / "html" / "index.html" and index.is_file()
     pages = {name: (index.parent / f"{name}.html").read_text()
-             for name in ("book/intro", "notebooks/01_tiny", "book/references")}
+             for name in ("book/intro", "notebooks/01_tiny", "book/how_run", "book/references")}
     for page in pages.values():
         assert page.count("Little data and few steps") == 1, "one banner on every page"
         assert str(tiny) not in page
     assert "The share is 0.750." in pages["book/intro"]
+    how = html.unescape(re.sub("<[^>]*>", "", pages["book/how_run"]))
+    assert "forget = 6, profile = 'smoke'" in how and "from matplotlib import pyplot" in how
+    assert all(str(fact) in how for fact in book.machine().values())
     text = pages["notebooks/01_tiny"]
     assert text.count("It rises to 6.") == 1
     assert re.search(r"Fig\. 1\s*</span><span[^>]*>It rises to 6\.", text)
@@ -213,6 +219,7 @@ def test_a_run_becomes_a_site(tiny, capsys):
     intro = tiny / "book" / "intro.md"
     good = intro.read_text()
     for bad, complaint in ((f"{good}\n[](nowhere.md)\n", "could not render(.|\n)*nowhere"),
+                           (f"{good}\n{{{{figure 01_tiny 2}}}}\n", "intro.md shows .*, but 01_tiny has 1 figures"),
                            (f"{good}\n{{{{01_tiny.nll}}}}\n", r"intro.md quotes {{01_tiny.nll}}.*'nll'")):
         intro.write_text(bad)
         with pytest.raises(book.BookError, match=complaint):

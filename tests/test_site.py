@@ -1,0 +1,261 @@
+"""The rendered site in a real browser: complete without a network, legible, whole, and small.
+
+    SITE=_build/html python -m pytest tests/test_site.py    # a site that is there
+    python -m pytest tests/test_site.py                     # a small one with the real pages and settings
+
+Every page is opened twice, on a desktop in the light and on a phone in the dark. Widths do not depend on the theme,
+nor colours on the width, so that two of the four combinations say what the four would.
+"""
+
+import functools
+import gzip
+import json
+import os
+import re
+import shutil
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urljoin, urlsplit
+
+import pytest
+
+from sa_lib import book
+from test_book import TINY
+
+PROJECT = Path(__file__).resolve().parent.parent
+SCREENS = {"desktop, light": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "light"},
+           "phone, dark": {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"}}
+# Contrast takes long to measure: of what repeats, the first is looked at.
+REPEATED = ["dl.py ~ dl.py", "div.cell ~ div.cell pre", "tr ~ tr ~ tr", "section ~ section ~ section dl.py"]
+MOST_BYTES = {"a page": 1_500_000, "the site": 20_000_000}
+# What stands on a page, and how it stands there; run in the page.
+LOOK = """() => {
+  const all = (selector) => [...document.querySelectorAll(selector)];
+  const text = (element) => element.textContent.trim().slice(0, 60);
+  const root = document.documentElement;
+  return {
+    title: document.title, theme: root.dataset.theme, wider: root.scrollWidth - innerWidth,
+    ids: all("[id]").map((element) => element.id),
+    links: all("a[href]").map((element) => element.getAttribute("href")),
+    images: all("article img").map((element) => element.alt),
+    broken: all("img").filter((i) => i.loading !== "lazy" && !i.naturalWidth).map((i) => i.src),
+    math: all("article .math").length, typeset: all("article mjx-container").length,
+    wrong: all("mjx-merror, [data-mjx-error]").map(text),
+    tall: all("article .cell_output .output, article .cell_output > div").filter(
+        (e) => e.clientHeight > 800 && !e.querySelector("img")).map(text),
+    untypeset: all("article p, article td, article li, article figcaption").filter(
+        (e) => !e.querySelector("code, pre") && /\\\\\\(|\\\\\\[|\\$\\$/.test(e.textContent)).map(text)}
+}"""
+
+
+def smallest_site(root):
+    """A site of the real settings and pages in which every chapter is the same small one, run once."""
+    names = book.chapters(PROJECT)
+    (root / "notebooks").mkdir()
+    for name in names:
+        (root / "notebooks" / f"{name}.py").write_text(TINY + '''
+# %%
+import pandas
+chapter.show_table(pandas.DataFrame([[0.5] * 20]), "A wide table.")
+
+# %% [markdown]
+# $$
+# F_k = \\frac{1}{N} \\sum_{n=1}^{N} g_n^2
+# $$
+''')
+    shutil.copytree(PROJECT / "book", root / "book")
+    for name in ("_config.yml", "_toc.yml", "pyproject.toml"):
+        shutil.copy(PROJECT / name, root)
+    intro = root / "book" / "intro.md"
+    intro.write_text(re.sub(r"{{figure (\w+) \d+}}", r"{{figure \1 1}}", intro.read_text()))
+    run_dir = Path("runs", "small")
+    book.run(root, run_dir, {"profile": "smoke"}, names[:1])
+    metrics = {name: {"model": "0" * 64} for name in names}
+    for path in (root / "book").rglob("*.md"):
+        for name, *keys, last in (key.split(".") for key in re.findall(r"{{([\w.]+)", path.read_text()) if "." in key):
+            functools.reduce(lambda inner, key: inner.setdefault(key, {}), keys, metrics[name])[last] = 0.5
+    for name in names:
+        (root / run_dir / name).mkdir(exist_ok=True)
+        (root / run_dir / name / "metrics.json").write_text(json.dumps(metrics[name]))
+        if name != names[0]:
+            shutil.copy(root / run_dir / f"{names[0]}.ipynb", root / run_dir / f"{name}.ipynb")
+    return book.render(root, run_dir).parent
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A headless Chromium."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    found = [path for path in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if path]
+    if not found:
+        pytest.skip("there is no browser here: none of chromium, chromium-browser, google-chrome is on the path")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found[0], args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def site(chromium, tmp_path_factory):
+    """The folder of the site."""
+    return Path(os.environ["SITE"]) if os.environ.get("SITE") else smallest_site(tmp_path_factory.mktemp("site"))
+
+
+@pytest.fixture(scope="session")
+def home(site):
+    """The address at which the site is served."""
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *told):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=site)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@functools.lru_cache(maxsize=None)
+def sent(path):
+    """How many bytes a server sends for a file: all of them compress what is text."""
+    text = path.suffix in (".html", ".js", ".css", ".json", ".svg")
+    return len(gzip.compress(path.read_bytes())) if text else path.stat().st_size
+
+
+def opened(chromium, site, home, screen):
+    """A context in which the site is all there is of the Web, and what it was asked for: address -> bytes, or None."""
+    asked = {}
+
+    def answer(route):
+        url = route.request.url
+        path = site / unquote(urlsplit(url).path).strip("/")
+        asked[url] = sent(path) if url.startswith(home) and path.is_file() else None
+        route.continue_() if url.startswith(home) else route.abort()
+
+    context = chromium.new_context(**SCREENS[screen])
+    context.route("**/*", answer)
+    return context, asked
+
+
+@pytest.fixture(scope="session")
+def pages(chromium, site, home):
+    """What was seen: (screen, page) -> findings."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    seen = {}
+    for screen in SCREENS:
+        context, asked = opened(chromium, site, home, screen)
+        for path in sorted(site.rglob("*.html")):
+            if "_static" in path.parts:
+                continue
+            page, said = context.new_page(), []
+            page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+            page.on("pageerror", lambda error: said.append(str(error)))
+            asked.clear()
+            page.goto(home + path.relative_to(site).as_posix(), wait_until="load")
+            page.wait_for_function("!window.MathJax?.startup || MathJax.startup.promise?.then(() => true)")
+            page.wait_for_load_state("networkidle")
+            name = urlsplit(page.url).path.lstrip("/")  # index.html leads on
+            found = page.evaluate(LOOK) | {"errors": list(said), "asked": dict(asked)}
+            report = axe.Axe().run(page, context={"exclude": [[part] for part in REPEATED]},
+                                   options={"resultTypes": ["violations"], "preload": False}).response
+            found["axe"] = [f"{violation['id']}: {node['html'][:200]}" for violation in report["violations"]
+                            if violation["impact"] in ("serious", "critical") for node in violation["nodes"]]
+            seen[screen, name] = found
+            page.close()
+        context.close()
+    return seen
+
+
+def listed(pages, what):
+    """page -> what was found on it, where anything was."""
+    return {f"{name} ({screen})": found[what] for (screen, name), found in pages.items() if found[what]}
+
+
+def test_nothing_is_asked_of_others_and_nothing_is_missing(pages):
+    assert {name: missing for (_, name), found in pages.items()
+            if (missing := [url for url, size in found["asked"].items() if size is None])} == {}
+    assert listed(pages, "broken") == {}
+
+
+def test_the_console_is_silent(pages):
+    assert listed(pages, "errors") == {}
+
+
+def test_every_link_within_the_site_leads_somewhere(pages, site, home):
+    ids = {name: {"", "top", *found["ids"]} for (_, name), found in pages.items()}
+    dead = []
+    for (screen, name), found in pages.items():
+        for link in found["links"]:
+            target = urlsplit(urljoin(home + name, link))
+            path = unquote(target.path).lstrip("/")
+            if target.geturl().startswith(home) and not (
+                    (site / path).is_file() and unquote(target.fragment) in ids.get(path, {""})):
+                dead.append(f"{name}: {link}")
+    assert sorted(set(dead)) == []
+
+
+def test_math_is_typeset(pages):
+    assert {name: (found["math"], found["typeset"]) for (_, name), found in pages.items()
+            if found["typeset"] < found["math"]} == {}
+    assert any(found["typeset"] for found in pages.values())
+    assert listed(pages, "untypeset") == {} == listed(pages, "wrong")
+
+
+def test_every_picture_has_a_text(pages):
+    assert [name for (_, name), found in pages.items() if not all(alt.strip() for alt in found["images"])] == []
+    assert any(found["images"] for found in pages.values())
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+def test_the_theme_follows_the_reader_and_no_page_scrolls_sideways(pages, screen):
+    mine = {name: found for (where, name), found in pages.items() if where == screen and found["theme"]}
+    assert {found["theme"] for found in mine.values()} == {SCREENS[screen]["color_scheme"]}
+    assert {name: found["wider"] for name, found in mine.items() if found["wider"] > 0} == {}
+
+
+def test_no_output_is_longer_than_a_screen(pages):
+    assert listed(pages, "tall") == {}
+
+
+def test_no_barrier_that_axe_calls_serious(pages):
+    assert listed(pages, "axe") == {}
+
+
+def test_pages_and_site_are_small(pages, site):
+    sizes = {name: sum(filter(None, found["asked"].values())) for (_, name), found in pages.items()}
+    assert {name: size for name, size in sizes.items() if size > MOST_BYTES["a page"]} == {}
+    assert sum(path.stat().st_size for path in site.rglob("*") if path.is_file()) < MOST_BYTES["the site"]
+
+
+def test_pages_show_no_path_warning_or_progress_bar(site):
+    told = re.compile(r"/(?:home|root|tmp|Users)/|Warning:|Traceback|\d+%\|")
+    assert {path.name: told.search(text)[0] for path in site.rglob("*.html")
+            if told.search(text := path.read_text(encoding="utf-8"))} == {}
+    for path in site.rglob("*.ipynb"):
+        assert not re.search(r"(?<![\w.])/(?:home|root|tmp|Users)/", path.read_text(encoding="utf-8")), path
+
+
+def test_each_chapter_leads_to_its_notebooks(pages, site):
+    address = book.repository(PROJECT).removeprefix("https://github.com/")
+    for name in book.chapters(PROJECT):
+        links = pages["desktop, light", f"notebooks/{name}.html"]["links"]
+        assert f"https://colab.research.google.com/github/{address}/blob/main/notebooks/{name}.ipynb" in links
+        assert f"https://github.com/{address}/blob/main/notebooks/{name}.py" in links
+        written, executed = (next(site / "notebooks" / link for link in links if part in link and f"{name}.ipynb" in link)
+                             for part in ("_sources/", "_downloads/"))
+        count = [sum(len(cell.get("outputs", [])) for cell in json.loads(path.read_text())["cells"])
+                 for path in (written, executed)]
+        assert count[0] == 0 < count[1], "one as it is written, one as it was executed"
+
+
+def test_the_search_finds(chromium, site, home):
+    context, _ = opened(chromium, site, home, "desktop, light")
+    page = context.new_page()
+    page.goto(home + "search.html")
+    box = page.locator("article input[name=q], #searchbox input, input[name=q]").locator("visible=true").first
+    box.fill("Fisher")
+    box.press("Enter")
+    hit = page.locator("#search-results li a", has_text="Notation").first
+    hit.wait_for(timeout=20_000)
+    assert hit.get_attribute("href").startswith("book/notation.html")
+    context.close()
