@@ -510,7 +510,7 @@ def _how_run(notebooks: Mapping[str, NotebookNode], run_dir: Path) -> str:
     parameters = json.loads((run_dir / "run.json").read_text())["parameters"]
     machines, cells, models = {}, [], {}
     for name, notebook in notebooks.items():
-        machines.setdefault(json.dumps(notebook.metadata.sa_lib.get("machine", {"processor": "not recorded"})), []).append(name)
+        machines.setdefault(json.dumps(notebook.metadata.sa_lib["machine"]), []).append(name)
         cells += [(seconds(cell.metadata), name, cell.source.strip().splitlines()[0])
                   for cell in notebook.cells if cell.cell_type == "code"]
         for digest, where in digests(name, read_metrics(run_dir, name)):
