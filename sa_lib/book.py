@@ -15,21 +15,17 @@ This module needs the extra ``book``; a chapter in Colab never imports it.
 """
 
 import argparse
-import base64
 import hashlib
 import json
 import os
 import platform
 import re
-import shutil
-import subprocess
 import sys
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -41,26 +37,19 @@ from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
 import sa_lib
-from sa_lib.chapter import read_metrics
+from sa_lib import site
+from sa_lib.site import BookError
 from sa_lib.store import pack, write_atomically
 
 __all__ = ["BookError", "chapters", "library_digest", "machine", "models", "new_chapter", "reason", "render",
            "repository", "run", "set_repository", "stamp", "sync", "value"]
 
-SMOKE = ("```{admonition} Smoke run\n:class: warning\nLittle data and few steps: this run shows that "
-         "everything works, and its numbers and pictures mean nothing.\n```")
 # Two chapters of one thread each use two cores better than one chapter of two threads.
 JOBS = 2
 RESULTS = Path(__file__).parent.parent / "results"
 TEMPLATE = Path(__file__).parent.parent / "tools" / "chapter_template.py"
-# The parts of MathJax that `_config.yml` asks for; the package holds every way to use it, 24 MB.
-MATHJAX = ("startup.js", "core.js", "input/tex.js", "output/chtml.js", "output/chtml", "a11y/assistive-mml.js")
 # Modules that shape the site alone: a change in them leaves executed chapters good.
-NOT_IN_CHAPTERS = {"book.py", "check.py", "sweep.py"}
-
-
-class BookError(Exception):
-    """Why there is no book, in one sentence for the reader."""
+NOT_IN_CHAPTERS = {"book.py", "check.py", "site.py", "sweep.py"}
 
 
 def chapters(root: Path) -> list[str]:
@@ -301,44 +290,7 @@ def render(root: Path, run_dir: Path) -> Path:
             page quotes, or Jupyter Book found anything to warn of. The site that
             was there before is left as it was.
     """
-    notebooks = _executed(root, root / run_dir)
-    smoke = any(notebook.metadata.sa_lib.parameters.get("profile") == "smoke"
-                for notebook in notebooks.values())
-    stage, site = root / "_build" / "stage", root / "_build" / "html"
-    shutil.rmtree(stage, ignore_errors=True)
-    shutil.copytree(root / "book", stage / "book")
-    for name in ("_config.yml", "_toc.yml"):
-        shutil.copy(root / name, stage)
-    _add_mathjax(stage / "book" / "_static" / "mathjax")
-    for folder in ("notebooks", "executed", "figures", "book/_static/playground"):
-        (stage / folder).mkdir()
-    for path in (root / run_dir).glob("*/playground.*"):
-        shutil.copy(path, stage / "book" / "_static" / "playground")
-    address = repository(root)
-    for name, notebook in notebooks.items():
-        nbformat.write(_shareable(notebook), stage / "executed" / f"{name}.ipynb")
-    how = _how_run(notebooks, root / run_dir)
-    for path in (stage / "book").rglob("*.md"):
-        text = _with_numbers(path, root / run_dir).replace("{{how it was run}}", how)
-        text = _with_figures(text, path, notebooks, stage / "figures")
-        path.write_text(_marked(text, SMOKE) if smoke else text, encoding="utf-8")
-    for name, notebook in notebooks.items():
-        nbformat.write(_page(name, notebook, smoke, address), stage / "notebooks" / f"{name}.ipynb")
-    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()",
-               "build", "-n", "-W", "--keep-going", str(stage)]
-    built = subprocess.run(command, capture_output=True, text=True)
-    if built.returncode:
-        said = built.stdout + built.stderr
-        complaints = [line for line in said.splitlines() if re.search("WARNING|ERROR|Error:", line)]
-        raise BookError("\n".join([f"Jupyter Book could not render {run_dir}:", *(complaints or [said])]))
-    _lighten(stage / "_build" / "html", root / "notebooks")
-    old = site.with_name("html.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if site.exists():
-        site.rename(old)
-    (stage / "_build" / "html").rename(site)
-    shutil.rmtree(old, ignore_errors=True)
-    return site / "index.html"
+    return site.render(root, run_dir, _executed(root, root / run_dir), repository(root))
 
 
 def _executed(root: Path, run_dir: Path) -> dict[str, NotebookNode]:
@@ -357,182 +309,6 @@ def _executed(root: Path, run_dir: Path) -> dict[str, NotebookNode]:
             raise BookError(f"{name} in {run_dir} was made with another {', '.join(sorted(differing))} than "
                             f"the run now has; make run RUN={run_dir.name} makes it again")
     return notebooks
-
-
-def _page(name: str, notebook: NotebookNode, smoke: bool, address: str) -> NotebookNode:
-    """An executed chapter as a page: only what the reader is to see, figures as numbered figures."""
-    page = nbformat.v4.new_notebook(metadata={"kernelspec": notebook.metadata.kernelspec})
-    for cell in notebook.cells:
-        tags = cell.metadata.get("tags", [])
-        if "injected-parameters" in tags:
-            continue
-        cell.metadata = NotebookNode({"tags": [tag for tag in tags if tag != "parameters"]})
-        if "parameters" in tags:
-            cell.source = _with_values(cell.source, notebook.metadata.sa_lib.parameters)
-        if cell.cell_type == "code":
-            _set_figures(name, len(page.cells), cell)
-        page.cells.append(cell)
-    # The page has a launch button of its own; the badge is a picture from elsewhere.
-    title = re.sub(r"\[!\[[^]]*\]\([^)]*\)\]\([^)]*\)\n*", "", page.cells[0].source)
-    links = (f"{{download}}`Executed notebook <../executed/{name}.ipynb>` · "
-             f"[Source]({address}/blob/main/notebooks/{name}.py) · [How to read the results](../book/reading)")
-    page.cells[0].source = _marked(_marked(title, links), SMOKE) if smoke else _marked(title, links)
-    return page
-
-
-def _with_values(source: str, parameters: Mapping[str, Any]) -> str:
-    """The parameters cell as it was executed: the run's values, without Colab's forms."""
-    lines = []
-    for line in source.splitlines():
-        line = re.sub(r"\s*#\s*@param.*$", "", line)
-        name = line.partition("=")[0].strip()
-        lines.append(f"{name} = {parameters[name]!r}" if name in parameters else line)
-    return "\n".join(lines)
-
-
-def _said(output: NotebookNode) -> Mapping[str, Any]:
-    """What `sa_lib.chapter` says of an output."""
-    return output.get("metadata", {}).get("sa_lib", {})
-
-
-def _set_figures(name: str, position: int, cell: NotebookNode) -> None:
-    """Turn what `sa_lib.chapter` says of a cell's outputs into what MyST-NB reads."""
-    about = [_said(output) for output in cell.outputs]
-    cell.outputs = [output for output, said in zip(cell.outputs, about)
-                    if said.get("role") not in ("caption", "banner")]
-    figures = [said for said in about if said.get("role") == "figure"]
-    if len(figures) > 1:
-        raise BookError(f"{name}: the cell that begins {cell.source.splitlines()[0]!r} shows "
-                        f"{len(figures)} figures; one a cell is allowed")
-    for figure in figures:
-        cell.metadata["mystnb"] = {"image": {"alt": figure["alt"], "width": f"{figure['width']}px"},
-                                   "figure": {"caption": figure["caption"], "name": f"{name}-{position}"}}
-    for output in cell.outputs:
-        # A height would distort the picture where the page is narrower than its width.
-        output.get("metadata", {}).get("image/png", {}).pop("height", None)
-
-
-def _marked(text: str, mark: str) -> str:
-    """A Markdown page with `mark` below its title."""
-    return re.sub(r"^# .*$", lambda title: f"{title[0]}\n\n{mark}", text, count=1, flags=re.MULTILINE)
-
-
-def _shareable(notebook: NotebookNode) -> NotebookNode:
-    """An executed chapter for others: without the paths of this machine and the progress bars."""
-    shared = nbformat.from_dict(notebook)
-    for name in ("input_path", "output_path", "environment_variables"):
-        shared.metadata.get("papermill", {}).pop(name, None)
-    for cell in shared.cells:
-        if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
-    return shared
-
-
-def _add_mathjax(folder: Path) -> None:
-    """Lay what the pages need of MathJax into `folder`, so that they need no network."""
-    package = find_spec("sphinx-mathjax-offline")
-    if package is None:
-        raise BookError("sphinx-mathjax-offline is not installed; make environment brings it")
-    source = Path(package.origin).parent / "static" / "mathjax"
-    for name in MATHJAX:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (shutil.copytree if (source / name).is_dir() else shutil.copy)(source / name, folder / name)
-
-
-def _lighten(site: Path, notebooks: Path) -> None:
-    """Make a rendered site quick to open, and let its download button lead to the notebooks as they are written."""
-    for page in site.rglob("*.html"):
-        text = page.read_text(encoding="utf-8")
-        # The theme brings its icons twice, of which the fonts are the smaller part, and live code that no page has.
-        text = re.sub(r'\s*<script src="[^"]*fontawesome[^"]*"></script>', "", text)
-        text = re.sub(r'\s*<script(?: async="async" src="[^"]*sphinx-thebe\.js[^"]*">|>const THEBE_JS_URL[^<]*)</script>',
-                      "", text)
-        # What scrolls must be reachable from the keyboard, and a list must have items.
-        text = re.sub(r'<div class="(?:pst-scrollable-table-container|math notranslate nohighlight)"',
-                      r'\g<0> tabindex="0"', text)
-        text = text.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
-        text = re.sub(r'<img (?=[^>]*src="[^"]*_images/)', '<img loading="lazy" ', text)
-        page.write_text(text, encoding="utf-8")
-    for unused in (*site.glob("_static/vendor/fontawesome/*/js"), site / "_static" / "locales"):
-        shutil.rmtree(unused, ignore_errors=True)
-    for unused in (site / "_static").rglob("*.map"):
-        unused.unlink()
-    for path in (site / "_sources" / "notebooks").glob("*.ipynb"):
-        shutil.copy(notebooks / path.name, path)
-
-
-def _with_numbers(path: Path, run_dir: Path) -> str:
-    """A prose page with each ``{{01_baseline.nll:.1f}}`` replaced by the run's number."""
-    def number(match: re.Match) -> str:
-        chapter, *keys = match["key"].split(".")
-        try:
-            value = read_metrics(run_dir, chapter)
-            for key in keys:
-                value = value[key]
-            return format(value, match["spec"] or "")
-        except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
-            raise BookError(f"{path.name} quotes {match[0]}, which {run_dir} lacks: {error}") from None
-    quote = r"\{\{\s*(?P<key>[\w.]+)(?::(?P<spec>[^}\s]*))?\s*\}\}"
-    return re.sub(quote, number, path.read_text(encoding="utf-8"))
-
-
-def _with_figures(text: str, path: Path, notebooks: Mapping[str, NotebookNode], folder: Path) -> str:
-    """A prose page with each ``{{figure 02_ewc_unlearning 4}}`` replaced by that figure of the run, caption and all."""
-    def figure(match: re.Match) -> str:
-        name, number = match[1], int(match[2])
-        found = [output for cell in notebooks.get(name, nbformat.v4.new_notebook()).cells
-                 for output in cell.get("outputs", []) if _said(output).get("role") == "figure"]
-        if not 1 <= number <= len(found):
-            raise BookError(f"{path.name} shows {match[0]}, but {name} has {len(found)} figures")
-        about, picture = _said(found[number - 1]), folder / f"{name}-{number}.png"
-        picture.write_bytes(base64.b64decode(found[number - 1].data["image/png"]))
-        return (f"```{{figure}} ../figures/{picture.name}\n:alt: {about.alt}\n:width: {about.width}px\n"
-                f"{about.caption}\n```")
-    return re.sub(r"\{\{figure (\w+) (\d+)\}\}", figure, text)
-
-
-def _how_run(notebooks: Mapping[str, NotebookNode], run_dir: Path) -> str:
-    """What made these pages, in Markdown: parameters, machines, seconds, slowest cells, hashes of the models."""
-    def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-        lines = [head, ["---"] * len(head), *([str(text).replace("|", "\\|") for text in row] for row in rows)]
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-    def seconds(timed: Mapping[str, Any]) -> float:
-        return timed.get("papermill", {}).get("duration") or 0.0
-
-    def digests(name: str, value: Any) -> Iterator[tuple[str, str]]:
-        if isinstance(value, Mapping):
-            for key, item in value.items():
-                yield from digests(f"{name}, {key}", item)
-        elif isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value):
-            yield value, name.replace(", models", "").removesuffix(", digest").removesuffix(", model")
-
-    parameters = json.loads((run_dir / "run.json").read_text())["parameters"]
-    machines, cells, models = {}, [], {}
-    for name, notebook in notebooks.items():
-        machines.setdefault(json.dumps(notebook.metadata.sa_lib["machine"]), []).append(name)
-        cells += [(seconds(cell.metadata), name, cell.source.strip().splitlines()[0])
-                  for cell in notebook.cells if cell.cell_type == "code"]
-        for digest, where in digests(name, read_metrics(run_dir, name)):
-            models.setdefault(digest, []).append(where)
-    kinds = [{"chapters": "all" if len(machines) == 1 else ", ".join(names), **json.loads(kind)}
-             for kind, names in machines.items()]
-    slowest = sorted(cells, reverse=True)[:10]
-    return "\n\n".join([
-        "Parameters: " + (", ".join(f"`{name} = {given!r}`" for name, given in parameters.items()) or "none")
-        + "; all others as the chapters have them.",
-        "## Machine", table(list(kinds[0]), [kind.values() for kind in kinds]),
-        "## Time",
-        f"All chapters together took {sum(seconds(notebook.metadata) for notebook in notebooks.values()):.0f} s.",
-        table(["chapter", "started (UTC)", "seconds"],
-              [(f"[](../notebooks/{name})", notebook.metadata.get("papermill", {}).get("start_time", "")[:16]
-                .replace("T", " "), f"{seconds(notebook.metadata):.0f}") for name, notebook in notebooks.items()]),
-        "The cells that took longest, by their first lines:",
-        table(["chapter", "cell", "seconds"],
-              [(name, f"`` {line} ``", f"{took:.1f}") for took, name, line in slowest]),
-        "## Models",
-        table(["SHA-256 of the weights, its beginning", "chapter, model"],
-              [(f"`{digest[:12]}`", "; ".join(where)) for digest, where in models.items()])])
 
 
 # The repository's address -------------------------------------------------------------------

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from sa_lib import attacks, data
+from sa_lib import attacks
 from sa_lib.attacks import (SPREAD, THREATS, AttackConfig, Residual, Threat, attack, get_reconstruction,
                             residual_knowledge, squared_error, verdict)
 from sa_lib.evaluation import prior_samples

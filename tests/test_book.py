@@ -1,6 +1,5 @@
 import html
 import json
-import os
 import re
 import shutil
 import signal
