@@ -602,8 +602,8 @@ chapter.say(
     image_low=worded(images_only[0]),
     image_high=worded(images_only[1]),
     reading=f"That is {narrow / wide:.0%} of the width; the rest "
-    f"is that "
-    "only three models never saw the class." if wide > 0 else
+    f"is that only {len(never)} models never saw the class."
+    if wide > 0 else
     "ρ is not defined in every draw: the baseline is too near to "
     "the models that never saw the class.")
 
