@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 
 from sa_lib import data
@@ -14,3 +16,16 @@ def small_cache(tmp_path_factory):
 @pytest.fixture(scope="session")
 def digits():
     return data.load("digits")
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A headless Chromium."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    found = [path for path in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if path]
+    if not found:
+        pytest.skip("there is no browser here: none of chromium, chromium-browser, google-chrome is on the path")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found[0], args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from sa_lib import attacks, chapter, model, playground
 from sa_lib.attacks import THREATS, AttackConfig, get_reconstruction
@@ -62,21 +62,10 @@ def site(run, tmp_path_factory):
         server.shutdown()
 
 
-@pytest.fixture(scope="session")
-def browser():
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if path is None:
-        pytest.skip("no Chromium: none of chromium, chromium-browser, google-chrome is installed")
-    with sync_playwright() as driver:
-        launched = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield launched
-        launched.close()
-
-
 @contextmanager
-def opened(browser, address, **options):
+def opened(chromium, address, **options):
     """The page, ready for its reader; nothing may have gone wrong in it by the end."""
-    context = browser.new_context(**options)
+    context = chromium.new_context(**options)
     page, complaints = context.new_page(), []
     page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -147,12 +136,12 @@ def test_what_the_page_cannot_draw_is_not_exported(run, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_page_draws_and_judges_as_pytorch_does(browser, site, run):
+def test_the_page_draws_and_judges_as_pytorch_does(chromium, site, run):
     generator = torch.Generator().manual_seed(0)
     z = 1.5 * torch.randn(50, 8, generator=generator)
     y = torch.cat([torch.eye(10), torch.rand(20, 10, generator=generator).softmax(1),
                    torch.randn(20, 10, generator=generator)])
-    with opened(browser, site) as page:
+    with opened(chromium, site) as page:
         said = asked(page, """(m, book, [z, y]) => book.models.map((model) => z.map((_, n) => {
             const image = m.decode(model, z[n], y[n]);
             return [Array.from(image), m.judged(book.judge, image)];
@@ -171,9 +160,9 @@ def test_the_page_draws_and_judges_as_pytorch_does(browser, site, run):
 
 
 @pytest.mark.parametrize("threat", playground.THREATS)
-def test_the_page_attacks_as_the_library_does(browser, site, run, threat):
+def test_the_page_attacks_as_the_library_does(chromium, site, run, threat):
     spend = {"steps": CONFIG.steps, "restarts": CONFIG.restarts, "lr": CONFIG.lr}
-    with opened(browser, site) as page:
+    with opened(chromium, site) as page:
         found = asked(page, """(m, book, [targets, free, spend]) => book.models.map((model) => targets.map((t, n) => {
             const all = [...m.attack(model, t, 9, free, spend, n)];
             const { loss, z, y, image } = all.at(-1).best;
@@ -192,8 +181,8 @@ def test_the_page_attacks_as_the_library_does(browser, site, run, threat):
             assert threat == "y free" or (float(y.min()) >= 0 and float(y.sum()) == pytest.approx(1))
 
 
-def test_the_reader_attacks_from_the_page(browser, site):
-    with opened(browser, site) as page:
+def test_the_reader_attacks_from_the_page(chromium, site):
+    with opened(chromium, site) as page:
         attack = page.get_by_role("button", name="Attack all models")
         expect(attack).to_be_disabled()
         page.get_by_role("button", name="a 9", exact=False).last.click()
@@ -213,8 +202,8 @@ def test_the_reader_attacks_from_the_page(browser, site):
         assert page.get_by_role("button", name="use the inputs found for forgot 9", exact=True).count() == 0
 
 
-def test_a_link_brings_the_state_back(browser, site):
-    with opened(browser, site) as page:
+def test_a_link_brings_the_state_back(chromium, site):
+    with opened(chromium, site) as page:
         first = settled(page)
         page.get_by_role("button", name="its best answer, y free").click()
         expect(page.locator("figure.look")).to_contain_text("forgot 9")
@@ -233,7 +222,7 @@ def test_a_link_brings_the_state_back(browser, site):
         page.get_by_text("on the simplex", exact=False).first.click()
         other = settled(page)
         assert "target=1" in other and "free=0" in other
-        with opened(browser, link) as again:
+        with opened(chromium, link) as again:
             assert settled(again) == link
             for before, where in zip(state, (".models canvas", "[data-part=target]")):
                 assert (pixels(again, where) - before).abs().max() <= 2 / 255
@@ -241,12 +230,12 @@ def test_a_link_brings_the_state_back(browser, site):
             assert settled(again) == other
             assert again.get_by_label("free: any numbers").is_checked() is False
     for damaged in ("#z=1,2&y=3", f"#{link.partition('#')[2].replace('z=', 'z=nan')}", "#references"):
-        with opened(browser, site + damaged) as page:
+        with opened(chromium, site + damaged) as page:
             assert (pixels(page, "[data-part=target]") == 0).all(), "what cannot be read is left alone"
 
 
-def test_the_page_is_used_by_keyboard_and_told_to_a_screen_reader(browser, site):
-    with opened(browser, site, reduced_motion="reduce") as page:
+def test_the_page_is_used_by_keyboard_and_told_to_a_screen_reader(chromium, site):
+    with opened(chromium, site, reduced_motion="reduce") as page:
         page.get_by_role("button", name="label 4 alone").press("Enter")
         said = page.locator("[data-part=said]")
         expect(said).to_have_text(re.compile(r"The judge sees: baseline: .* \d+ %; forgot 9: .*; never saw 9"))
@@ -273,8 +262,8 @@ def test_the_page_is_used_by_keyboard_and_told_to_a_screen_reader(browser, site)
         assert found.violations_count == 0, found.generate_report()
 
 
-def test_a_walk_moves_until_it_is_stopped(browser, site):
-    with opened(browser, site) as page:
+def test_a_walk_moves_until_it_is_stopped(chromium, site):
+    with opened(chromium, site) as page:
         walk = page.get_by_role("button", name="Walk")
         walk.click()
         seen = set()
@@ -289,8 +278,8 @@ def test_a_walk_moves_until_it_is_stopped(browser, site):
         assert (pixels(page, ".models canvas") == before).all()
 
 
-def test_all_models_are_drawn_and_judged_thirty_times_a_second(browser, site):
-    with opened(browser, site) as page:
+def test_all_models_are_drawn_and_judged_thirty_times_a_second(chromium, site):
+    with opened(chromium, site) as page:
         rounds = asked(page, """(m, book) => Array.from({ length: 20 }, () => {
             const began = performance.now();
             for (let n = 0; n < 3; n++) for (const model of book.models)
@@ -302,10 +291,10 @@ def test_all_models_are_drawn_and_judged_thirty_times_a_second(browser, site):
 
 @pytest.mark.parametrize("name, width, scheme", [("desktop", 1280, "light"), ("phone", 390, "light"),
                                                  ("dark", 1280, "dark")])
-def test_the_page_fits_its_screen(browser, site, name, width, scheme):
+def test_the_page_fits_its_screen(chromium, site, name, width, scheme):
     artifacts = PROJECT / "_build" / "artifacts"
     artifacts.mkdir(parents=True, exist_ok=True)
-    with opened(browser, site, viewport={"width": width, "height": 844}, color_scheme=scheme) as page:
+    with opened(chromium, site, viewport={"width": width, "height": 844}, color_scheme=scheme) as page:
         page.evaluate("(theme) => { document.documentElement.dataset.theme = theme; }", scheme)
         page.get_by_role("button", name="gray").click()
         page.wait_for_timeout(300)
@@ -313,8 +302,8 @@ def test_the_page_fits_its_screen(browser, site, name, width, scheme):
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_a_run_without_a_playground_says_so(browser, site):
-    context = browser.new_context()
+def test_a_run_without_a_playground_says_so(chromium, site):
+    context = chromium.new_context()
     page = context.new_page()
     page.route("**/playground.json", lambda route: route.fulfill(status=404))
     page.goto(site)

@@ -84,19 +84,6 @@ chapter.show_table(pandas.DataFrame([[0.5] * 20]), "A wide table.")
 
 
 @pytest.fixture(scope="session")
-def chromium():
-    """A headless Chromium."""
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    found = [path for path in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if path]
-    if not found:
-        pytest.skip("there is no browser here: none of chromium, chromium-browser, google-chrome is on the path")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found[0], args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="session")
 def site(chromium, tmp_path_factory):
     """The folder of the site."""
     return Path(os.environ["SITE"]) if os.environ.get("SITE") else smallest_site(tmp_path_factory.mktemp("site"))
