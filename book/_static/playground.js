@@ -131,13 +131,14 @@ export function judged({ convolutions, head }, image) {
 
 const oneHot = (label) => Array.from({ length: CLASSES }, (_, k) => Number(k === label));
 
-/** Uniform numbers, the same for the same seed (mulberry32). */
+/** Uniform numbers, the same for the same seed (xorshift, Marsaglia 2003). */
 function uniform(seed) {
+  let state = Math.imul(seed + 1, 2654435761) | 1;  // never zero, where it would stay
   return () => {
-    seed = (seed + 0x6d2b79f5) | 0;
-    let t = Math.imul(seed ^ (seed >>> 15), 1 | seed);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
+    state ^= state << 13;
+    state ^= state >>> 17;
+    state ^= state << 5;
+    return (state >>> 0) / 2 ** 32;
   };
 }
 
