@@ -249,7 +249,8 @@ def _how_run(notebooks: Mapping[str, NotebookNode], run_dir: Path) -> str:
         + "; all others as the chapters have them.",
         "## Machine", table(list(kinds[0]), [kind.values() for kind in kinds]),
         "## Time",
-        f"All chapters together took {sum(seconds(notebook.metadata) for notebook in notebooks.values()):.0f} s.",
+        "Two chapters at a time, on half of the cores each; one that needs what another is training waits for it. Their "
+        f"seconds add up to {sum(seconds(notebook.metadata) for notebook in notebooks.values()):.0f}.",
         table(["chapter", "started (UTC)", "seconds"],
               [(f"[](../notebooks/{name})", notebook.metadata.get("papermill", {}).get("start_time", "")[:16]
                 .replace("T", " "), f"{seconds(notebook.metadata):.0f}") for name, notebook in notebooks.items()]),
