@@ -209,7 +209,9 @@ def test_no_barrier_that_axe_calls_serious(pages):
 
 
 def test_pages_and_site_are_small(pages, site):
-    sizes = {name: sum(filter(None, found["asked"].values())) for (_, name), found in pages.items()}
+    # The playground's models come after the page can be read; `sa_lib.playground` holds them to a limit of their own.
+    sizes = {name: sum(size for url, size in found["asked"].items() if size and not url.endswith(".bin"))
+             for (_, name), found in pages.items()}
     assert {name: size for name, size in sizes.items() if size > MOST_BYTES["a page"]} == {}
     assert sum(path.stat().st_size for path in site.rglob("*") if path.is_file()) < MOST_BYTES["the site"]
 
