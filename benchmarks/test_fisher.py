@@ -1,0 +1,137 @@
+"""The exact Fisher diagonal, by every public tool that computes one, on the same images.
+
+Each must agree with one-image-at-a-time gradients before its time counts. Times are for as many images as the
+tool gets through in a moment, and are compared per image: every one of them is linear in their number.
+"""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call, grad, vmap
+
+from sa_lib.fisher import fisher_diagonal
+from sa_lib.model import one_hot
+
+BATCH = 512
+# Images a round, for mlp and conv.
+COUNTS = {"floor": (8192, 512), "ours": (8192, 512), "nngeometry": (8192, 512), "BackPACK": (8192, 512),
+          "vmap": (1024, 256), "Opacus": (1024, 256), "one image at a time": (256, 64)}
+
+
+class Loss(nn.Module):
+    """The negative ELBO as a module, as the tools want it."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x, y, noise):
+        return -self.model.elbo(x, y, noise)
+
+
+def parts(sample, batch=BATCH):
+    images, labels, noise = sample
+    return zip(*(t.split(batch) for t in (images, one_hot(labels).to(images.dtype), noise)))
+
+
+def floor(model, sample):
+    """A plain forward and backward pass: what any of the others has to do at least."""
+    for part in parts(sample):
+        model.zero_grad()
+        Loss(model)(*part).sum().backward()
+
+
+def ours(model, sample):
+    return fisher_diagonal(model, *sample, batch=BATCH)
+
+
+def one_image_at_a_time(model, sample):
+    loss, total = Loss(model), {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    for part in parts(sample, 1):
+        gradients = torch.autograd.grad(loss(*part).sum(), list(model.parameters()))
+        for square, gradient in zip(total.values(), gradients):
+            square += gradient.square()
+    return {name: square / len(sample[0]) for name, square in total.items()}
+
+
+def by_vmap(model, sample):
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+
+    def loss(weights, x, y, noise):
+        return functional_call(Loss(model), {f"model.{name}": weight for name, weight in weights.items()},
+                               (x[None], y[None], noise[None])).sum()
+
+    per_image = vmap(grad(loss), in_dims=(None, 0, 0, 0))
+    total = {name: torch.zeros_like(p) for name, p in weights.items()}
+    for part in parts(sample, 128):
+        for name, gradient in per_image(weights, *part).items():
+            total[name] += gradient.square().sum(0)
+    return {name: square / len(sample[0]) for name, square in total.items()}
+
+
+def by_opacus(model, sample):
+    from opacus import GradSampleModule
+    wrapped = GradSampleModule(Loss(model), loss_reduction="sum").train()  # in evaluation mode it sees nothing
+    total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    for part in parts(sample, 128):
+        wrapped.zero_grad()
+        wrapped(*part).sum().backward()
+        for square, weight in zip(total.values(), model.parameters()):
+            square += weight.grad_sample.square().sum(0)
+    wrapped.to_standard_module()
+    return {name: square / len(sample[0]) for name, square in total.items()}
+
+
+def by_backpack(model, sample):
+    from backpack import backpack, extend
+    from backpack.extensions import SumGradSquared
+    extended = extend(Loss(model), use_converter=False)
+    total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    for part in parts(sample):
+        extended.zero_grad()
+        with backpack(SumGradSquared()):
+            extended(*part).sum().backward()
+        for square, weight in zip(total.values(), model.parameters()):
+            square += weight.sum_grad_squared
+    return {name: square / len(sample[0]) for name, square in total.items()}
+
+
+def by_nngeometry(model, sample):
+    from nngeometry.metrics import FIM
+    from nngeometry.object import PMatDiag
+    loss = Loss(model)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(
+        sample[0], one_hot(sample[1]).to(sample[0].dtype), sample[2]),
+                                         batch_size=BATCH)
+    metric = FIM(model, loader, PMatDiag, variant="regression", function=lambda *part: loss(*part)[:, None])
+    weights = dict(model.named_parameters())
+    flat = metric.get_diag().split([weight.numel() for weight in weights.values()])
+    return {name: f.view_as(weight) for (name, weight), f in zip(weights.items(), flat)}
+
+
+TOOLS = {"floor": (floor, None), "ours": (ours, None), "nngeometry": (by_nngeometry, "nngeometry"),
+         "BackPACK": (by_backpack, "backpack"), "vmap": (by_vmap, None), "Opacus": (by_opacus, "opacus"),
+         "one image at a time": (one_image_at_a_time, None)}
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_fisher(benchmark, model, sample, tool):
+    compute, package = TOOLS[tool]
+    if package:
+        pytest.importorskip(package)
+    architecture = model.config.architecture
+    count = COUNTS[tool][architecture == "conv"]
+    model = copy.deepcopy(model)  # some tools leave hooks behind
+    if tool != "floor":
+        images, labels, noise = sample(40, model.config.latent_dim)
+        few = images.double(), labels, noise.double()
+        exact = one_image_at_a_time(copy.deepcopy(model).double(), few)
+        found = compute(copy.deepcopy(model).double(), few)
+        error = max(float((found[name] - f).abs().max() / f.max()) for name, f in exact.items())
+        assert found.keys() == exact.keys() and error < 1e-4, f"{tool} disagrees: relative error {error:.1e}"
+        benchmark.extra_info["relative error"] = error
+    benchmark.group = f"Fisher, {architecture}"
+    benchmark.extra_info |= {"tool": tool, "images": count}
+    benchmark.pedantic(compute, (model, sample(count, model.config.latent_dim)), rounds=5, warmup_rounds=1)

@@ -1,0 +1,75 @@
+"""One update of the CVAE at batch 256, against the usual loop and against the matrix products alone."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.functional import to_tensor
+
+from sa_lib.model import ARCHITECTURES, build
+from sa_lib.training import TrainingConfig, train_cvae
+
+BATCH, STEPS = 256, 30
+
+
+class Pictures(Dataset):
+    """Images as torchvision's MNIST hands them out: one PIL image after another, made a tensor."""
+
+    def __init__(self, images, labels):
+        from PIL import Image
+        self.images = [Image.fromarray((image[0] * 255).byte().numpy()) for image in images]
+        self.labels = labels
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, at):
+        return to_tensor(self.images[at]), int(self.labels[at])
+
+
+def usual_loop(sample):
+    """DataLoader, `to_tensor`, one-hot labels, Adam: a loop as in most tutorials."""
+    images, labels, _ = sample
+    model = build(ARCHITECTURES["mlp"], 0)
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
+    loader = DataLoader(Pictures(images, labels), BATCH, shuffle=True)
+
+    def run():
+        for x, label in loader:
+            y = nn.functional.one_hot(label, 10).float()
+            loss = -model.elbo(x, y, torch.randn(len(x), model.config.latent_dim)).mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+    return run
+
+
+def ours(sample):
+    images, labels, _ = sample
+    model = build(ARCHITECTURES["mlp"], 0)
+    return lambda: train_cvae(model, images, labels, TrainingConfig(epochs=1, batch=BATCH), seed=0)
+
+
+def products(sample):
+    """The matrix products of a step and nothing else: forward, for the weights, and for all inputs but the first."""
+    config = ARCHITECTURES["mlp"]
+    wide, narrow = config.hidden
+    sizes = [(794, wide), (wide, narrow), (narrow, 2 * config.latent_dim),
+             (config.latent_dim + 10, narrow), (narrow, wide), (wide, 784)]
+    layers = [(torch.randn(BATCH, i), torch.randn(o, i), torch.randn(BATCH, o)) for i, o in sizes]
+
+    def run():
+        for _ in range(STEPS):
+            for at, (a, w, d) in enumerate(layers):
+                a @ w.T
+                d.T @ a
+                if at:
+                    d @ w
+    return run
+
+
+@pytest.mark.parametrize("loop", [products, ours, usual_loop], ids=["products", "ours", "usual loop"])
+def test_training_step(benchmark, sample, loop):
+    benchmark.group = "Training step, mlp"
+    benchmark.extra_info |= {"steps": STEPS}
+    benchmark.pedantic(loop(sample(STEPS * BATCH, 8)), rounds=7, warmup_rounds=1)
