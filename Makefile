@@ -19,7 +19,7 @@ parameters := $(shared) $(if $(FORGET),-p forget "$(FORGET)" -p forget_sequence 
               $(if $(SEED),-p seed "$(SEED)")
 
 .PHONY: book test run render check sweep evidence evidence-check sync repo environment clean
-.PHONY: models pdf site-test colab-test colab-constraints new-chapter links
+.PHONY: bench models pdf site-test colab-test colab-constraints new-chapter links
 
 book: run  ## run what is missing, then render the site
 	@$(python) -m sa_lib.book render --run "$(RUN)"
@@ -45,6 +45,10 @@ evidence-check: environment  ## make one cell of results/ again, and compare
 
 test: environment  ## the whole test suite
 	@$(python) -m pytest
+
+bench: environment  ## time the Fisher diagonal and a training step beside other tools, which it installs
+	@$(python) -m pip --disable-pip-version-check install -q -c constraints.txt -e ".[bench]"
+	@OMP_NUM_THREADS=1 $(python) -m pytest benchmarks
 
 models: environment  ## pack the trained models of a run into one file, to be named by SA_MODELS
 	@$(python) -m sa_lib.book models --run "$(RUN)"
