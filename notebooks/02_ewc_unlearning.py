@@ -480,6 +480,8 @@ by_hand = float(slopes.square().mean())
 library = float(fisher_by_class(
     model, x[own], labels[own],
     noise[own])[chosen][name].flatten()[place])
+
+# %% tags=["hide-cell"]
 chapter.say(
     "Weight {place:,} of `{name}`, from {count} images of "
     "{chosen}: by hand {by_hand:.5g}, by the library "

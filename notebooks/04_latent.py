@@ -482,7 +482,7 @@ def explained(first, second):
     values = torch.linalg.svdvals(first.T @ second)
     return float((values.sum() / first.norm() / second.norm())**2)
 
-
+# %% tags=["hide-cell"]
 chapter.say(
     "CKA of the baseline's means of z with themselves: {cka}. The "
     "best rotation of the baseline explains {shares} of the "

@@ -593,6 +593,8 @@ both_drawn, images_only = bootstrap(True), bootstrap(False)
 theirs = rho["y on the simplex", digit, target]
 wide, narrow = (float(np.ptp(ends))
                 for ends in (both_drawn, images_only))
+
+# %% tags=["hide-cell"]
 chapter.say(
     "By hand [{low}, {high}], by the library [{their_low}, "
     "{their_high}]. With the images alone [{image_low}, "

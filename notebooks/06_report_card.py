@@ -260,6 +260,8 @@ for name in models:
 chapter.show_table(
     pd.DataFrame(audit).T.rename_axis("in the place of this model"),
     f"The card's lines for {k}, {threat}.")
+
+# %% tags=["hide-cell"]
 fooled = [name for name in never
           if audit[name]["verdict"] not in ("gone", "undefined")]
 never_gray = min(tables[name].loc[k, "gray"] for name in never)
