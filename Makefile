@@ -19,7 +19,7 @@ parameters := $(shared) $(if $(FORGET),-p forget "$(FORGET)" -p forget_sequence 
               $(if $(SEED),-p seed "$(SEED)")
 
 .PHONY: book test run render check sweep evidence evidence-check sync repo environment clean
-.PHONY: bench models pdf site-test colab-test colab-constraints new-chapter links
+.PHONY: torture bench models pdf site-test colab-test colab-constraints new-chapter links
 
 book: run  ## run what is missing, then render the site
 	@$(python) -m sa_lib.book render --run "$(RUN)"
@@ -45,6 +45,9 @@ evidence-check: environment  ## make one cell of results/ again, and compare
 
 test: environment  ## the whole test suite
 	@$(python) -m pytest
+
+torture: environment  ## the tests of what can go wrong, in their long forms; counts go to results/torture.json
+	@TORTURE=results/torture.json $(python) -m pytest -m torture
 
 bench: environment  ## time the Fisher diagonal and a training step beside other tools, which it installs
 	@$(python) -m pip --disable-pip-version-check install -q -c constraints.txt -e ".[bench]"

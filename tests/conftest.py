@@ -1,8 +1,16 @@
+import datetime
+import json
+import os
 import shutil
+from collections import Counter
 
 import pytest
 
-from sa_lib import data
+from sa_lib import book, data
+
+# `make torture` names here the file for its counts; the tests marked `torture` then try much more.
+LONG = os.environ.get("TORTURE")
+tried = Counter()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,3 +37,22 @@ def chromium():
         browser = playwright.chromium.launch(executable_path=found[0], args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def amount():
+    """(short, long) -> how much to try: the first in the test suite, the second in make torture."""
+    return lambda short, long: long if LONG else short
+
+
+@pytest.fixture(scope="session")
+def tally():
+    """What was tried and went well, by promise: a test adds to it at its end."""
+    return tried
+
+
+def pytest_sessionfinish(exitstatus):
+    if LONG and exitstatus == pytest.ExitCode.OK:
+        made = {"date": datetime.date.today().isoformat(), "machine": book.machine(), "tried": dict(sorted(tried.items()))}
+        with open(LONG, "w", encoding="utf-8") as file:
+            file.write(json.dumps(made, indent=1) + "\n")
