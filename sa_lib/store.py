@@ -38,7 +38,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialised
 
 __all__ = ["Artefact", "cache_root", "code_digest", "fingerprint", "get_or_make", "load",
-           "pack", "save", "tensor_digest", "used", "write_atomically"]
+           "load_part", "pack", "part", "save", "save_part", "tensor_digest", "used", "write_atomically"]
 
 Tensors = dict[str, torch.Tensor]
 
@@ -173,9 +173,7 @@ def get_or_make(kind: str, recipe: Mapping[str, Any],
             the archive is damaged or another than its digest says.
         OSError: the archive cannot be read or fetched.
     """
-    recipe = json.loads(json.dumps({"kind": kind, **recipe}, sort_keys=True))
-    key = _sha256(json.dumps(recipe, sort_keys=True))
-    path = _models() / kind / f"{key[:24]}.safetensors"
+    recipe, path = _place(kind, recipe)
     used.add(f"{kind}/{path.name}")
     if (artefact := _good(path, recipe)) is not None:
         return artefact
@@ -184,11 +182,44 @@ def get_or_make(kind: str, recipe: Mapping[str, Any],
             return artefact
         if _unpack(path) and (artefact := _good(path, recipe, warnings.warn)) is not None:
             return artefact
-        started = time.perf_counter()
+        began = load_part(_part(path))
+        started = time.perf_counter() - (began.info["seconds"] if began else 0)
         tensors, info = make()
         info = {"seconds": time.perf_counter() - started, **info, "recipe": recipe}
         save(path, tensors, info)
+        _part(path).unlink(missing_ok=True)
     return load(path)
+
+
+def part(kind: str, recipe: Mapping[str, Any]) -> Path:
+    """Where who makes the artefact of this recipe may keep what is done so far; it goes when the artefact is there."""
+    return _part(_place(kind, recipe)[1])
+
+
+def save_part(path: Path, tensors: Mapping[str, torch.Tensor], info: Mapping[str, Any]) -> None:
+    """Keep what is done so far, if the disk lets us; `info` has the `seconds` that it took."""
+    with suppress(OSError):
+        save(path, tensors, {**info, "part": path.name})
+
+
+def load_part(path: Path) -> Artefact | None:
+    """What `save_part` wrote there, or None where nothing whole is."""
+    try:
+        artefact = load(path)
+    except (FileNotFoundError, ValueError):
+        return None
+    return artefact if artefact.info.get("part") == path.name else None
+
+
+def _part(path: Path) -> Path:
+    return path.with_suffix(".part")
+
+
+def _place(kind: str, recipe: Mapping[str, Any]) -> tuple[dict[str, Any], Path]:
+    """The whole recipe, as JSON gives it back, and the file of its artefact."""
+    recipe = json.loads(json.dumps({"kind": kind, **recipe}, sort_keys=True))
+    key = _sha256(json.dumps(recipe, sort_keys=True))
+    return recipe, _models() / kind / f"{key[:24]}.safetensors"
 
 
 def _good(path: Path, recipe: Mapping[str, Any],

@@ -2,8 +2,10 @@
 
 import math
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -18,6 +20,9 @@ from .model import CLASSES, CVAE, ModelConfig, build, one_hot
 
 __all__ = ["Terms", "Trained", "TrainingConfig", "batches", "check_numbers", "device", "get_cvae", "minimise",
            "retained", "select", "train_cvae", "trained"]
+
+# Seconds of training, besides one epoch, that are lost with a killed process.
+KEEP_EVERY = 30.0
 
 
 def check_numbers(config: Any) -> None:
@@ -96,7 +101,8 @@ def batches(count: int, size: int, generator: torch.Generator) -> Iterator[torch
 
 def minimise(parameters: Iterable[nn.Parameter],
              loss: Callable[[int], tuple[torch.Tensor, dict[str, torch.Tensor]]],
-             steps: int, peak_lr: float, title: str, log_every: int = 50) -> pd.DataFrame:
+             steps: int, peak_lr: float, title: str, log_every: int = 50, part: Path | None = None,
+             generator: torch.Generator | None = None, epoch: int = 1) -> pd.DataFrame:
     """Minimise a stochastic loss with Adam under a one-cycle schedule.
 
     Args:
@@ -106,6 +112,10 @@ def minimise(parameters: Iterable[nn.Parameter],
         peak_lr: highest learning rate of the schedule.
         title: label of the progress bar.
         log_every: steps between two rows of the log.
+        part: a file that keeps the state at the end of an epoch, now and
+            then. If it is there, the training goes on from it, to the same end.
+        generator: with `part`, what all randomness of `loss` comes from.
+        epoch: with `part`, steps after which `generator` is all that `loss` remembers.
 
     Returns:
         The log: columns `step`, `loss` and the names that `loss` gave.
@@ -116,8 +126,12 @@ def minimise(parameters: Iterable[nn.Parameter],
     parameters = list(parameters)
     optimiser = torch.optim.Adam(parameters, lr=peak_lr, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, peak_lr, total_steps=max(steps, 2))
-    rows = []
-    bar = tqdm(range(steps), desc=title, leave=False, mininterval=1.0)
+    rows, kept = [], (began := time.monotonic())
+    if part and (state := store.load_part(part)):
+        rows = _restore(state, parameters, optimiser, schedule, generator)
+        began -= state.info["seconds"]
+    bar = tqdm(range(schedule.last_epoch, steps), initial=schedule.last_epoch, total=steps, desc=title, leave=False,
+               mininterval=1.0)
     for step in bar:
         value, record = loss(step)
         optimiser.zero_grad(set_to_none=True)
@@ -133,19 +147,54 @@ def minimise(parameters: Iterable[nn.Parameter],
                     f"(peak_lr={peak_lr}), or look for pixels that are not numbers")
             bar.set_postfix_str(f"loss {row['loss']:.4g}", refresh=False)
             rows.append(row)
+        if part and (step + 1) % epoch == 0 and time.monotonic() - kept > KEEP_EVERY:
+            kept = time.monotonic()
+            _keep(part, parameters, optimiser, schedule, generator, rows, kept - began)
     return pd.DataFrame(rows)
+
+
+def _keep(part: Path, parameters: Sequence[nn.Parameter], optimiser: torch.optim.Optimizer,
+          schedule: torch.optim.lr_scheduler.LRScheduler, generator: torch.Generator, rows: Sequence[dict],
+          seconds: float) -> None:
+    state = optimiser.state_dict()
+    tensors = {f"moment/{at}/{name}": value for at, moments in state["state"].items()
+               for name, value in moments.items()}
+    tensors |= {f"weight/{at}": weight for at, weight in enumerate(parameters)}
+    store.save_part(part, {**tensors, "generator": generator.get_state()},
+                    {"rows": rows, "groups": state["param_groups"], "schedule": schedule.state_dict(),
+                     "seconds": seconds})
+
+
+def _restore(state: store.Artefact, parameters: Sequence[nn.Parameter], optimiser: torch.optim.Optimizer,
+             schedule: torch.optim.lr_scheduler.LRScheduler, generator: torch.Generator) -> list[dict]:
+    """Put a training back to where `_keep` saw it; return the rows of its log."""
+    moments: dict[int, dict[str, torch.Tensor]] = {}
+    for key, tensor in state.tensors.items():
+        kind, _, rest = key.partition("/")
+        if kind == "moment":
+            at, _, name = rest.partition("/")
+            moments.setdefault(int(at), {})[name] = tensor
+    optimiser.load_state_dict({"state": moments, "param_groups": state.info["groups"]})
+    schedule.load_state_dict(state.info["schedule"])
+    generator.set_state(state.tensors["generator"])
+    with torch.no_grad():
+        for at, weight in enumerate(parameters):
+            weight.copy_(state.tensors[f"weight/{at}"])
+    return state.info["rows"]
 
 
 Terms = Callable[[CVAE, torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 def train_cvae(model: CVAE, images: torch.Tensor, labels: torch.Tensor, config: TrainingConfig,
-               seed: int, terms: Terms = CVAE.elbo_terms, title: str = "train CVAE") -> pd.DataFrame:
+               seed: int, terms: Terms = CVAE.elbo_terms, title: str = "train CVAE",
+               part: Path | None = None) -> pd.DataFrame:
     """Maximise the ELBO on images [N, 1, 28, 28] with labels [N], in place.
 
     Args:
         terms: (model, x, y, noise) -> log-likelihood [N] and KL divergence [N],
             as `CVAE.elbo_terms`.
+        part: a file from which a training that was killed goes on; see `minimise`.
 
     Returns:
         The log: per logged step the batch's negative ELBO (`loss`) and its
@@ -155,7 +204,7 @@ def train_cvae(model: CVAE, images: torch.Tensor, labels: torch.Tensor, config: 
     images, y = images.to(where), one_hot(labels).to(where)
     generator = torch.Generator(where).manual_seed(seed)
     indices = batches(len(images), config.batch, generator)
-    steps = config.epochs * max(1, len(images) // config.batch)
+    epoch = max(1, len(images) // config.batch)
 
     def loss(step):
         batch = next(indices)
@@ -164,7 +213,8 @@ def train_cvae(model: CVAE, images: torch.Tensor, labels: torch.Tensor, config: 
         reconstruction, kl = -log_likelihood.mean(), kl.mean()
         return reconstruction + kl, {"reconstruction": reconstruction, "kl": kl}
 
-    return minimise(model.parameters(), loss, steps, config.peak_lr, title)
+    return minimise(model.parameters(), loss, config.epochs * epoch, config.peak_lr, title,
+                    part=part, generator=generator, epoch=epoch)
 
 
 def get_cvae(dataset: Dataset, model_config: ModelConfig = ModelConfig(),
@@ -191,7 +241,7 @@ def get_cvae(dataset: Dataset, model_config: ModelConfig = ModelConfig(),
         model = build(model_config, seed).to(device())
         title = "train CVAE" + (f" without {', '.join(map(str, sorted(without)))}" if without else "")
         log = train_cvae(model, dataset.train_images[keep], dataset.train_labels[keep], config, seed,
-                         terms, title)
+                         terms, title, store.part("cvae", recipe))
         return model.state_dict(), {"model": model_config.asdict(), "log": log.to_dict("list")}
 
     return trained(store.get_or_make("cvae", recipe, make))

@@ -1,6 +1,7 @@
 """Training: determined by its seed, it learns, it never sees what it must not, and it says when it fails."""
 
 import dataclasses
+import shutil
 import warnings
 
 import pandas as pd
@@ -112,6 +113,63 @@ def test_classes_that_cannot_be_left_out(digits, cache, bad):
     with pytest.raises(ValueError, match="will not do"):
         get_cvae(digits, MODEL, CONFIG, without=bad)
     assert list(cache.iterdir()) == []
+
+
+class Killed(Exception):
+    """As a SIGKILL would: no code of the training's own sees it."""
+
+
+def killed_after(steps):
+    """The ELBO, until `steps` batches have been seen."""
+    def terms(model, *batch):
+        nonlocal steps
+        if len(batch[0]) > 3:  # the store's probe has three images
+            steps -= 1
+            if steps < 0:
+                raise Killed
+        return model.elbo_terms(*batch)
+    return terms
+
+
+@pytest.mark.parametrize("steps", [21, 22, 30, 44, 65])
+def test_a_killed_training_goes_on_from_its_last_epoch(digits, cache, monkeypatch, steps):
+    whole = get_cvae(digits, MODEL, CONFIG)
+    shutil.rmtree(cache / "models")
+    monkeypatch.setattr(training, "KEEP_EVERY", 0.0)
+    with pytest.raises(Killed):
+        get_cvae(digits, MODEL, CONFIG, terms=killed_after(steps))
+    left = [path for path in cache.rglob("*") if path.is_file()]
+    assert [path.suffix for path in left] == [".part"] * (steps >= 22)
+    # 66 steps in three epochs of 22: it needs no more than those after the last whole one.
+    again = get_cvae(digits, MODEL, CONFIG, terms=killed_after(66 - steps // 22 * 22))
+    assert again.digest == whole.digest and again.log.equals(whole.log)
+    assert [path.suffix for path in cache.rglob("*") if path.is_file()] == [".safetensors"]
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:-1]),
+                                    lambda path: path.write_bytes(b""),
+                                    lambda path: store.save(path, store.load(path).tensors, {"part": "another"})])
+def test_a_damaged_part_is_not_gone_on_from(digits, cache, monkeypatch, damage):
+    whole = get_cvae(digits, MODEL, CONFIG)
+    shutil.rmtree(cache / "models")
+    monkeypatch.setattr(training, "KEEP_EVERY", 0.0)
+    with pytest.raises(Killed):
+        get_cvae(digits, MODEL, CONFIG, terms=killed_after(50))
+    part, = cache.rglob("*.part")
+    damage(part)
+    with pytest.raises(Killed):
+        get_cvae(digits, MODEL, CONFIG, terms=killed_after(65))
+    assert get_cvae(digits, MODEL, CONFIG).digest == whole.digest
+
+
+def test_the_seconds_of_a_training_are_those_of_all_its_parts(digits, cache, monkeypatch):
+    monkeypatch.setattr(training, "KEEP_EVERY", 0.0)
+    with pytest.raises(Killed):
+        get_cvae(digits, MODEL, CONFIG, terms=killed_after(50))
+    part, = cache.rglob("*.part")
+    kept = store.load(part)
+    store.save(part, kept.tensors, {**kept.info, "seconds": 1000.0})
+    assert get_cvae(digits, MODEL, CONFIG).seconds > 1000
 
 
 def test_retained_and_select():
