@@ -37,8 +37,9 @@ sweep: environment  ## CHAPTER=07_methods GRID="forget=0:10 seed=0:5" [SCHEDULER
 	@$(python) -m sa_lib.sweep --chapter "$(CHAPTER)" $(foreach axis,$(GRID),--grid '$(axis)') $(shared) \
 	    $(if $(NAME),--name "$(NAME)") $(if $(SCHEDULER),--scheduler "$(SCHEDULER)")
 
-evidence: environment  ## make results/ again; takes hours [SEEDS=5] [SCHEDULER=tcp://...]
-	@$(python) -m sa_lib.evidence make $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SCHEDULER),--scheduler "$(SCHEDULER)")
+evidence: environment  ## make results/ again; takes hours [SWEEPS="evidence ..."] [SEEDS=5] [SCHEDULER=tcp://...]
+	@$(python) -m sa_lib.evidence make $(if $(SWEEPS),--sweeps $(SWEEPS)) $(if $(SEEDS),--seeds $(SEEDS)) \
+	    $(if $(SCHEDULER),--scheduler "$(SCHEDULER)")
 
 evidence-check: environment  ## make one cell of results/ again, and compare
 	@$(python) -m sa_lib.evidence check

@@ -114,21 +114,23 @@ def differences(rows: pd.DataFrame, measure: str, model: str, other: str) -> pd.
     return (ours - theirs).dropna()
 
 
-def make(root: Path, seeds: int, scheduler: str | None) -> int:
-    """Run the sweeps and write ``results/``; return the number of cells that failed."""
+def make(root: Path, names: Sequence[str], seeds: int, scheduler: str | None) -> int:
+    """Run these of `SWEEPS` and write ``results/``; return the number of cells that failed."""
     from . import sweep
-    tables = []
-    for name, (grid, shared) in SWEEPS.items():
+    tables, grids = [], {}
+    for name in names:
+        grid, shared = SWEEPS[name]
         grid = {**grid, "seed": grid["seed"][:seeds]}
+        grids[name] = grid, shared
         wanted = sweep.cells(root, "07_methods", grid, shared)
         tables.append(sweep.sweep(root, root / "runs" / name, "07_methods", wanted, scheduler).assign(sweep=name))
     table = pd.concat(tables)
     folder = root / "results"
     with write_atomically(folder / "evidence.csv") as temporary:
         table.to_csv(temporary)
-    made = {"date": datetime.date.today().isoformat(), "sweeps": SWEEPS, "seeds": seeds,
-            "cells": len(table), "failed": int((table["error"] != "").sum()),
-            "cell_hours": float(table["seconds"].sum() / 3600), "machine": sweep.machine()}
+    made = {"date": datetime.date.today().isoformat(), "sweeps": grids, "cells": len(table),
+            "failed": int((table["error"] != "").sum()), "cell_hours": float(table["seconds"].sum() / 3600),
+            "machine": sweep.machine()}
     with write_atomically(folder / "provenance.json") as temporary:
         temporary.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
     return made["failed"]
@@ -180,13 +182,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m sa_lib.evidence", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     again = commands.add_parser("make", help="run the sweeps and replace results/")
+    again.add_argument("--sweeps", nargs="+", default=[*SWEEPS], choices=SWEEPS, help="which; all by default")
     again.add_argument("--seeds", type=int, default=5, help="how many, from 0")
     again.add_argument("--scheduler", help="tcp://...: a cluster of dask.distributed that is there")
     commands.add_parser("check", help="make one cell again, from nothing")
     options = parser.parse_args(arguments)
     try:
         if options.command == "make":
-            return int(make(Path.cwd(), options.seeds, options.scheduler) > 0)
+            return int(make(Path.cwd(), options.sweeps, options.seeds, options.scheduler) > 0)
         table = read()
         with tempfile.TemporaryDirectory() as folder:
             os.environ.setdefault("SA_DATA", str(store.cache_root() / "data"))
