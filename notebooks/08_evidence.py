@@ -247,27 +247,28 @@ chapter.say(
 # %% [markdown]
 # ## Methods against each other
 #
-# One seed, all digits, all methods, each against the same baseline: ranks by
-# the five scores of [the chapter on methods](07_methods.ipynb), summed over the
-# digits, and paired differences to the method called `unseen`.
+# Where the table has all methods for a digit and a seed, each starts from the
+# same baseline: ranks by the five scores of [the chapter on
+# methods](07_methods.ipynb), summed, and paired differences to the method called
+# `unseen`.
 
 # %% tags=["hide-input"]
 everyone = [m for m in rows.index.unique("model")
             if m not in ("baseline", "retrain")]
-one = rows.xs(rows.index.unique("seed").min(), level="seed")
-there = [d for d in one.index.unique("forget")
-         if set(everyone) <= set(one.loc[d].index)]
+there = {place: group.droplevel(["forget", "seed"])
+         for place, group in rows.groupby(level=["forget", "seed"])
+         if len(group) == len(everyone) + 2}
 ranks, scores = {}, {}
-for digit in there:
-    base = one.loc[(digit, "baseline")]
-    scores[digit] = pd.DataFrame({m: {
+for place, one in there.items():
+    base = one.loc["baseline"]
+    scores[place] = pd.DataFrame({m: {
         "the class seen": r["probability"],
         "|ρ|": np.mean([abs(r[f"rho.{t}.value"]) for t in threats]),
         "nats lost": r["nelbo"] - base["nelbo"],
         "points lost": 100 * (base["accuracy"] - r["accuracy"]),
         "seconds": r["seconds"]}
-        for m in everyone for r in [one.loc[(digit, m)]]}).T
-    ranks[digit] = scores[digit].rank().sum(axis=1)
+        for m in everyone for r in [one.loc[m]]}).T
+    ranks[place] = scores[place].rank().sum(axis=1)
 
 # %% tags=["remove-input"]
 compared = {}
@@ -275,19 +276,19 @@ if there:
     total = pd.DataFrame(ranks).mean(axis=1).sort_values()
     stacked = pd.concat(scores)
     for method in total.index:
-        mine, ours = (stacked.xs(m, level=1) for m in (method, "unseen"))
+        mine, ours = (stacked.xs(m, level=-1) for m in (method, "unseen"))
         compared[method] = {"rank sum": f"{total[method]:.1f}", **{
             c: f"{mine[c].mean():.2f}" + ("" if method == "unseen" else f" ({worded(mine[c] - ours[c])})")
             for c in ("|ρ|", "nats lost", "points lost")}, "seconds": f"{mine['seconds'].mean():.0f}"}
     chapter.show_table(pd.DataFrame(compared).T.rename_axis("method"),
-                       f"{len(there)} digits, one seed: means, and in parentheses the paired difference to unseen with "
-                       "its 95 % interval over digits.")
+                       f"{len(there)} cells, of the digits {', '.join(map(str, sorted({d for d, _ in there})))}: means, "
+                       "and in parentheses the paired difference to unseen with its 95 % interval over cells.")
 
 # %% tags=["remove-input"]
 if there:
     absent = [m for m in METHODS if m not in everyone]
     first = total.index[0]
-    nearest = stacked["|ρ|"].groupby(level=1).mean().idxmin()
+    nearest = stacked["|ρ|"].groupby(level=-1).mean().idxmin()
     chapter.say(
         "By the sum of ranks, {first} comes first; by |ρ| alone, {nearest}. {reading}{missing}", first=first,
         nearest=nearest, reading="" if first == nearest else "Which of them is better depends on what is asked: never "
