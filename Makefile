@@ -44,8 +44,8 @@ evidence: environment  ## make results/ again; takes hours [SWEEPS="evidence ...
 evidence-check: environment  ## make one cell of results/ again, and compare
 	@$(python) -m sa_lib.evidence check
 
-test: environment  ## the whole test suite
-	@$(python) -m pytest
+test: environment  ## the whole test suite, two files at a time
+	@OMP_NUM_THREADS=1 $(python) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 torture: environment  ## the tests of what can go wrong, in their long forms; counts go to results/torture.json
 	@TORTURE=results/torture.json $(python) -m pytest -m torture
