@@ -198,12 +198,15 @@ def _run_chapter(root: Path, run_dir: Path, name: str, made: dict[str, Any]) -> 
         notebook = papermill.execute_notebook(source, part, made["parameters"], kernel_name="python3", cwd=root,
                                               progress_bar={"ncols": 80, "desc": name},
                                               extra_arguments=["--log-level=ERROR"])
+        notebook.metadata["sa_lib"] = {**made, "machine": machine()}
+        nbformat.write(notebook, part)
+        part.replace(target)
     except (PapermillExecutionError, DeadKernelError) as error:
         part.replace(failed)
         raise BookError(f"{name}: {reason(error, failed)} (the notebook is kept: {failed})") from None
-    notebook.metadata["sa_lib"] = {**made, "machine": machine()}
-    nbformat.write(notebook, part)
-    part.replace(target)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise BookError(f"{name}: {part} cannot be written, or its kernel not started: {error}") from None
 
 
 def machine() -> dict[str, Any]:
@@ -378,7 +381,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"SA_MODELS={models(root, Path('runs', options.run))}")
         else:
             set_repository(root, options.url)
-    except BookError as error:
+    except (BookError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

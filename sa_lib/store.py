@@ -44,6 +44,8 @@ Tensors = dict[str, torch.Tensor]
 
 # Seconds between two signs of life of who makes an artefact, and without one until another takes over.
 SIGN_OF_LIFE, PATIENCE = 1.0, 15.0
+# Seconds after which what a writer left beside an artefact is no one's any more.
+ABANDONED = 86_400.0
 
 # What this process has asked for so far, as "kind/file": the models that a chapter speaks of.
 used: set[str] = set()
@@ -117,8 +119,13 @@ def write_atomically(path: Path):
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno and error.filename in (None, str(temporary)):  # a full disk names no file
+            error.filename = str(path)
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def save(path: str | Path, tensors: Mapping[str, torch.Tensor], info: Mapping[str, Any]) -> str:
@@ -171,7 +178,8 @@ def get_or_make(kind: str, recipe: Mapping[str, Any],
     Raises:
         ValueError: ``SA_MODELS`` is not the address of an archive of `pack`, or
             the archive is damaged or another than its digest says.
-        OSError: the archive cannot be read or fetched.
+        OSError: the archive cannot be read or fetched, or the artefact has to be
+            made and the store cannot be written.
     """
     recipe, path = _place(kind, recipe)
     used.add(f"{kind}/{path.name}")
@@ -186,8 +194,10 @@ def get_or_make(kind: str, recipe: Mapping[str, Any],
         started = time.perf_counter() - (began.info["seconds"] if began else 0)
         tensors, info = make()
         info = {"seconds": time.perf_counter() - started, **info, "recipe": recipe}
-        save(path, tensors, info)
-        _part(path).unlink(missing_ok=True)
+        with _naming_the_store():
+            save(path, tensors, info)
+            _part(path).unlink(missing_ok=True)
+        _tidy(path.parent)
     return load(path)
 
 
@@ -309,6 +319,24 @@ def _models() -> Path:
 
 
 @contextmanager
+def _naming_the_store():
+    """Say, where the block cannot write to the store, how to have another."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"the store {cache_root()} cannot be written: {error}; SA_CACHE may name another folder") from None
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what killed processes left in a folder of the store a day ago or earlier."""
+    for left in folder.glob(".*"):
+        with suppress(OSError):
+            if (re.fullmatch(r"\..+\.([0-9a-f]{32}|claim)", left.name)
+                    and time.time() - left.stat().st_mtime > ABANDONED):
+                left.unlink()
+
+
+@contextmanager
 def _claim(path: Path):
     """Wait until no other process makes `path`, and keep the others waiting until the block is left.
 
@@ -317,15 +345,13 @@ def _claim(path: Path):
     another machine is asked, and no lock of the file system: should two ever
     take over at once, the artefact is made twice, and is the same.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     claim = path.with_name(f".{path.name}.claim")
     seen, since = None, time.monotonic()
     while True:
-        try:
+        with _naming_the_store(), suppress(FileExistsError):
+            path.parent.mkdir(parents=True, exist_ok=True)
             os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
             break
-        except FileExistsError:
-            pass
         try:
             touched = claim.stat().st_mtime_ns
         except FileNotFoundError:

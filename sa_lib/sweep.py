@@ -183,6 +183,7 @@ def sweep(root: Path, out: Path, chapter: str, wanted: Sequence[Cell], scheduler
     """
     missing = [cell for cell in wanted if _state(out, cell).get("error") != ""]
     print(f"{chapter}: {len(wanted)} cells, {len(wanted) - len(missing)} of them done", flush=True)
+    out.mkdir(parents=True, exist_ok=True)  # a folder that cannot be is known before a cell has run
     try:
         if missing:
             with connected(scheduler, workers) as client:
@@ -286,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out = root / "runs" / (given.name or given.chapter)
         found = sweep(root, out, given.chapter, cells(root, given.chapter, grid, shared), given.scheduler,
                       given.workers)
-    except (SweepError, book.BookError) as error:
+    except (SweepError, book.BookError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+import runs
 from sa_lib import book, data
 
 # `make torture` names here the file for its counts; the tests marked `torture` then try much more.
@@ -49,6 +50,14 @@ def amount():
 def tally():
     """What was tried and went well, by promise: a test adds to it at its end."""
     return tried
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory, amount):
+    """A cold run of the quickest chapter that trains, or of all of them, that nothing got in the way of."""
+    chapters = amount(["01_baseline"], book.chapters(runs.PROJECT))
+    run = runs.copied(tmp_path_factory.mktemp("undisturbed"), chapters)
+    return runs.ended(run, runs.book_run(run))
 
 
 def pytest_sessionfinish(exitstatus):

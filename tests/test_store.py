@@ -1,9 +1,11 @@
 """The store: what is read back is what was made, whatever happens to the file in between."""
 
 import copy
+import errno
 import hashlib
 import importlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -325,6 +327,28 @@ def test_a_killed_maker_keeps_no_one_waiting_for_ever(tmp_path):
     assert maker(tmp_path, 0).communicate(timeout=120)[0]
     assert (tmp_path / "log").read_text() == "made\nmade\n"
     assert not list((tmp_path / "cache").rglob(".*"))
+
+
+def test_what_killed_writers_left_is_removed_a_day_later_and_nothing_else(make, cache):
+    folder = cache / "models" / "cvae"
+    folder.mkdir(parents=True)
+    ours = [f".{name}{end}" for name in ("a.safetensors", "b.safetensors") for end in (f".{'0f' * 16}", ".claim")]
+    others = [".nfs0001", ".keep", ".x.claims", f".x.{'0' * 31}", "kept.safetensors"]
+    for name in ours + others:
+        (folder / name).touch()
+        os.utime(folder / name, (0, 0))
+    recent = [folder / f".c{end}" for end in (".claim", f".{'ab' * 16}")]
+    for path in recent:
+        path.touch()
+    made = store.get_or_make("cvae", RECIPE, make)
+    assert set(files(cache)) == {made.path, *recent, *(folder / name for name in others)}
+
+
+def test_a_write_that_fails_names_the_file_that_was_to_be(tmp_path):
+    path = tmp_path / "metrics.json"
+    with pytest.raises(OSError, match=re.escape(f"[Errno 28] No space left on device: '{path}'")):
+        with store.write_atomically(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.fixture
