@@ -20,7 +20,7 @@ from sa_lib import store
 
 pytestmark = [pytest.mark.torture,
               pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="the kernels are found by /proc")]
-READERS = {".safetensors": store.load, ".json": lambda path: json.loads(path.read_text()),
+READERS = {".safetensors": store.load, ".part": store.load, ".json": lambda path: json.loads(path.read_text()),
            ".ipynb": lambda path: nbformat.validate(nbformat.read(path, 4)), ".csv": pd.read_csv,
            ".parquet": pd.read_parquet, ".txt": lambda path: path.read_text(), ".bin": lambda path: path.read_bytes()}
 
