@@ -18,6 +18,7 @@ from scipy.special import gammaincinv
 
 from . import model as model_module
 from . import store
+from .inputs import check_images, check_label, check_seed, check_types, check_whole, short
 from .judges import NOT_A_DIGIT, Judge
 from .model import CLASSES, CVAE, build, one_hot
 from .training import Trained, batches, check_numbers
@@ -42,6 +43,12 @@ class Threat:
 
     z: str
     y: str
+
+    def __post_init__(self):
+        for name, value, allowed in (("z", self.z, ("once", "drawn", "prior", "free")),
+                                     ("y", self.y, ("label", "simplex", "free"))):
+            if not isinstance(value, str) or value not in allowed:
+                raise ValueError(f"{name}={short(value)} is not a threat; use one of {', '.join(allowed)}")
 
 
 THREATS = {
@@ -108,12 +115,16 @@ class Attack:
 def squared_error(targets: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
     """The reconstruction attacker's loss: images [R, N, 1, 28, 28] -> squared error to targets
     [N, 1, 28, 28], summed over pixels, [R, N]."""
+    check_images(targets, "targets")
     return lambda images: (images - targets).square().flatten(2).sum(2)
 
 
 def unlike(judge: Judge, label: int) -> Callable[[torch.Tensor], torch.Tensor]:
     """The guided attacker's loss: images [R, N, 1, 28, 28] -> -log of the judge's probability of
     `label`, [R, N], nats."""
+    check_types(judge=(judge, Judge))
+    check_label(label)
+
     def loss(images):
         return -judge(images.flatten(0, 1)).log_softmax(1)[:, label].view(images.shape[:2])
     return loss
@@ -121,6 +132,9 @@ def unlike(judge: Judge, label: int) -> Callable[[torch.Tensor], torch.Tensor]:
 
 def prior_radius(latent_dim: int, share: float = 0.99) -> float:
     """The norm that this share of draws of z from the prior does not exceed."""
+    check_whole(latent_dim=latent_dim)
+    if type(share) is not float or not 0 < share < 1:
+        raise ValueError(f"share={short(share)} is not allowed; use a number between 0 and 1")
     # |z|^2 is chi-squared: a gamma distribution of shape d/2 and scale 2.
     return math.sqrt(2 * gammaincinv(latent_dim / 2, share))
 
@@ -143,8 +157,10 @@ def attack(model: CVAE, loss: Callable[[torch.Tensor], torch.Tensor], label: int
         ValueError: `label` or `count` is not allowed.
     """
     if type(label) is not int or not 0 <= label < CLASSES or type(count) is not int or count < 1:
-        raise ValueError(f"label={label!r}, count={count!r} will not do; use a digit from 0 to {CLASSES - 1} "
+        raise ValueError(f"label={short(label)}, count={short(count)} will not do; use a digit from 0 to {CLASSES - 1} "
                          "and at least one target")
+    check_types(model=(model, CVAE), threat=(threat, Threat), config=(config, AttackConfig))
+    check_seed(seed)
     where = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     steps, restarts = (0, 1) if threat.z == "once" else (config.steps, config.restarts)
@@ -192,6 +208,9 @@ def attack(model: CVAE, loss: Callable[[torch.Tensor], torch.Tensor], label: int
         if threat.z == "prior":
             with torch.no_grad():
                 z *= (radius / z.norm(dim=2, keepdim=True)).clamp(max=1)
+    if not lowest.isfinite().all():
+        raise FloatingPointError(f"attack: the loss is no longer finite within {steps} steps; lower the learning rate "
+                                 f"(lr={config.lr})")
     return _attack(model, budget, *map(torch.stack, zip(*kept)))
 
 
@@ -204,6 +223,10 @@ def _attack(model: CVAE, budget: list[int], loss: torch.Tensor, z: torch.Tensor,
 def get_reconstruction(source: Trained, targets: torch.Tensor, label: int, threat: Threat,
                        config: AttackConfig = AttackConfig(), seed: int = 0) -> Attack:
     """The reconstruction attack on targets [N, 1, 28, 28], from the store if it is there; see `attack`."""
+    check_types(source=(source, Trained), threat=(threat, Threat), config=(config, AttackConfig))
+    check_images(targets, "targets")
+    check_label(label)
+    check_seed(seed)
     recipe = {"model": source.digest, "targets": store.tensor_digest({"targets": targets}), "label": label,
               "threat": asdict(threat), "attack": asdict(config), "seed": seed,
               "code": store.code_digest(model_module, sys.modules[__name__])}
@@ -221,6 +244,8 @@ def get_reconstruction(source: Trained, targets: torch.Tensor, label: int, threa
 def nearest_distance(images: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
     """Squared error, summed over pixels, of each image [N, 1, 28, 28] to the nearest of `real`
     [M, 1, 28, 28]: [N]."""
+    check_images(images)
+    check_images(real, "real")
     return torch.cdist(images.flatten(1), real.flatten(1).to(images.device)).square().amin(1)
 
 
@@ -239,6 +264,8 @@ def score(found: Attack, judge: Judge, label: int, real: torch.Tensor) -> pd.Dat
         - `not_a_digit`: share that it takes for no digit, 0-1;
         - `nearest`: mean squared error to the nearest of `real`, see `nearest_distance`.
     """
+    check_types(found=(found, Attack), judge=(judge, Judge))
+    check_label(label)
     rows = []
     for images, loss in zip(found.images, found.loss):
         outcome = judge.probabilities(images).argmax(1)
@@ -282,10 +309,13 @@ def residual_knowledge(never: torch.Tensor, unlearned: torch.Tensor, baseline: t
     Raises:
         ValueError: the shapes do not fit, or a number is not finite.
     """
+    check_types(never=(never, torch.Tensor), unlearned=(unlearned, torch.Tensor), baseline=(baseline, torch.Tensor))
+    check_whole(resamples=resamples)
+    check_seed(seed)
     if (never.ndim != 2 or not never.numel() or unlearned.ndim not in (1, 2) or not unlearned.numel()
             or unlearned.shape != baseline.shape or unlearned.shape[-1] != never.shape[1]
             or not all(bool(t.isfinite().all()) for t in (never, unlearned, baseline))):
-        raise ValueError(f"errors of shapes {tuple(never.shape)}, {tuple(unlearned.shape)} and "
+        raise ValueError(f"never, unlearned and baseline of shapes {tuple(never.shape)}, {tuple(unlearned.shape)} and "
                          f"{tuple(baseline.shape)} will not do; finite [S, N], and twice [N] or [T, N], are needed")
     never, unlearned, baseline = (np.atleast_2d(t.detach().double().cpu().numpy())
                                   for t in (never, unlearned, baseline))
@@ -315,6 +345,7 @@ def verdict(residual: Residual) -> str:
     "suppressed": less than that; "gone": no more and no less than models that never saw the class
     differ by (`SPREAD`); "over-forgotten": less than they have; "undefined": rho is NaN.
     """
+    check_types(residual=(residual, Residual))
     if math.isnan(residual.rho):
         return "undefined"
     if residual.rho >= 0.5:
@@ -337,6 +368,13 @@ def relearn(model: CVAE, images: torch.Tensor, label: int, judge: Judge, steps: 
     Returns:
         Index `step`, from 0; the judge's accuracy on samples of the class, 0-1.
     """
+    check_types(model=(model, CVAE), judge=(judge, Judge))
+    check_images(images)
+    check_label(label)
+    check_whole(steps=steps, batch=batch, every=every, samples=samples)
+    check_seed(seed)
+    if type(lr) not in (int, float) or not 0 <= lr < math.inf:
+        raise ValueError(f"lr={short(lr)} is not allowed; use a finite number from 0")
     where = next(model.parameters()).device
     student = build(model.config, 0).to(where)
     student.load_state_dict(model.state_dict())
@@ -351,6 +389,9 @@ def relearn(model: CVAE, images: torch.Tensor, label: int, judge: Judge, steps: 
         if step % every == 0:
             with torch.no_grad():
                 drawn = student.decode(z, y.expand(samples, -1))
+            if not drawn.isfinite().all():
+                raise FloatingPointError(f"relearn: what the model draws is no longer finite by step {step}; lower the "
+                                         f"learning rate (lr={lr})")
             accuracy[step] = float((judge.probabilities(drawn).argmax(1) == label).float().mean())
         x = images[next(indices)]
         noise = torch.randn(len(x), model.config.latent_dim, generator=generator).to(where)

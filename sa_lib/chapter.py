@@ -21,6 +21,7 @@ import pandas
 from sa_lib.attacks import AttackConfig
 from sa_lib.checkpoints import read_model
 from sa_lib.data import DATASETS, Dataset
+from sa_lib.inputs import short
 from sa_lib.judges import Judge, JudgeConfig, get_judge
 from sa_lib.model import ARCHITECTURES, CLASSES, ModelConfig
 from sa_lib.store import tensor_digest, used, write_atomically
@@ -160,31 +161,31 @@ def validate(*, dataset: str = "mnist", seed: int = 0, forget: Any = (), forget_
     for name, value, allowed in (("dataset", dataset, DATASETS), ("profile", profile, PROFILES),
                                  ("architecture", architecture, tuple(ARCHITECTURES))):
         if not isinstance(value, str) or value not in allowed:
-            raise ValueError(f"{name}={value!r} is not allowed; use one of {', '.join(allowed)}")
+            raise ValueError(f"{name}={short(value)} is not allowed; use one of {', '.join(allowed)}")
     if type(seed) is not int or not 0 <= seed < 2**31:
-        raise ValueError(f"seed={seed!r} is not allowed; use a whole number from 0 to {2**31 - 1}")
+        raise ValueError(f"seed={short(seed)} is not allowed; use a whole number from 0 to {2**31 - 1}")
     if not isinstance(run_dir, (str, Path)) or not str(run_dir) or "\0" in str(run_dir):
-        raise ValueError(f"run_dir={run_dir!r} is not allowed; use the path of a folder")
+        raise ValueError(f"run_dir={short(run_dir)} is not allowed; use the path of a folder")
     sequence = _classes("forget", forget, at_most) or _classes("forget_sequence", forget_sequence, at_most)
     chosen, changed = _from_text(methods), _from_text(changes)
     if not isinstance(chosen, (list, tuple)) or not all(isinstance(name, str) and name in METHODS for name in chosen):
-        raise ValueError(f"methods={methods!r} is not allowed; use a list of names among {', '.join(METHODS)}")
+        raise ValueError(f"methods={short(methods)} is not allowed; use a list of names among {', '.join(METHODS)}")
     try:
         UnlearningConfig(**changed)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"changes={changes!r} is not allowed; use values for fields of UnlearningConfig "
-                         f"({error})") from None
+        raise ValueError(f"changes={short(changes)} is not allowed; use values for fields of UnlearningConfig "
+                         f"({' '.join(str(error).split())})") from None
     if type(longest) is not int or longest < 1:
-        raise ValueError(f"longest={longest!r} is not allowed; use a whole number from 1")
+        raise ValueError(f"longest={short(longest)} is not allowed; use a whole number from 1")
     if not isinstance(model, str) or "\0" in model:
-        raise ValueError(f"model={model!r} is not allowed; use the path of a checkpoint, or '' for the book's own")
+        raise ValueError(f"model={short(model)} is not allowed; use the path of a checkpoint, or '' for the book's own")
     parameters = Parameters(dataset, seed, sequence, profile, architecture, Path(run_dir),
                             Path(model) if model else None, tuple(chosen), changed, longest)
     if model:
         try:
             parameters = replace(parameters, architecture=read_model(model).config.architecture)
         except (OSError, ValueError) as error:
-            raise ValueError(f"model={model!r} is not allowed: {error}") from None
+            raise ValueError(f"model={short(model)} is not allowed: {' '.join(str(error).split())}") from None
     if parameters.smoke:
         _show_markdown("> **Smoke run.** Little data and few steps: this run shows that everything "
                        "works, and its numbers mean nothing.", role="banner")
@@ -199,7 +200,7 @@ def _classes(name: str, value: Any, at_most: int) -> tuple[int, ...]:
             or not all(type(k) is int and 0 <= k < CLASSES for k in classes)
             or len(set(classes)) != len(classes) or len(classes) > at_most):
         several = f", or a list of up to {at_most} different ones" if at_most > 1 else ""
-        raise ValueError(f"{name}={value!r} is not allowed; use a whole number from 0 to {CLASSES - 1}{several}")
+        raise ValueError(f"{name}={short(value)} is not allowed; use a whole number from 0 to {CLASSES - 1}{several}")
     return tuple(classes)
 
 
@@ -336,8 +337,8 @@ def read_metrics(run_dir: str | Path, chapter: str) -> dict[str, Any]:
 
 
 def _metrics_path(run_dir: str | Path, chapter: str) -> Path:
-    if not chapter.isidentifier() and not f"_{chapter}".isidentifier():
-        raise ValueError(f"chapter={chapter!r} is not allowed; use letters, digits and underscores")
+    if not isinstance(chapter, str) or not chapter.isidentifier() and not f"_{chapter}".isidentifier():
+        raise ValueError(f"chapter={short(chapter)} is not allowed; use letters, digits and underscores")
     return Path(run_dir) / chapter / "metrics.json"
 
 

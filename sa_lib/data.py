@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sa_lib import store
+from sa_lib.inputs import short
 
 __all__ = ["DATASETS", "Dataset", "load", "read_idx"]
 
@@ -75,8 +76,8 @@ def load(name: str = "mnist", root: Path | None = None) -> Dataset:
         ValueError: there is no data set of this name.
         OSError: no source could give the data; the message says what was tried.
     """
-    if name not in DATASETS:
-        raise ValueError(f"dataset={name!r} is not known; use one of {', '.join(map(repr, DATASETS))}")
+    if not isinstance(name, str) or name not in DATASETS:
+        raise ValueError(f"dataset={short(name)} is not known; use one of {', '.join(map(repr, DATASETS))}")
     if name == "digits":
         arrays = _digits()
     else:
@@ -193,14 +194,19 @@ def _run(*arguments: str) -> None:
         raise OSError((done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1])
 
 
+# A failure may pass: there is a second try, which keeps what the first one fetched whole.
 _DOWNLOAD = """
 import socket, sys
+from torchvision import datasets
 socket.setdefaulttimeout(10)
-try:
-    from torchvision import datasets
-    getattr(datasets, sys.argv[1])(sys.argv[2], download=True)
-except Exception as error:
-    sys.exit(" ".join(str(error).split()))
+for attempt in (1, 2):
+    try:
+        getattr(datasets, sys.argv[1])(sys.argv[2], download=True)
+        break
+    except Exception as error:
+        failure = " ".join(str(error).split()) or repr(error)
+else:
+    sys.exit(failure)
 """
 
 

@@ -6,6 +6,7 @@ import pandas as pd
 import torch
 
 from .data import Dataset
+from .inputs import check_images, check_labels, check_seed, check_types, check_values, check_whole, short
 from .judges import NOT_A_DIGIT, Judge
 from .model import CLASSES, CVAE, one_hot
 from .training import device, retained
@@ -23,6 +24,9 @@ def prior_samples(model: CVAE, labels: torch.Tensor, seed: int = 0) -> torch.Ten
     z depends on the seed and on the place in the list alone, so that two
     models asked for the same labels are given the same z.
     """
+    check_types(model=(model, CVAE))
+    check_labels(labels)
+    check_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     z = torch.randn(len(labels), model.config.latent_dim, generator=generator).to(device())
     with torch.no_grad():
@@ -38,9 +42,13 @@ def negative_elbo(model: CVAE, images: torch.Tensor, labels: torch.Tensor, seed:
     Raises:
         ValueError: there are no images or no draws.
     """
-    if len(images) == 0 or type(draws) is not int or draws < 1:
-        raise ValueError(f"{len(images)} images and draws={draws!r} will not do; "
+    check_types(model=(model, CVAE), images=(images, torch.Tensor))
+    if images.numel() == 0 or type(draws) is not int or draws < 1:
+        raise ValueError(f"{len(images)} images and draws={short(draws)} will not do; "
                          "at least one of each is needed")
+    check_images(images)
+    check_labels(labels, len(images))
+    check_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     shape = (draws, len(images), model.config.latent_dim)
     noise = torch.randn(shape, generator=generator).to(device())
@@ -79,8 +87,13 @@ def evaluate(model: CVAE, dataset: Dataset, judge: Judge, features: Judge | None
         ValueError: `samples`, or the number of test images of a class, is
             below 6: `fidelity` looks for an image's fifth neighbour.
     """
+    check_types(model=(model, CVAE), dataset=(dataset, Dataset), judge=(judge, Judge),
+                features=(features, (Judge, type(None))))
+    check_seed(seed)
     if type(samples) is not int or samples <= NEIGHBOURS:
-        raise ValueError(f"samples={samples!r} is not allowed; use a whole number from {NEIGHBOURS + 1}")
+        raise ValueError(f"samples={short(samples)} is not allowed; use a whole number from {NEIGHBOURS + 1}")
+    check_images(dataset.test_images)
+    check_labels(dataset.test_labels, len(dataset.test_images))
     counts = torch.bincount(dataset.test_labels, minlength=CLASSES)
     if int(counts.min()) <= NEIGHBOURS:
         raise ValueError(f"the test set of {dataset.name} has {int(counts.min())} images of class "
@@ -111,7 +124,10 @@ def evaluate(model: CVAE, dataset: Dataset, judge: Judge, features: Judge | None
 
 def retained_means(table: pd.DataFrame, forget: Sequence[int]) -> pd.Series:
     """The means over the classes not in `forget` of an `evaluate` table; every class counts the same."""
-    return table.loc[retained(forget)].mean()
+    check_types(table=(table, pd.DataFrame))
+    if missing := set(kept := retained(forget)) - set(table.index):
+        raise ValueError(f"table lacks the classes {sorted(missing)}; give one of evaluate, with a row a class")
+    return table.loc[kept].mean()
 
 
 def fidelity(real: torch.Tensor, fake: torch.Tensor, neighbours: int = NEIGHBOURS) -> dict[str, float]:
@@ -133,9 +149,13 @@ def fidelity(real: torch.Tensor, fake: torch.Tensor, neighbours: int = NEIGHBOUR
     Raises:
         ValueError: a set is too small, or the features are not of one length.
     """
-    if min(len(real), len(fake)) <= neighbours or real.shape[1:] != fake.shape[1:]:
-        raise ValueError(f"features of shapes {tuple(real.shape)} and {tuple(fake.shape)} will not do; "
+    check_whole(neighbours=neighbours)
+    check_types(real=(real, torch.Tensor), fake=(fake, torch.Tensor))
+    if min(real.ndim, fake.ndim) == 0 or min(len(real), len(fake)) <= neighbours or real.shape[1:] != fake.shape[1:]:
+        raise ValueError(f"real and fake of shapes {tuple(real.shape)} and {tuple(fake.shape)} will not do with "
+                         f"neighbours={neighbours}; "
                          f"give more than {neighbours} rows in each, of the same length")
+    check_values(real=real, fake=fake)
 
     def reach(points):
         # The nearest point is the point itself.
@@ -159,6 +179,7 @@ def frechet_distance(real: torch.Tensor, fake: torch.Tensor) -> float:
     On 64 features of our own network, not on Inception's: to be compared
     within this book only.
     """
+    check_values(2, real=real, fake=fake)
     means, covariances = zip(*((x.double().mean(0), x.double().T.cov()) for x in (real.cpu(), fake.cpu())))
     # The trace of the root of C1 C2 is the sum of the roots of its eigenvalues, which are real and >= 0.
     roots = torch.linalg.eigvals(covariances[0] @ covariances[1]).real.clamp(min=0).sqrt().sum()
@@ -172,9 +193,16 @@ def expected_calibration_error(probabilities: torch.Tensor, labels: torch.Tensor
     Raises:
         ValueError: there are no probabilities, or not as many labels.
     """
-    if len(labels) == 0 or len(probabilities) != len(labels):
-        raise ValueError(f"{len(probabilities)} probabilities and {len(labels)} labels will not do; "
+    check_whole(bins=bins)
+    check_types(probabilities=(probabilities, torch.Tensor), labels=(labels, torch.Tensor))
+    if not labels.numel() or probabilities.shape[:1] != labels.shape[:1]:
+        raise ValueError(f"{probabilities.shape[:1].numel()} probabilities and {labels.numel()} labels will not do; "
                          "equal numbers of at least 1 are needed")
+    check_values(probabilities=probabilities)
+    if not 0 <= probabilities.min() <= probabilities.max() <= 1:
+        raise ValueError(f"probabilities from {float(probabilities.min()):g} to {float(probabilities.max()):g} will not "
+                         "do; use numbers from 0 to 1")
+    check_labels(labels, outcomes=probabilities.shape[1])
     confidence, guess = probabilities.max(1)
     index = (confidence * bins).long().clamp(max=bins - 1)
     gap = torch.zeros(bins, dtype=torch.double, device=index.device)

@@ -12,6 +12,7 @@ pre-activations gives the exact answer (Goodfellow 2015, arXiv 1510.01799).
 For convolutions the gradient of each image is one small matrix product.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -19,12 +20,24 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .inputs import check_images, check_labels, check_types, check_values, check_whole, short
 from .model import CVAE, one_hot
 
 __all__ = ["Diagonal", "combine", "fisher_by_class", "fisher_diagonal", "sampled_fisher_diagonal",
            "squared_gradients"]
 
 Diagonal = dict[str, torch.Tensor]
+
+
+def check_fisher(model: CVAE, fisher: Mapping[str, torch.Tensor], name: str = "fisher") -> None:
+    """Refuse what does not have a tensor for each parameter of the model, of its shape."""
+    check_types(**{name: (fisher, Mapping)})
+    wanted = {key: weight.shape for key, weight in model.named_parameters()}
+    odd = sorted(map(str, {key for key in fisher.keys() | wanted.keys()
+                           if getattr(fisher.get(key), "shape", None) != wanted.get(key, ())}))
+    if odd:
+        raise ValueError(f"{name} does not fit the model: {', '.join(odd[:4])}{', ...' if odd[4:] else ''} is missing, "
+                         "has another shape or should not be there; give one of a model of the same configuration")
 
 
 def _linear(layer: nn.Linear, a: torch.Tensor, d: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -65,6 +78,7 @@ def squared_gradients(model: nn.Module, losses: Callable[[], torch.Tensor]) -> D
     Raises:
         TypeError: the model has parameters in a layer of another kind.
     """
+    check_types(model=(model, nn.Module))
     seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def keep(name, layer, inputs, output):
@@ -115,9 +129,15 @@ def fisher_diagonal(model: CVAE, images: torch.Tensor, labels: torch.Tensor, noi
     Raises:
         ValueError: there are no images, or not as many labels or draws as images.
     """
-    if len(images) == 0 or len(labels) != len(images) or len(noise) != len(images):
-        raise ValueError(f"images, labels and noise are {len(images)}, {len(labels)} and {len(noise)}; "
+    check_types(model=(model, CVAE), **{name: (tensor, torch.Tensor) for name, tensor in
+                                        (("images", images), ("labels", labels), ("noise", noise))})
+    check_whole(batch=batch)
+    if len({t.shape[:1] for t in (images, labels, noise)}) > 1 or not images.numel():
+        counts = [str(*t.shape[:1]) or "none" for t in (images, labels, noise)]
+        raise ValueError(f"images, labels and noise are {counts[0]}, {counts[1]} and {counts[2]}; "
                          "equal numbers of at least 1 are needed")
+    check_images(images)
+    check_values(noise=noise)
     where = next(model.parameters()).device
     total: Diagonal = {}
     inputs = images, one_hot(labels).to(images.dtype), noise
@@ -131,6 +151,11 @@ def fisher_diagonal(model: CVAE, images: torch.Tensor, labels: torch.Tensor, noi
 def fisher_by_class(model: CVAE, images: torch.Tensor, labels: torch.Tensor, noise: torch.Tensor,
                     batch: int = 512) -> dict[int, Diagonal]:
     """One data Fisher for each class among the labels; `combine` gives that of any set of them."""
+    check_types(images=(images, torch.Tensor), noise=(noise, torch.Tensor))
+    if images.shape[:1] != noise.shape[:1] or not images.numel():
+        raise ValueError(f"images of shape {tuple(images.shape)} and noise of shape {tuple(noise.shape)} will not do; "
+                         "give equal numbers of at least 1")
+    check_labels(labels, len(images))
     where = {k: (labels == k).nonzero().squeeze(1) for k in labels.unique().tolist()}
     return {k: fisher_diagonal(model, images[i], labels[i], noise[i], batch) for k, i in where.items()}
 
@@ -144,9 +169,10 @@ def combine(fishers: Mapping[int, Diagonal], weights: Mapping[int, float]) -> Di
     Raises:
         ValueError: a class has no Fisher, or the weights are negative or all zero.
     """
-    total = sum(weights.values())
-    if not set(weights) <= set(fishers) or min(weights.values(), default=0) < 0 or not total > 0:
-        raise ValueError(f"weights={dict(weights)} will not do; give non-negative weights, not all zero, "
+    check_types(fishers=(fishers, Mapping), weights=(weights, Mapping))
+    numbers = all(isinstance(w, (int, float)) and 0 <= w < math.inf for w in weights.values())
+    if not set(weights) <= set(fishers) or not numbers or not (total := sum(weights.values())) > 0:
+        raise ValueError(f"weights={short(dict(weights))} will not do; give non-negative weights, not all zero, "
                          f"for classes among {sorted(fishers)}")
     names = next(iter(fishers.values()))
     return {name: sum(w / total * fishers[k][name] for k, w in weights.items()) for name in names}
@@ -160,6 +186,9 @@ def sampled_fisher_diagonal(model: CVAE, labels: torch.Tensor, generator: torch.
     image is the decoder's mean, and the gradient is that of its negative
     ELBO. No data are needed.
     """
+    check_types(model=(model, CVAE), generator=(generator, torch.Generator))
+    check_labels(labels)
+    check_whole(batch=batch)
     where = next(model.parameters())
 
     def normal():

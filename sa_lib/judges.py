@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from . import store
 from .data import Dataset
+from .inputs import check_images, check_labels, check_seed, check_types, check_whole, short
 from .model import CLASSES
 from .training import batches, check_numbers, device, minimise
 
@@ -42,9 +43,13 @@ class JudgeConfig:
     held_out: int = 5000
 
     def __post_init__(self):
-        if self.name not in NETWORKS:
-            raise ValueError(f"name={self.name!r} is not a judge; use one of {', '.join(NETWORKS)}")
+        _check_name(self.name)
         check_numbers(self)
+
+
+def _check_name(name: str) -> None:
+    if not isinstance(name, str) or name not in NETWORKS:
+        raise ValueError(f"name={short(name)} is not a judge; use one of {', '.join(NETWORKS)}")
 
 
 def _convolutions(kernel: int, *channels: int) -> list[nn.Module]:
@@ -80,6 +85,7 @@ class Judge(nn.Module):
     """A classifier of images [N, 1, 28, 28] in [0, 1]; logits [N, 11] (features: [N, 10])."""
 
     def __init__(self, name: str):
+        _check_name(name)
         super().__init__()
         self.body, self.head = NETWORKS[name]()
         self.register_buffer("temperature", torch.ones(()))
@@ -94,6 +100,8 @@ class Judge(nn.Module):
     @torch.no_grad()
     def probabilities(self, images: torch.Tensor, batch: int = 2000) -> torch.Tensor:
         """Calibrated probabilities [N, 11] of the ten digits and of "not a digit"."""
+        check_images(images)
+        check_whole(batch=batch)
         return torch.cat([self(part).softmax(1) for part in images.split(batch)])
 
 
@@ -105,6 +113,14 @@ def not_digits(images: torch.Tensor, labels: torch.Tensor, count: int,
     strength and coarseness; blends of four images. A blend of two, or mere
     blur, is what a VAE makes of a digit it is unsure of, and still a digit.
     """
+    check_images(images)
+    check_labels(labels, len(images))
+    check_whole(count=count)
+    check_types(generator=(generator, torch.Generator))
+    return _not_digits(images, labels, count, generator)
+
+
+def _not_digits(images: torch.Tensor, labels: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
     where = images.device
 
     def uniform(*shape):
@@ -145,6 +161,8 @@ def train_judge(judge: Judge, images: torch.Tensor, labels: torch.Tensor, config
     The last `held_out` images are not trained on: the temperature (Guo et al.
     2017, arXiv 1706.04599) is fitted on them and on fresh non-digits.
     """
+    check_images(images)
+    check_labels(labels, len(images))
     where = next(judge.parameters()).device
     generator = torch.Generator(where).manual_seed(seed)
     images, labels = images.to(where), labels.to(where)
@@ -153,7 +171,7 @@ def train_judge(judge: Judge, images: torch.Tensor, labels: torch.Tensor, config
     refuses = judge.head.out_features > CLASSES
 
     def with_not_digits(x, y, pool, pool_labels):
-        extra = not_digits(pool, pool_labels, len(x) // CLASSES, generator)
+        extra = _not_digits(pool, pool_labels, len(x) // CLASSES, generator)
         return torch.cat([x, extra]), torch.cat([y, y.new_full((len(extra),), NOT_A_DIGIT)])
 
     indices = batches(count, config.batch, generator)
@@ -190,6 +208,8 @@ def get_judge(dataset: Dataset, config: JudgeConfig, seed: int = 0) -> Judge:
     The judges' seeds differ by name, so that A and B share neither
     architecture nor draws.
     """
+    check_types(dataset=(dataset, Dataset), config=(config, JudgeConfig))
+    check_seed(seed)
     recipe = {"config": asdict(config), "seed": seed, "data": dataset.digest,
               "code": store.code_digest(sys.modules[__name__], sys.modules[minimise.__module__])}
     own_seed = 1000 * seed + 1 + list(NETWORKS).index(config.name)

@@ -18,15 +18,19 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from .fisher import Diagonal
+from .fisher import Diagonal, check_fisher
+from .inputs import check_images, check_labels, check_seed, check_types, check_values, check_whole
 from .model import CLASSES, CVAE
 
 __all__ = ["activations", "joint_tsne", "knn_recall", "linear_cka", "neutral", "probe_recall", "silhouette",
            "weight_changes"]
 
+PERPLEXITY = 30  # roughly, the neighbours of a point that t-SNE looks at
+
 
 def neutral(count: int) -> torch.Tensor:
     """`count` label vectors that name no class: [count, 10], 1/10 everywhere."""
+    check_whole(count=count)
     return torch.full((count, CLASSES), 1 / CLASSES)
 
 
@@ -39,6 +43,12 @@ def activations(model: CVAE, images: torch.Tensor, y: torch.Tensor, batch: int =
         ReLU, [N, units]; "mean": the mean of q(z|x,y), [N, latent_dim];
         "decoder 1", ...: the same of the decoder, given that mean and y.
     """
+    check_types(model=(model, CVAE))
+    check_images(images)
+    check_values(y=y)
+    check_whole(batch=batch)
+    if tuple(y.shape) != (len(images), CLASSES):
+        raise ValueError(f"y has shape {tuple(y.shape)}; [{len(images)}, {CLASSES}], a row for each image, is needed")
     seen: dict[str, list[torch.Tensor]] = {}
     where = next(model.parameters()).device
 
@@ -63,6 +73,11 @@ def activations(model: CVAE, images: torch.Tensor, y: torch.Tensor, batch: int =
 
 def _recall(classifier, train: torch.Tensor, train_labels: torch.Tensor, test: torch.Tensor,
             test_labels: torch.Tensor) -> pd.Series:
+    check_values(train=train, test=test)
+    check_labels(train_labels, len(train), name="train_labels")
+    check_labels(test_labels, len(test), name="test_labels")
+    if len(train_labels.unique()) < 2:
+        raise ValueError("train_labels are all the same; give at least two classes")
     classifier.fit(train.numpy(), train_labels.numpy())
     found = recall_score(test_labels.numpy(), classifier.predict(test.numpy()), labels=range(CLASSES),
                          average=None, zero_division=0)
@@ -83,12 +98,21 @@ def probe_recall(train: torch.Tensor, train_labels: torch.Tensor, test: torch.Te
 def knn_recall(train: torch.Tensor, train_labels: torch.Tensor, test: torch.Tensor,
                test_labels: torch.Tensor, neighbours: int = 10) -> pd.Series:
     """Recall 0-1 of every class by the majority of the nearest neighbours; arguments as `probe_recall`."""
+    check_whole(neighbours=neighbours)
+    check_values(train=train)
+    if neighbours > len(train):
+        raise ValueError(f"neighbours={neighbours} is not allowed; use at most {len(train)}, as many as there are")
     return _recall(KNeighborsClassifier(neighbours), train, train_labels, test, test_labels)
 
 
 def silhouette(values: torch.Tensor, labels: torch.Tensor) -> pd.Series:
     """Mean silhouette, -1 to 1, of every class (Rousseeuw 1987): how much nearer its points [N, d]
     lie to each other than to the next class."""
+    check_values(values=values)
+    check_labels(labels, len(values))
+    if not 2 <= len(labels.unique()) < len(labels):
+        raise ValueError(f"labels of {len(labels.unique())} classes will not do for {len(labels)} points; give at least "
+                         "two classes, and fewer than points")
     samples = pd.Series(silhouette_samples(values.numpy(), labels.numpy()))
     return samples.groupby(labels.numpy()).mean().rename_axis("class")
 
@@ -106,8 +130,10 @@ def linear_cka(first: torch.Tensor, second: torch.Tensor) -> float:
     Raises:
         ValueError: the two have not the same number of inputs.
     """
+    check_values(first=first)
+    check_values(second=second)
     if len(first) != len(second):
-        raise ValueError(f"{len(first)} and {len(second)} inputs will not do; the two layers need the same")
+        raise ValueError(f"first and second, of {len(first)} and {len(second)} inputs, will not do; the two layers need the same")
     first, second = (x.double() - x.double().mean(0) for x in (first, second))
     a, b = first @ first.T, second @ second.T
     return float((a * b).sum() / (a.norm() * b.norm()))
@@ -118,8 +144,13 @@ def joint_tsne(encodings: Sequence[torch.Tensor], seed: int = 0) -> list[torch.T
 
     One embedding for all, because two that were fitted apart cannot be compared.
     """
+    check_types(encodings=(encodings, Sequence))
+    check_seed(seed)
+    check_values(**{f"encodings[{n}]": part for n, part in enumerate(encodings)})
+    if sum(map(len, encodings)) <= PERPLEXITY:
+        raise ValueError(f"encodings of {sum(map(len, encodings))} points will not do; give more than {PERPLEXITY}")
     together = torch.cat(list(encodings)).numpy()
-    embedding = TSNE(max_iter=500, random_state=seed, n_jobs=torch.get_num_threads()).fit_transform(together)
+    embedding = TSNE(perplexity=PERPLEXITY, max_iter=500, random_state=seed, n_jobs=torch.get_num_threads()).fit_transform(together)
     return list(torch.from_numpy(embedding).split([len(part) for part in encodings]))
 
 
@@ -134,15 +165,19 @@ def weight_changes(before: CVAE, after: CVAE, fisher: Diagonal) -> pd.DataFrame:
         - `top`: share, 0-1, of the squared change that falls on the tenth of
           the weights with the largest Fisher.
     """
+    check_types(before=(before, CVAE), after=(after, CVAE))
+    if before.config != after.config:
+        raise ValueError(f"before is {before.config} and after is {after.config}; give two of one configuration")
+    check_fisher(after, fisher)
     old = dict(before.named_parameters())
     rows = {}
     for name, new in after.named_parameters():
         if name.endswith("weight"):
-            change, f = (new - old[name]).flatten().cpu(), fisher[name].flatten().cpu()
+            change, f = (new - old[name]).detach().flatten().cpu(), fisher[name].flatten().cpu()
             top = change[f.topk(max(1, len(f) // 10)).indices]
             total = float(change.square().sum())
             rows[name.removesuffix(".weight")] = {
-                "moved": float(change.norm() / old[name].norm()),
+                "moved": float(change.norm() / old[name].detach().norm()),
                 "rank correlation": float(spearmanr(change.abs(), f).statistic) if total else 0.0,
                 "top": float(top.square().sum()) / total if total else 0.0}
     return pd.DataFrame(rows).T.rename_axis("layer")

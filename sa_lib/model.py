@@ -12,9 +12,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .inputs import CLASSES, check_labels, check_seed, check_types, short
+
 __all__ = ["ARCHITECTURES", "CLASSES", "CVAE", "ModelConfig", "build", "one_hot"]
 
-CLASSES = 10
 PIXELS = 28 * 28
 
 
@@ -34,13 +35,13 @@ class ModelConfig:
     hidden: tuple[int, int] = (512, 256)
 
     def __post_init__(self):
-        if self.architecture not in ("mlp", "conv"):
-            raise ValueError(f"architecture={self.architecture!r} is not known; use 'mlp' or 'conv'")
-        object.__setattr__(self, "hidden", tuple(self.hidden))
-        sizes = (self.latent_dim, *self.hidden)
+        if not isinstance(self.architecture, str) or self.architecture not in ("mlp", "conv"):
+            raise ValueError(f"architecture={short(self.architecture)} is not known; use 'mlp' or 'conv'")
+        sizes = (self.latent_dim, *self.hidden) if isinstance(self.hidden, (list, tuple)) else ()
         if len(sizes) != 3 or not all(type(size) is int and 1 <= size <= 65536 for size in sizes):
-            raise ValueError(f"latent_dim={self.latent_dim!r}, hidden={self.hidden!r} will not do; "
+            raise ValueError(f"latent_dim={short(self.latent_dim)}, hidden={short(self.hidden)} will not do; "
                              "use whole numbers from 1 to 65536, two of them in hidden")
+        object.__setattr__(self, "hidden", tuple(self.hidden))
 
     def asdict(self) -> dict:
         """The configuration as JSON values."""
@@ -59,12 +60,7 @@ def one_hot(labels: torch.Tensor) -> torch.Tensor:
     Raises:
         ValueError: a label is outside 0-9, or the tensor is not integer and one-dimensional.
     """
-    if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
-        raise ValueError(f"labels of shape {tuple(labels.shape)} and dtype {labels.dtype} will not do; "
-                         "give integers of shape [N]")
-    if len(labels) and not (0 <= int(labels.min()) and int(labels.max()) < CLASSES):
-        raise ValueError(f"labels run from {int(labels.min())} to {int(labels.max())}; "
-                         f"0 to {CLASSES - 1} are allowed")
+    check_labels(labels)
     return F.one_hot(labels.long(), CLASSES).float()
 
 
@@ -132,6 +128,7 @@ class CVAE(nn.Module):
     """
 
     def __init__(self, config: ModelConfig):
+        check_types(config=(config, ModelConfig))
         super().__init__()
         self.config = config
         encoder, decoder = {"mlp": (MLPEncoder, MLPDecoder),
@@ -141,14 +138,16 @@ class CVAE(nn.Module):
 
     def encode(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and log-variance of q(z|x,y), each [N, latent_dim]."""
-        _check_shape("x", x, (1, 28, 28))
-        _check_shape("y", y, (CLASSES,))
+        weight = self.encoder.mean.weight
+        _check_input("x", x, (1, 28, 28), weight)
+        _check_input("y", y, (CLASSES,), weight, len(x))
         return self.encoder(x, y)
 
     def decode_logits(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Logits of the pixel means of p(x|z,y), [N, 1, 28, 28]."""
-        _check_shape("z", z, (self.config.latent_dim,))
-        _check_shape("y", y, (CLASSES,))
+        weight = self.encoder.mean.weight
+        _check_input("z", z, (self.config.latent_dim,), weight)
+        _check_input("y", y, (CLASSES,), weight, len(z))
         return self.decoder(z, y)
 
     def decode(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -168,7 +167,7 @@ class CVAE(nn.Module):
             each [N], in nats per image. Gray pixels enter the Bernoulli
             likelihood as they are (cross-entropy), as is customary on MNIST.
         """
-        _check_shape("noise", noise, (self.config.latent_dim,))
+        _check_input("noise", noise, (self.config.latent_dim,), self.encoder.mean.weight, len(x))
         mean, log_var = self.encode(x, y)
         z = mean + (0.5 * log_var).exp() * noise
         logits = self.decode_logits(z, y)
@@ -184,12 +183,19 @@ class CVAE(nn.Module):
 
 def build(config: ModelConfig, seed: int) -> CVAE:
     """A CVAE with PyTorch's default initialisation drawn from `seed` alone."""
+    check_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return CVAE(config)
 
 
-def _check_shape(name: str, tensor: torch.Tensor, tail: tuple[int, ...]) -> None:
-    if tuple(tensor.shape[1:]) != tail:
+def _check_input(name: str, tensor: torch.Tensor, tail: tuple[int, ...], weight: torch.Tensor,
+                 count: int | None = None) -> None:
+    """What can be seen of an input without a look at its values, for which a GPU would have to wait at every step."""
+    check_types(**{name: (tensor, torch.Tensor)})
+    if tensor.ndim == 0 or tuple(tensor.shape[1:]) != tail:
         needed = ", ".join(["N", *map(str, tail)])
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}; [{needed}] is needed")
+    if tensor.dtype != weight.dtype or count not in (None, len(tensor)):
+        raise ValueError(f"{name} has {len(tensor)} rows of {tensor.dtype}; rows of {weight.dtype}, as the weights are, "
+                         "and as many of every input, are needed")

