@@ -46,6 +46,7 @@ __all__ = ["BookError", "chapters", "library_digest", "machine", "models", "new_
 
 # Two chapters of one thread each use two cores better than one chapter of two threads.
 JOBS = 2
+RUN_NAME = r"\w[\w.-]*"  # so that a run lies in runs/
 RESULTS = Path(__file__).parent.parent / "results"
 TEMPLATE = Path(__file__).parent.parent / "tools" / "chapter_template.py"
 # Modules that shape the site alone: a change in them leaves executed chapters good.
@@ -365,7 +366,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     root = Path.cwd()
     try:
-        if options.command in ("run", "render", "models") and not re.fullmatch(r"[\w][\w.-]*", options.run):
+        if options.command in ("run", "render", "models") and not re.fullmatch(RUN_NAME, options.run):
             raise BookError(f"RUN={options.run} is not allowed; use letters, digits, '.', '-' and '_'")
         if options.command == "sync":
             differing = sync(root, options.check)

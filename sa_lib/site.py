@@ -79,7 +79,8 @@ def _write_pages(stage: Path, run_dir: Path, notebooks: Mapping[str, NotebookNod
     try:
         _write(stage, run_dir, notebooks, address)
     except (AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
-        raise BookError(f"{run_dir} is damaged: {short(error)}; without its notebooks, make run makes them again") from None
+        raise BookError(f"{run_dir} is damaged: {short(error)}; without its notebooks, make run makes them "
+                        "again") from None
 
 
 def _write(stage: Path, run_dir: Path, notebooks: Mapping[str, NotebookNode], address: str) -> None:

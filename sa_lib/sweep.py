@@ -42,6 +42,7 @@ from tqdm.auto import tqdm
 
 from sa_lib import book
 from sa_lib.book import machine
+from sa_lib.inputs import short
 from sa_lib.store import write_atomically
 
 __all__ = ["Cell", "SweepError", "cells", "read_grid", "sweep"]
@@ -282,6 +283,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given.workers is not None and given.workers < 1:
             raise SweepError(f"workers={given.workers} is not allowed; use a whole number from 1")
+        if given.name is not None and not re.fullmatch(book.RUN_NAME, given.name):
+            raise SweepError(f"name={short(given.name)} is not allowed; use letters, digits, '.', '-' and '_'")
         book.sync(root)
         grid = dict(map(read_grid, given.grid))
         shared = {name: book.value(text) for name, text in given.p}

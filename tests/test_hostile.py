@@ -56,7 +56,8 @@ class Case:
 def notebook(alt="a line"):
     figure = {"role": "figure", "caption": "It rises.", "alt": alt, "width": 10}
     output = nbformat.v4.new_output("display_data", {"image/png": "iVBORw0KGgo="}, metadata={"sa_lib": figure})
-    cells = [nbformat.v4.new_markdown_cell("# One"), nbformat.v4.new_code_cell("forget = 9", metadata={"tags": ["parameters"]}),
+    cells = [nbformat.v4.new_markdown_cell("# One"),
+             nbformat.v4.new_code_cell("forget = 9", metadata={"tags": ["parameters"]}),
              nbformat.v4.new_code_cell("plot()", outputs=[output], metadata={"papermill": {"duration": 1.5}})]
     made = {"stamp": "0", "parameters": {"forget": 9, "run_dir": "runs/x"}, "machine": {"cores": 2}}
     return nbformat.writes(nbformat.v4.new_notebook(cells=cells, metadata={
@@ -110,7 +111,8 @@ def cases(folder):
 
     cell = sweep.Cell("cell", {"forget": 9}, "stamp")
     (folder / "cell").mkdir(exist_ok=True)
-    state = {"stamp": "stamp", "parameters": {"forget": 9}, "error": "", "seconds": 1.0, "date": "d", "machine": {"cores": 2}}
+    state = {"stamp": "stamp", "parameters": {"forget": 9}, "error": "", "seconds": 1.0, "date": "d",
+             "machine": {"cores": 2}}
 
     def rows(name, other, good):
         def read(content):
@@ -166,7 +168,7 @@ def cases(folder):
         "official": Case(whole, saved(theirs), saved(official), saved(theirs, _use_new_zipfile_serialization=False),
                          saved({**official, "config": canary}), saved({"model": canary}),
                          saved({"model": canary}, _use_new_zipfile_serialization=False), bomb),
-        "idx": Case(idx, data._write_idx(np.arange(24, dtype=np.uint8).reshape(2, 3, 4)), data._write_idx(np.arange(9, dtype=np.uint8))),
+        "idx": Case(idx, *(data._write_idx(np.zeros(shape, np.uint8)) for shape in ((2, 3, 4), 9))),
         "mirror": Case(mirror, old(pairs), old(canary), old((pairs, canary)), pickle.dumps([canary], 4)),
         "metrics": Case(metrics, json.dumps({"a": {"b": 1}, "c": [2, 3], "e": {"f": {"d": 1}},
                                              "parameters": check.STATED_FOR}).encode()),
@@ -186,7 +188,8 @@ def cases(folder):
 
 # Mutations ----------------------------------------------------------------------------------
 
-JSON = [None, True, -1, 0, 1.5, 1e999, 10**400, "", "x" * 9999, "\n", "\ud800", [], [[]], {}, {"a": None}, {"": {"": 1}}]
+JSON = [None, True, -1, 0, 1.5, 1e999, 10**400, "", "x" * 9999, "\n", "\ud800", [], [[]], {}, {"a": None},
+        {"": {"": 1}}]
 
 
 def twisted(value, draw):
@@ -213,7 +216,8 @@ def mutated(content, good, draw):
             return json.dumps(twisted(value, draw)).encode()
         deep = draw.choice([3, 900, 100_000])
         return draw.choice([b"[" * deep + b"]" * deep, b'{"a":' * deep + b"1" + b"}" * deep,
-                            content.replace(b"{", b'{"a": 1, "a": ', 1), content.replace(b"{", b'{"parameters": 3, ', 1)])
+                            content.replace(b"{", b'{"a": 1, "a": ', 1),
+                            content.replace(b"{", b'{"parameters": 3, ', 1)])
     changed = bytearray(content)
     for _ in range(draw.choice([1, 1, 1, 2, 8])):
         way, at = draw.randrange(7), draw.randrange(len(changed) + 1)
@@ -247,8 +251,9 @@ def signed(draw):
     tensors = dict(build(SMALL, 0).state_dict())
     for _ in range(draw.randrange(3)):
         name = draw.choice(list(tensors))
-        tensors[name] = draw.choice([tensors[name].half(), tensors[name].long(), tensors[name][None], tensors[name].flatten()[:0],
-                                     tensors[name] / 0, torch.zeros(()), tensors[name].to(torch.float8_e4m3fn)])
+        good = tensors[name]
+        tensors[name] = draw.choice([good.half(), good.long(), good[None], good.flatten()[:0], good / 0,
+                                     torch.zeros(()), good.to(torch.float8_e4m3fn)])
         if draw.random() < 0.2:
             tensors[draw.choice(["", "x\ny", "../x", name + " "])] = tensors.pop(name)
     info = twisted({"model": SMALL.asdict(), "digest": store.tensor_digest(tensors)}, draw)

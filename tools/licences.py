@@ -9,7 +9,8 @@ from importlib.metadata import Distribution, distributions
 def licence(package: Distribution) -> str:
     """The licence's short name: from the newer field, the classifiers, or the first line of the older field."""
     about = package.metadata
-    classified = [text.rpartition(" :: ")[2] for text in about.get_all("Classifier", []) if text.startswith("License ::")]
+    classified = [text.rpartition(" :: ")[2] for text in about.get_all("Classifier", [])
+                  if text.startswith("License ::")]
     old = (about.get("License") or "").strip().partition("\n")[0]
     return about.get("License-Expression") or ", ".join(classified) or old or "not said"
 
