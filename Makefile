@@ -19,7 +19,7 @@ parameters := $(shared) $(if $(FORGET),-p forget "$(FORGET)" -p forget_sequence 
               $(if $(SEED),-p seed "$(SEED)")
 
 .PHONY: book test run render check sweep evidence evidence-check sync repo environment clean
-.PHONY: torture bench models pdf site-test colab-test colab-constraints new-chapter links
+.PHONY: torture bench models pdf site-test colab-test colab-constraints new-chapter links audit
 
 book: run  ## run what is missing, then render the site
 	@$(python) -m sa_lib.book render --run "$(RUN)"
@@ -73,6 +73,12 @@ colab-constraints:  ## put Colab's versions of what the library imports into con
 
 links:  ## ask every address in the texts whether it is still there
 	@$(PYTHON) tools/links.py
+
+audit: environment  ## what is installed: its licences, and known vulnerabilities by pip-audit, which it installs
+	@$(python) tools/licences.py
+	@$(python) -m pip --disable-pip-version-check install -qqq pip-audit || \
+	    { echo "error: pip-audit could not be fetched; it needs a network" >&2; exit 1; }
+	@$(python) -m pip_audit --local --skip-editable --progress-spinner off
 
 pdf: environment  ## the rendered site as _build/book.pdf; needs Chromium
 	@$(python) tools/pdf.py _build/html

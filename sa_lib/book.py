@@ -46,6 +46,7 @@ __all__ = ["BookError", "chapters", "library_digest", "machine", "models", "new_
 
 # Two chapters of one thread each use two cores better than one chapter of two threads.
 JOBS = 2
+RUN_NAME = r"\w[\w.-]*"  # so that a run lies in runs/
 RESULTS = Path(__file__).parent.parent / "results"
 TEMPLATE = Path(__file__).parent.parent / "tools" / "chapter_template.py"
 # Modules that shape the site alone: a change in them leaves executed chapters good.
@@ -257,8 +258,13 @@ def reason(error: Exception, failed: Path) -> str:
 def _read(path: Path) -> NotebookNode:
     """The notebook at `path`, an empty one where there is none or only a part of one."""
     try:
-        return nbformat.read(path, as_version=4)
-    except (FileNotFoundError, nbformat.reader.NotJSONError, nbformat.ValidationError):
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+        made = notebook.metadata.get("sa_lib", {"parameters": {}, "machine": {}})
+        if not all(isinstance(made[name], dict) for name in ("parameters", "machine")):
+            raise ValueError("it does not say how it was made")
+        return notebook
+    except Exception:  # what is no whole notebook can fail in any way, and is made again
         return nbformat.v4.new_notebook()
 
 
@@ -299,8 +305,8 @@ def render(root: Path, run_dir: Path) -> Path:
 def _executed(root: Path, run_dir: Path) -> dict[str, NotebookNode]:
     """The executed chapters of a run, complete and all made with the same parameters."""
     try:
-        wanted = json.loads((run_dir / "run.json").read_text())["parameters"]
-    except (FileNotFoundError, ValueError, KeyError):
+        wanted = dict(json.loads((run_dir / "run.json").read_text())["parameters"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
         raise BookError(f"there is no run in {run_dir}; make it first: make run RUN={run_dir.name}") from None
     notebooks = {name: _read(run_dir / f"{name}.ipynb") for name in chapters(root)}
     missing = [name for name, notebook in notebooks.items() if "sa_lib" not in notebook.metadata]
@@ -363,7 +369,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     root = Path.cwd()
     try:
-        if options.command in ("run", "render", "models") and not re.fullmatch(r"[\w][\w.-]*", options.run):
+        if options.command in ("run", "render", "models") and not re.fullmatch(RUN_NAME, options.run):
             raise BookError(f"RUN={options.run} is not allowed; use letters, digits, '.', '-' and '_'")
         if options.command == "sync":
             differing = sync(root, options.check)

@@ -11,6 +11,7 @@ import html
 import io
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -177,8 +178,10 @@ def validate(*, dataset: str = "mnist", seed: int = 0, forget: Any = (), forget_
                          f"({' '.join(str(error).split())})") from None
     if type(longest) is not int or longest < 1:
         raise ValueError(f"longest={short(longest)} is not allowed; use a whole number from 1")
-    if not isinstance(model, str) or "\0" in model:
-        raise ValueError(f"model={short(model)} is not allowed; use the path of a checkpoint, or '' for the book's own")
+    # The page shows the file's name, which must be no Markdown and no HTML.
+    if not isinstance(model, str) or "\0" in model or not re.fullmatch(r"[\w .,+=@()#~-]*", Path(model).name):
+        raise ValueError(f"model={short(model)} is not allowed; use the path of a checkpoint that is named "
+                         "in letters, digits and . , + = @ ( ) # ~ - _, or '' for the book's own")
     parameters = Parameters(dataset, seed, sequence, profile, architecture, Path(run_dir),
                             Path(model) if model else None, tuple(chosen), changed, longest)
     if model:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .chapter import read_metrics
+from .inputs import short
 
 __all__ = ["CLAIMS", "Claim", "check"]
 
@@ -125,9 +126,9 @@ def check(run_dir: Path, claims: Sequence[Claim] = CLAIMS) -> list[str]:
             given = {name: metrics["parameters"][name] for name in claim.stated_for}
             numbers = f"{claim.value(metrics):9.4f} {claim.sign} {claim.bound(metrics):9.4f}"
             holds = claim.holds(metrics)
-        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        except (LookupError, AttributeError, TypeError, ValueError, ArithmeticError) as error:
             raise ValueError(f"the metrics of {claim.chapter} in {run_dir} cannot be held to "
-                             f"'{claim.name}': {error!r}") from None
+                             f"'{claim.name}': {short(error)}") from None
         other = [f"{name}={value}" for name, value in given.items() if value != claim.stated_for[name]]
         verdict = f"does not apply ({', '.join(other)})" if other else "holds" if holds else "DOES NOT HOLD"
         print(f"{claim.name:57} {numbers}  {verdict}")

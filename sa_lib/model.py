@@ -197,5 +197,5 @@ def _check_input(name: str, tensor: torch.Tensor, tail: tuple[int, ...], weight:
         needed = ", ".join(["N", *map(str, tail)])
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}; [{needed}] is needed")
     if tensor.dtype != weight.dtype or count not in (None, len(tensor)):
-        raise ValueError(f"{name} has {len(tensor)} rows of {tensor.dtype}; rows of {weight.dtype}, as the weights are, "
-                         "and as many of every input, are needed")
+        raise ValueError(f"{name} has {len(tensor)} rows of {tensor.dtype}; rows of {weight.dtype}, as the weights "
+                         "are, and as many of every input, are needed")

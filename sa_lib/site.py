@@ -19,6 +19,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from sa_lib.chapter import read_metrics
+from sa_lib.inputs import short
 
 __all__ = ["BookError", "render"]
 
@@ -47,8 +48,6 @@ def render(root: Path, run_dir: Path, notebooks: Mapping[str, NotebookNode], add
         BookError: the run lacks a number that a page quotes, or Jupyter Book found
             anything to warn of. The site that was there before is left as it was.
     """
-    smoke = any(notebook.metadata.sa_lib.parameters.get("profile") == "smoke"
-                for notebook in notebooks.values())
     stage, site = root / "_build" / "stage", root / "_build" / "html"
     shutil.rmtree(stage, ignore_errors=True)
     shutil.copytree(root / "book", stage / "book")
@@ -57,17 +56,7 @@ def render(root: Path, run_dir: Path, notebooks: Mapping[str, NotebookNode], add
     _add_mathjax(stage / "book" / "_static" / "mathjax")
     for folder in ("notebooks", "executed", "figures", "book/_static/playground"):
         (stage / folder).mkdir()
-    for path in (root / run_dir).glob("*/playground.*"):
-        shutil.copy(path, stage / "book" / "_static" / "playground")
-    for name, notebook in notebooks.items():
-        nbformat.write(_shareable(notebook), stage / "executed" / f"{name}.ipynb")
-    how = _how_run(notebooks, root / run_dir)
-    for path in (stage / "book").rglob("*.md"):
-        text = _with_numbers(path, root / run_dir).replace("{{how it was run}}", how)
-        text = _with_figures(text, path, notebooks, stage / "figures")
-        path.write_text(_marked(text, SMOKE) if smoke else text, encoding="utf-8")
-    for name, notebook in notebooks.items():
-        nbformat.write(_page(name, notebook, smoke, address), stage / "notebooks" / f"{name}.ipynb")
+    _write_pages(stage, root / run_dir, notebooks, address)
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()",
                "build", "-n", "-W", "--keep-going", str(stage)]
     built = subprocess.run(command, capture_output=True, text=True)
@@ -83,6 +72,30 @@ def render(root: Path, run_dir: Path, notebooks: Mapping[str, NotebookNode], add
     (stage / "_build" / "html").rename(site)
     shutil.rmtree(old, ignore_errors=True)
     return site / "index.html"
+
+
+def _write_pages(stage: Path, run_dir: Path, notebooks: Mapping[str, NotebookNode], address: str) -> None:
+    """What Jupyter Book is given: executed chapters, as they are and as pages, and prose with the run's numbers."""
+    try:
+        _write(stage, run_dir, notebooks, address)
+    except (AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
+        raise BookError(f"{run_dir} is damaged: {short(error)}; without its notebooks, make run makes them "
+                        "again") from None
+
+
+def _write(stage: Path, run_dir: Path, notebooks: Mapping[str, NotebookNode], address: str) -> None:
+    smoke = any(notebook.metadata.sa_lib.parameters.get("profile") == "smoke" for notebook in notebooks.values())
+    for path in run_dir.glob("*/playground.*"):
+        shutil.copy(path, stage / "book" / "_static" / "playground")
+    for name, notebook in notebooks.items():
+        nbformat.write(_shareable(notebook), stage / "executed" / f"{name}.ipynb")
+    how = _how_run(notebooks, run_dir)
+    for path in (stage / "book").rglob("*.md"):
+        text = _with_numbers(path, run_dir).replace("{{how it was run}}", how)
+        text = _with_figures(text, path, notebooks, stage / "figures")
+        path.write_text(_marked(text, SMOKE) if smoke else text, encoding="utf-8")
+    for name, notebook in notebooks.items():
+        nbformat.write(_page(name, notebook, smoke, address), stage / "notebooks" / f"{name}.ipynb")
 
 
 def _page(name: str, notebook: NotebookNode, smoke: bool, address: str) -> NotebookNode:
@@ -114,6 +127,12 @@ def _with_values(source: str, parameters: Mapping[str, Any]) -> str:
         name = line.partition("=")[0].strip()
         lines.append(f"{name} = {parameters[name]!r}" if name in parameters else line)
     return "\n".join(lines)
+
+
+def _code(text: str) -> str:
+    """Text as code in Markdown, which whatever stands in it cannot leave."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{text}{fence}" if len(fence) == 1 else f"{fence} {text} {fence}"
 
 
 def _said(output: NotebookNode) -> Mapping[str, Any]:
@@ -245,7 +264,7 @@ def _how_run(notebooks: Mapping[str, NotebookNode], run_dir: Path) -> str:
              for kind, names in machines.items()]
     slowest = sorted(cells, reverse=True)[:10]
     return "\n\n".join([
-        "Parameters: " + (", ".join(f"`{name} = {given!r}`" for name, given in parameters.items()) or "none")
+        "Parameters: " + (", ".join(_code(f"{name} = {given!r}") for name, given in parameters.items()) or "none")
         + "; all others as the chapters have them.",
         "## Machine", table(list(kinds[0]), [kind.values() for kind in kinds]),
         "## Time",

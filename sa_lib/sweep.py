@@ -42,6 +42,7 @@ from tqdm.auto import tqdm
 
 from sa_lib import book
 from sa_lib.book import machine
+from sa_lib.inputs import short
 from sa_lib.store import write_atomically
 
 __all__ = ["Cell", "SweepError", "cells", "read_grid", "sweep"]
@@ -235,11 +236,17 @@ def _keep(folder: Path, chapter: str, cell: Cell, made: Mapping[str, Any]) -> No
 
 
 def _state(out: Path, cell: Cell) -> dict[str, Any]:
-    """What is known of the cell, if it was run as it would be run now."""
+    """What is known of the cell, with its metrics, if it was run as it would be run now and all of it is whole."""
     try:
         state = json.loads((out / cell.name / "cell.json").read_text(encoding="utf-8"))
-        return state if state["stamp"] == cell.stamp else {}
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        if state["stamp"] != cell.stamp or not isinstance(state["error"], str):
+            return {}
+        kept = {name: state[name] for name in ("error", "seconds", "date", "machine")}
+        metrics = {} if kept["error"] else json.loads((out / cell.name / "metrics.json").read_text(encoding="utf-8"))
+        kept["metrics"] = {name: value for name, value in metrics.items() if name != "parameters"}
+        json.dumps(kept, ensure_ascii=False).encode()  # half a surrogate pair has no place in a table
+        return kept
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 
 
@@ -253,12 +260,8 @@ def table(out: Path, wanted: Sequence[Cell]) -> pd.DataFrame:
     rows = []
     for cell in sorted(wanted, key=lambda cell: cell.name):
         if state := _state(out, cell):
-            metrics = {}
-            if not state["error"]:
-                metrics = json.loads((out / cell.name / "metrics.json").read_text(encoding="utf-8"))
-                metrics.pop("parameters", None)
-            kept = {name: state[name] for name in ("error", "seconds", "date", "machine")}
-            rows.append({"cell": cell.name, **state["parameters"], **kept, **metrics})
+            metrics = state.pop("metrics")
+            rows.append({"cell": cell.name, **cell.parameters, **state, **metrics})
     flat = pd.json_normalize(rows, sep=".")
     for name in flat.columns[flat.map(lambda value: isinstance(value, (list, dict))).any()]:
         flat[name] = [json.dumps(value) if isinstance(value, (list, dict)) else value for value in flat[name]]
@@ -281,6 +284,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given.workers is not None and given.workers < 1:
             raise SweepError(f"workers={given.workers} is not allowed; use a whole number from 1")
+        if given.name is not None and not re.fullmatch(book.RUN_NAME, given.name):
+            raise SweepError(f"name={short(given.name)} is not allowed; use letters, digits, '.', '-' and '_'")
         book.sync(root)
         grid = dict(map(read_grid, given.grid))
         shared = {name: book.value(text) for name, text in given.p}

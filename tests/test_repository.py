@@ -1,6 +1,7 @@
 """What a visitor to the repository meets: a new chapter, the models of a run, workflows, licence and citation."""
 
 import http.server
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -160,6 +161,14 @@ def load_tool(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_every_package_has_its_licence_in_the_table():
+    rows = {name.lower(): (version, licence) for name, version, licence in load_tool("licences").table()}
+    for package in ("torch", "numpy", "pytest"):
+        assert rows[package][0] == importlib.metadata.version(package) and rows[package][1] != "not said"
+    assert "BSD" in rows["numpy"][1] and rows["pytest"][1].startswith("MIT")
+    assert all(len(licence) < 200 for _, licence in rows.values())
 
 
 def test_a_dead_link_is_found_and_a_shy_site_is_not_dead(tmp_path, monkeypatch, capsys):
