@@ -29,7 +29,7 @@ def test_forgetting_costs_a_part_of_learning(compare, benchmark, sample):
         "unlearning step": (partial(unlearn, build(model.config, 0), images, labels, [9], fisher, unlearning, seed=0),
                             unlearning.steps),
         "Fisher": (partial(fisher_diagonal, build(model.config, 0), images, labels, noise), STEPS)}
-    step, forget, batch = (row["seconds"] for row in compare("Unlearning, mlp", "batch of 256 images", jobs, rounds=5))
+    step, forget, batch = (row["seconds"] for row in compare("Unlearning, mlp", "batch of 256 images", jobs, rounds=3))
     learned = training.epochs * (IMAGES // training.batch)
     benchmark.extra_info |= {
         "training steps": learned, "unlearning steps": unlearning.steps,
