@@ -50,9 +50,10 @@ test: environment  ## the whole test suite, two files at a time
 torture: environment  ## the tests of what can go wrong, in their long forms; counts go to results/torture.json
 	@TORTURE=results/torture.json $(python) -m pytest -m torture
 
-bench: environment  ## time the Fisher diagonal and a training step beside other tools, which it installs
-	@$(python) -m pip --disable-pip-version-check install -q -c constraints.txt -e ".[bench]"
-	@OMP_NUM_THREADS=1 $(python) -m pytest benchmarks
+bench: environment  ## time the library beside other tools, which it installs; results go to results/bench.json
+	@$(python) -m pip --disable-pip-version-check install -q -c constraints.txt -e ".[bench,sweep]"
+	@mkdir -p _build
+	@OMP_NUM_THREADS=1 $(python) -m pytest benchmarks --benchmark-json=_build/bench.json
 
 models: environment  ## pack the trained models of a run into one file, to be named by SA_MODELS
 	@$(python) -m sa_lib.book models --run "$(RUN)"

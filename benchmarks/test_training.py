@@ -1,6 +1,5 @@
 """One update of the CVAE at batch 256, against the usual loop and against the matrix products alone."""
 
-import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -68,8 +67,7 @@ def products(sample):
     return run
 
 
-@pytest.mark.parametrize("loop", [products, ours, usual_loop], ids=["products", "ours", "usual loop"])
-def test_training_step(benchmark, sample, loop):
-    benchmark.group = "Training step, mlp"
-    benchmark.extra_info |= {"steps": STEPS}
-    benchmark.pedantic(loop(sample(STEPS * BATCH, 8)), rounds=7, warmup_rounds=1)
+def test_training_step(compare, sample):
+    loops = {"products": products, "ours": ours, "usual loop": usual_loop}
+    images = sample(STEPS * BATCH, 8)
+    compare("Training step, mlp", "step", {name: (loop(images), STEPS) for name, loop in loops.items()})

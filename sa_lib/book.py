@@ -50,7 +50,7 @@ RUN_NAME = r"\w[\w.-]*"  # so that a run lies in runs/
 RESULTS = Path(__file__).parent.parent / "results"
 TEMPLATE = Path(__file__).parent.parent / "tools" / "chapter_template.py"
 # Modules that shape the site alone: a change in them leaves executed chapters good.
-NOT_IN_CHAPTERS = {"book.py", "check.py", "site.py", "sweep.py"}
+NOT_IN_CHAPTERS = {"book.py", "check.py", "pages.py", "site.py", "sweep.py"}
 
 
 def chapters(root: Path) -> list[str]:

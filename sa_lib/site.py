@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,11 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
+from sa_lib import pages
 from sa_lib.chapter import read_metrics
+from sa_lib.evidence import RESULTS
 from sa_lib.inputs import short
+from sa_lib.pages import table
 
 __all__ = ["BookError", "render"]
 
@@ -90,8 +93,10 @@ def _write(stage: Path, run_dir: Path, notebooks: Mapping[str, NotebookNode], ad
     for name, notebook in notebooks.items():
         nbformat.write(_shareable(notebook), stage / "executed" / f"{name}.ipynb")
     how = _how_run(notebooks, run_dir)
+    fast = _speed(notebooks, stage / "figures")
     for path in (stage / "book").rglob("*.md"):
         text = _with_numbers(path, run_dir).replace("{{how it was run}}", how)
+        text = re.sub(r"\{\{speed of (\w+)\}\}", lambda part: fast[part[1]], text)
         text = _with_figures(text, path, notebooks, stage / "figures")
         path.write_text(_marked(text, SMOKE) if smoke else text, encoding="utf-8")
     for name, notebook in notebooks.items():
@@ -236,15 +241,22 @@ def _with_figures(text: str, path: Path, notebooks: Mapping[str, NotebookNode], 
     return re.sub(r"\{\{figure (\w+) (\d+)\}\}", figure, text)
 
 
+def _seconds(timed: Mapping[str, Any]) -> float:
+    """How long papermill says that a chapter or a cell took."""
+    return timed.get("papermill", {}).get("duration") or 0.0
+
+
+def _speed(notebooks: Mapping[str, NotebookNode], folder: Path) -> dict[str, str]:
+    """The parts of the page on speed; see `pages.speed`."""
+    taken = {name: _seconds(notebook.metadata) for name, notebook in notebooks.items()}
+    try:
+        return pages.speed(RESULTS / "bench.json", folder, taken)
+    except (FileNotFoundError, KeyError) as error:
+        raise BookError(f"results/bench.json is missing or lacks a part ({error}); make bench makes it") from None
+
+
 def _how_run(notebooks: Mapping[str, NotebookNode], run_dir: Path) -> str:
     """What made these pages, in Markdown: parameters, machines, seconds, slowest cells, hashes of the models."""
-    def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-        lines = [head, ["---"] * len(head), *([str(text).replace("|", "\\|") for text in row] for row in rows)]
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-    def seconds(timed: Mapping[str, Any]) -> float:
-        return timed.get("papermill", {}).get("duration") or 0.0
-
     def digests(name: str, value: Any) -> Iterator[tuple[str, str]]:
         if isinstance(value, Mapping):
             for key, item in value.items():
@@ -256,7 +268,7 @@ def _how_run(notebooks: Mapping[str, NotebookNode], run_dir: Path) -> str:
     machines, cells, models = {}, [], {}
     for name, notebook in notebooks.items():
         machines.setdefault(json.dumps(notebook.metadata.sa_lib["machine"]), []).append(name)
-        cells += [(seconds(cell.metadata), name, cell.source.strip().splitlines()[0])
+        cells += [(_seconds(cell.metadata), name, cell.source.strip().splitlines()[0])
                   for cell in notebook.cells if cell.cell_type == "code"]
         for digest, where in digests(name, read_metrics(run_dir, name)):
             models.setdefault(digest, []).append(where)
@@ -269,10 +281,10 @@ def _how_run(notebooks: Mapping[str, NotebookNode], run_dir: Path) -> str:
         "## Machine", table(list(kinds[0]), [kind.values() for kind in kinds]),
         "## Time",
         "Two chapters at a time, on half of the cores each; one that needs what another is training waits for it. Their "
-        f"seconds add up to {sum(seconds(notebook.metadata) for notebook in notebooks.values()):.0f}.",
+        f"seconds add up to {sum(_seconds(notebook.metadata) for notebook in notebooks.values()):.0f}.",
         table(["chapter", "started (UTC)", "seconds"],
               [(f"[](../notebooks/{name})", notebook.metadata.get("papermill", {}).get("start_time", "")[:16]
-                .replace("T", " "), f"{seconds(notebook.metadata):.0f}") for name, notebook in notebooks.items()]),
+                .replace("T", " "), f"{_seconds(notebook.metadata):.0f}") for name, notebook in notebooks.items()]),
         "The cells that took longest, by their first lines:",
         table(["chapter", "cell", "seconds"],
               [(name, f"`` {line} ``", f"{took:.1f}") for took, name, line in slowest]),

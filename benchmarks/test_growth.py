@@ -1,0 +1,72 @@
+"""How time and memory grow: with the images of a Fisher, with the width of the model."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sa_lib.fisher import fisher_diagonal
+from sa_lib.model import ARCHITECTURES, build
+from sa_lib.training import TrainingConfig, train_cvae
+
+MLP = ARCHITECTURES["mlp"]
+COUNTS = (1024, 2048, 4096, 8192)
+WIDTHS = (0.5, 1, 2)
+STEPS = 10
+# A process of its own for each count: the highest that memory ever was cannot be set back. It is asked of Linux, because
+# `getrusage` counts what the parent had.
+PEAK = f"""
+import re, sys, torch
+from sa_lib.fisher import fisher_diagonal
+from sa_lib.model import ARCHITECTURES, build
+
+def peak():
+    return int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1]) / 2**10
+
+torch.set_num_threads(1)
+model = build(ARCHITECTURES["mlp"], 0)
+images, labels = torch.rand({COUNTS[-1]}, 1, 28, 28), torch.zeros({COUNTS[-1]}, dtype=torch.long)
+noise, count, before = torch.randn({COUNTS[-1]}, model.config.latent_dim), int(sys.argv[1]), peak()
+fisher_diagonal(model, images[:count], labels[:count], noise[:count])
+print(peak() - before)
+"""
+
+
+def exponent(sizes, rows):
+    """The power of the size that the seconds grow with."""
+    return float(np.polyfit(np.log(sizes), np.log([row["seconds"] for row in rows]), 1)[0])
+
+
+def test_the_fisher_grows_with_the_images(compare, benchmark, sample):
+    model = build(MLP, 0).eval()
+    data = sample(COUNTS[-1], MLP.latent_dim)
+    jobs = {f"{count}": (partial(fisher_diagonal, model, *(part[:count] for part in data)), 1) for count in COUNTS}
+    rows = compare("Growth of the Fisher", "pass", jobs, rounds=5)
+    benchmark.extra_info["exponent"] = exponent(COUNTS, rows)
+
+
+def test_a_training_step_grows_with_the_width(compare, benchmark, sample):
+    images, labels, _ = sample(STEPS * TrainingConfig.batch, MLP.latent_dim)
+    models = {width: build(replace(MLP, hidden=[int(width * size) for size in MLP.hidden]), 0) for width in WIDTHS}
+    jobs = {f"{width}": (partial(train_cvae, model, images, labels, TrainingConfig(epochs=1), seed=0), STEPS)
+            for width, model in models.items()}
+    rows = compare("Growth of a training step", "step", jobs)
+    benchmark.extra_info["exponent"] = exponent(WIDTHS, rows)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not say what memory was taken")
+def test_a_further_image_costs_the_fisher_less_memory_than_it_takes_itself(benchmark):
+    def added(count):
+        told = subprocess.run([sys.executable, "-c", PEAK, str(count)], capture_output=True, text=True, check=True)
+        return float(told.stdout)
+
+    benchmark.group = "Memory of the Fisher"
+    few, many = benchmark.pedantic(lambda: [added(count) for count in (COUNTS[0], COUNTS[-1])])
+    # What a pass keeps of an image is several times its size; what is left in between batches is not.
+    further = (COUNTS[-1] - COUNTS[0]) * 4 * 28 * 28 / 2**20
+    assert few > 0 and many - few < further, f"{COUNTS[-1]} images took {many:.0f} MB, {COUNTS[0]} took {few:.0f} MB"
+    benchmark.extra_info |= {"rounds": 1, "MB": {str(COUNTS[0]): few, str(COUNTS[-1]): many}}

@@ -1,0 +1,208 @@
+"""What pages say that no chapter measured: how fast the library is, from the table that `make bench` leaves."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sa_lib.figures import PALETTE, WIDTH
+
+__all__ = ["speed", "table"]
+
+Bench = Mapping[str, Any]
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *([str(text).replace("|", "\\|") for text in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def ratio(bench: Bench, group: str, name: str) -> float:
+    """Of a row's seconds to those of the first in its group."""
+    return next(row["ratio"] for row in bench[group]["rows"] if row["name"] == name)
+
+
+# What is measured, how it is written, the goal, whether more is better, and where it stands.
+GOALS: list[tuple[str, str, float, bool, Callable[[Bench], float]]] = [
+    ("Fisher, mlp, against a plain pass", "{:.2f} ×", 1.05, False, lambda b: ratio(b, "Fisher, mlp", "ours")),
+    ("Fisher, conv, against a plain pass", "{:.2f} ×", 2, False, lambda b: ratio(b, "Fisher, conv", "ours")),
+    ("Training step against its matrix products", "{:.2f} ×", 1.25, False,
+     lambda b: ratio(b, "Training step, mlp", "ours")),
+    ("Usual loop against a training step", "{:.2f} ×", 3, True,
+     lambda b: ratio(b, "Training step, mlp", "usual loop") / ratio(b, "Training step, mlp", "ours")),
+    ("Unlearning against training", "{:.1%}", 0.25, False, lambda b: b["Unlearning, mlp"]["share"]),
+    ("Speed of a sweep with two workers against one", "{:.2f} ×", 1.8, True, lambda b: b["Sweep"]["ratio"]),
+    ("Import beyond PyTorch's own", "{:.2f} s", 0.3, False, lambda b: b["Import"]["sa_lib"]),
+]
+
+
+def speed(path: Path, folder: Path, seconds: Mapping[str, float]) -> dict[str, str]:
+    """The parts of the page on speed, in Markdown: name -> part.
+
+    Args:
+        path: of the table of `make bench`.
+        folder: for the page's figures, beside the folder of the page.
+        seconds: chapter -> seconds that it took in the run that is rendered.
+
+    Raises:
+        FileNotFoundError: there is no such table.
+        KeyError: it lacks a group.
+    """
+    bench = json.loads(path.read_text(encoding="utf-8"))
+    groups = bench["groups"]
+    return {"machine": _machine(bench), "goals": _goals(groups), "fisher": _fisher(groups, folder),
+            "training": _compared(groups["Training step, mlp"]), "unlearning": _unlearning(groups["Unlearning, mlp"]),
+            "attacks": _attacks(groups["Attack, mlp"]), "embedding": _embedding(groups.get("t-SNE")),
+            "growth": _growth(groups, folder), "profile": _profile(groups["Profile, mlp"]["shares"]),
+            "install": _install(groups), "book": _book(seconds)}
+
+
+def _time(seconds: float) -> str:
+    """Seconds with three digits in a unit that fits."""
+    unit, factor = next((pair for pair in (("s", 1), ("ms", 1e3)) if seconds * pair[1] >= 1), ("µs", 1e6))
+    return f"{seconds * factor:.3g} {unit}"
+
+
+def _compared(group: Mapping[str, Any], first: str = "") -> str:
+    """The rows of a group: seconds a unit, and their ratio to the first."""
+    rows = group["rows"]
+    return table(["", f"time for one {group['unit']}", f"against {first or rows[0]['name']}"],
+                 [(row["name"], _time(row["seconds"]), f"{row['ratio']:.2f} ×") for row in rows])
+
+
+def _figure(figure: Figure, name: str, folder: Path, caption: str, alt: str) -> str:
+    figure.savefig(folder / f"speed-{name}.png", dpi=200, facecolor="white")
+    return (f"```{{figure}} ../figures/speed-{name}.png\n:alt: {alt}\n:width: {int(100 * figure.get_figwidth())}px\n"
+            f"{caption}\n```")
+
+
+def _machine(bench: Mapping[str, Any]) -> str:
+    about, tools = bench["machine"], bench["tools"]
+    listed = ", ".join(f"{name} {version}" for name, version in tools.items() if version) or "none"
+    return (f"Measured {bench['date']} on {about['processor']}, cores: {about['cores']}, threads: {bench['threads']}; "
+            f"Python {about['python']}, PyTorch {about['torch']}. Other tools: {listed}.")
+
+
+def _goals(groups: Bench) -> str:
+    rows = []
+    for what, form, goal, more, found in GOALS:
+        said = f"{'at least' if more else 'at most'} {form.format(goal)}"
+        try:
+            value = found(groups)
+        except KeyError:
+            rows.append((what, said, "not measured: the machine was busy", ""))
+            continue
+        kept = value >= goal if more else value <= goal
+        rows.append((what, said, form.format(value), "reached" if kept else "**missed**"))
+    counts = {word: sum(word in row[3] for row in rows) for word in ("reached", "missed")}
+    return "\n\n".join([f"Reached: {counts['reached']} of {len(rows)}; missed: {counts['missed']}.",
+                        table(["", "goal", "measured", ""], rows)])
+
+
+def _fisher(groups: Bench, folder: Path) -> str:
+    kinds = {kind: groups[f"Fisher, {kind}"]["rows"] for kind in ("mlp", "conv")}
+    names = [row["name"] for row in kinds["mlp"]]
+    figure = Figure(figsize=(WIDTH, 0.32 * len(names) + 1.0), layout="constrained")
+    for axes, (kind, rows) in zip(figure.subplots(1, 2, sharey=True), kinds.items()):
+        axes.barh([row["name"] for row in rows], [row["ratio"] for row in rows],
+                  color=[PALETTE[1] if row["name"] == "ours" else PALETTE[0] for row in rows])
+        for place, row in enumerate(rows):
+            axes.annotate(f"{row['ratio']:.3g}", (row["ratio"], place), (3, 0), textcoords="offset points",
+                          va="center", fontsize=8)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set_xlim(0.5, 5 * max(row["ratio"] for row in rows))
+        axes.set_title(kind, fontsize=10)
+        axes.set_xlabel("time against a plain pass")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].invert_yaxis()
+    best = {kind: min((row for row in rows if row["name"] not in ("ours", "floor")), key=lambda row: row["ratio"])
+            for kind, rows in kinds.items()}
+    caption = "; ".join(
+        f"{kind}: ours takes {ratio(groups, f'Fisher, {kind}', 'ours'):.2f} times a plain pass, the best of the "
+        f"others, {other['name']}, {other['ratio']:.2f}" for kind, other in best.items()) + "."
+    worst = max(row["error"] for rows in kinds.values() for row in rows if row["error"] is not None)
+    parts = [_figure(figure, "fisher", folder, caption, "Bars for each tool, of the time of a Fisher diagonal against "
+                     "that of a plain forward and backward pass, for the two architectures, on logarithmic axes.")]
+    parts += [f"{kind}, {_time(rows[0]['seconds'])} an image for the plain pass: " + ", ".join(
+        f"{row['name']} {_time(row['seconds'])}" for row in rows[1:]) + "." for kind, rows in kinds.items()]
+    parts.append(f"All agree: the largest relative difference to the gradients of one image at a time is {worst:.0e}.")
+    return "\n\n".join(parts)
+
+
+def _unlearning(group: Mapping[str, Any]) -> str:
+    return "\n\n".join([
+        _compared(group),
+        f"The {group['unlearning steps']} steps that forget take {group['share']:.1%} of the time of the "
+        f"{group['training steps']} that trained; with the Fisher of all images, {group['share with Fisher']:.1%}."])
+
+
+def _attacks(group: Mapping[str, Any]) -> str:
+    once, loop = group["rows"]
+    return (f"All targets at once make {1 / once['seconds']:,.0f} steps a second, a loop over the targets "
+            f"{1 / loop['seconds']:,.0f}. The loop takes {loop['ratio']:.1f} times as long.")
+
+
+def _embedding(group: Mapping[str, Any] | None) -> str:
+    if group is None:
+        return "openTSNE was not there to compare with."
+    ours, other = group["rows"]
+    return (f"One {group['unit']} takes scikit-learn, which the book uses, {_time(ours['seconds'])}, and openTSNE "
+            f"{_time(other['seconds'])}: {other['ratio']:.2f} times as long. Their trustworthiness, how well they keep "
+            f"neighbours, is {ours['trustworthiness']:.3f} and {other['trustworthiness']:.3f}.")
+
+
+def _growth(groups: Bench, folder: Path) -> str:
+    figure = Figure(figsize=(WIDTH, 2.7), layout="constrained")
+    images, width = groups["Growth of the Fisher"], groups["Growth of a training step"]
+    for axes, (group, x, y) in zip(figure.subplots(1, 2), (
+            (images, "images", "a Fisher takes"), (width, "width, times the book's", "a training step takes"))):
+        _line(axes, group["rows"])
+        axes.set(xlabel=x, ylabel=y)
+    caption = (f"The time of a Fisher grows with the images to the power {images['exponent']:.2f}, that of a training "
+               f"step with the width of the hidden layers to the power {width['exponent']:.2f}.")
+    told = "Memory was not measured: only Linux says what was taken."
+    if memory := groups.get("Memory of the Fisher"):
+        few, many = memory["MB"].items()
+        told = f"Beside its images a Fisher takes at most {few[1]:.0f} MB for {few[0]}, {many[1]:.0f} MB for {many[0]}."
+    return "\n\n".join([
+        _figure(figure, "growth", folder, caption, "Two lines on logarithmic axes: the time of a Fisher against the "
+                "number of images, and that of a training step against the width of the model."),
+        told])
+
+
+def _line(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    sizes = [float(row["name"]) for row in rows]
+    axes.loglog(sizes, [row["seconds"] for row in rows], "o-", color=PALETTE[0], markersize=5)
+    axes.set_xticks(sizes, [row["name"] for row in rows])
+    axes.set_yticks([row["seconds"] for row in rows], [_time(row["seconds"]) for row in rows])
+    axes.minorticks_off()
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _profile(shares: Mapping[str, Mapping[str, float]]) -> str:
+    parts = []
+    for what, share in shares.items():
+        largest = max((name for name in share if name != "all others"), key=share.get)
+        parts += [f"**{what.capitalize()}**: `{largest}` takes {share[largest]:.0%} of the operators' time.",
+                  table(["operator", "share"], [(name if name == "all others" else f"`{name}`", f"{part:.1%}")
+                                                for name, part in share.items()])]
+    return "\n\n".join(parts)
+
+
+def _install(groups: Bench) -> str:
+    sizes, times = groups["Size"]["MB"], groups["Import"]
+    others = sum(size for name, size in sizes.items() if name != "torch")
+    return (f"What the README's example imports takes {times['sa_lib']:.2f} s beyond the {times['torch']:.2f} s of "
+            f"PyTorch alone. On the disk PyTorch takes {sizes['torch']:,.0f} MB without what it brings along, the other "
+            f"{len(sizes) - 1} direct requirements {others:,.0f} MB, the library {groups['Size']['own MB']:.2f} MB.")
+
+
+def _book(seconds: Mapping[str, float]) -> str:
+    slowest = max(seconds, key=seconds.get)
+    return (f"In the run that made this site the chapters took {sum(seconds.values()):.0f} s together, "
+            f"[](../notebooks/{slowest}) the longest: {seconds[slowest]:.0f} s.")
