@@ -334,7 +334,7 @@ def _targets(forget: Sequence[int], push: Sequence[int] | None) -> tuple[list[in
 def get_fishers(source: Trained, dataset: Dataset, seed: int = 0) -> dict[int, Diagonal]:
     """The data Fisher of each class over all its training images, from the store if it is there."""
     recipe = {"model": source.digest, "data": dataset.digest, "seed": seed,
-              "code": store.code_digest(model_module, fisher_module)}
+              "code": store.code_digest(model_module, fisher_module, sys.modules[__name__])}
 
     def make():
         generator = torch.Generator().manual_seed(seed)

@@ -273,6 +273,7 @@ def test_a_chapter_does_not_depend_on_which_cells_ran_before(undisturbed, tmp_pa
 WAYS = {
     "cvae": lambda base, digits, more=0: get_cvae(digits, SMALL, TrainingConfig(epochs=1 + more)),
     "judge": lambda base, digits, more=0: get_judge(digits, JudgeConfig("B", epochs=1 + more)),
+    "fisher": lambda base, digits, more=0: get_fishers(base, digits, seed=more),
     "unlearned": lambda base, digits, more=0: get_unlearned(
         base, digits, [9], {name: torch.ones_like(w) for name, w in base.model.named_parameters()},
         UnlearningConfig(steps=1 + more)),
