@@ -172,7 +172,7 @@ def get_fishers(source: Trained, dataset: Dataset, seed: int = 0) -> dict[int, D
     check_types(source=(source, Trained), dataset=(dataset, Dataset))
     check_seed(seed)
     recipe = {"model": source.digest, "data": dataset.digest, "seed": seed,
-              "code": store.code_digest(model_module, fisher_module)}
+              "code": store.code_digest(model_module, fisher_module, sys.modules[__name__])}
 
     def make():
         generator = torch.Generator().manual_seed(seed)

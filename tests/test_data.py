@@ -207,26 +207,26 @@ def test_pickle_that_would_run_a_command_is_refused(tmp_path, monkeypatch, proto
     assert not (tmp_path / "ran").exists()
 
 
-def load_when_both_fetch(root, barrier, digests):
+def load_when_all_fetch(root, barrier, digests):
     def get(name, temporary):
-        barrier.wait(60)
+        barrier.wait(120)
         return SMALL
     data.SOURCES["fashion"] = {"good": get}
     digests.put(data.load("fashion", root).digest)
 
 
-def test_two_processes_at_once(tmp_path, monkeypatch):
+def test_four_processes_at_once(tmp_path, monkeypatch):
     context = multiprocessing.get_context("spawn")
-    barrier, digests = context.Barrier(2), context.Queue()
-    processes = [context.Process(target=load_when_both_fetch, args=(tmp_path, barrier, digests))
-                 for _ in range(2)]
+    barrier, digests = context.Barrier(4), context.Queue()
+    processes = [context.Process(target=load_when_all_fetch, args=(tmp_path, barrier, digests))
+                 for _ in range(4)]
     for process in processes:
         process.start()
-    first, second = digests.get(timeout=90), digests.get(timeout=90)
+    found = {digests.get(timeout=240) for _ in processes}
     for process in processes:
         process.join()
     only(monkeypatch, "fashion")
-    assert first == second == data.load("fashion", tmp_path).digest
+    assert found == {data.load("fashion", tmp_path).digest}
     assert {path.name for path in (tmp_path / "fashion").iterdir()} == {*data.FILES, "MD5SUMS"}
 
 

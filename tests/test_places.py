@@ -37,9 +37,11 @@ folder.mkdir(parents=True, exist_ok=True)
 def mounted(folder, *options):
     """A file system of its own at `folder`; the test is skipped where this user may not mount one."""
     folder.mkdir(exist_ok=True)
-    done = subprocess.run(["mount", *options, folder], capture_output=True, text=True) if shutil.which("mount") else None
-    if done is None or done.returncode:
-        pytest.skip(f"this user may mount nothing: {done.stderr.strip() if done else 'there is no mount'}")
+    if not shutil.which("mount"):
+        pytest.skip("there is no mount here")
+    done = subprocess.run(["mount", *options, folder], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"this user may mount nothing: {done.stderr.strip()}")
     try:
         yield folder
     finally:

@@ -1,0 +1,335 @@
+"""The same again: whatever ran before, on however many threads, and never from what has become stale."""
+
+import ast
+import dataclasses
+import hashlib
+import json
+import random
+import re
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import papermill
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from runs import PROJECT, book_run, copied, ended, numbers
+from sa_lib import attacks, evaluation, evidence, fisher, judges, latent, store, training, unlearning
+from sa_lib.attacks import THREATS, AttackConfig, get_reconstruction
+from sa_lib.data import load
+from sa_lib.judges import NETWORKS, JudgeConfig, get_judge
+from sa_lib.model import ARCHITECTURES, ModelConfig, build
+from sa_lib.training import TrainingConfig, get_cvae
+from sa_lib.unlearning import METHODS, UnlearningConfig, get_fishers, get_forgotten, get_sequence, get_unlearned
+
+pytestmark = pytest.mark.torture
+SMALL = ModelConfig(latent_dim=2, hidden=(16, 8))
+BRIEF = TrainingConfig(epochs=1)
+SOURCES = sorted((PROJECT / "sa_lib").glob("*.py")) + sorted((PROJECT / "notebooks").glob("*.py"))
+
+
+# The same numbers ----------------------------------------------------------------------------
+
+def test_two_cold_runs_agree_to_the_bit(undisturbed, tmp_path, amount, tally):
+    if not amount(False, True):
+        pytest.skip("a run that was killed is compared to the bit in test_killed.py; this is the long form")
+    again = copied(tmp_path, undisturbed.chapters)
+    ended(again, book_run(again))
+    assert numbers(again.folder) == numbers(undisturbed.folder)
+    tally["chapters made twice"] += len(undisturbed.chapters)
+
+
+def test_the_number_of_threads_changes_rounding_and_no_more(digits, amount, tally):
+    """Sums in another order differ in the last bits, which training then magnifies."""
+    before, found = torch.get_num_threads(), {}
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            model = build(ModelConfig(latent_dim=4, hidden=(128, 64)), 0)
+            training.train_cvae(model, digits.train_images, digits.train_labels,
+                                TrainingConfig(epochs=amount(8, 80)), 0)
+            found[threads] = float(evaluation.negative_elbo(model, digits.test_images, digits.test_labels).mean())
+    finally:
+        torch.set_num_threads(before)
+    assert found[1] == pytest.approx(found[2], abs=0.5), "half a nat an image"
+    tally["thread counts"] += 2
+
+
+# Random streams ------------------------------------------------------------------------------
+
+def values(made):
+    """Whatever a function of the library returns, as tensors by name."""
+    if isinstance(made, torch.nn.Module):
+        made = made.state_dict()
+    if isinstance(made, training.Trained):
+        made = {**made.model.state_dict(), "log": made.log}
+    if dataclasses.is_dataclass(made):
+        made = {field.name: getattr(made, field.name) for field in dataclasses.fields(made)}
+    if isinstance(made, dict):
+        return {f"{key}/{name}": t for key, entry in made.items() for name, t in values(entry).items()}
+    if isinstance(made, (list, tuple)) and not all(isinstance(entry, (int, float)) for entry in made):
+        return values(dict(enumerate(made)))
+    if isinstance(made, str):
+        made = list(made.encode())
+    return {"": torch.tensor(made.to_numpy(float)) if hasattr(made, "to_numpy") else torch.as_tensor(made)}
+
+
+@pytest.fixture(scope="module")
+def base(digits):
+    return get_cvae(digits, SMALL, BRIEF)
+
+
+@pytest.fixture(scope="module")
+def judge(digits):
+    return get_judge(digits, JudgeConfig("B", epochs=1))
+
+
+def draws(digits, base, judge):
+    """Calls of all functions that draw, on little."""
+    x, y = digits.test_images[:60], digits.test_labels[:60]
+    few, spent = digits.test_images[digits.test_labels == 0][:3], AttackConfig(steps=2, restarts=2)
+    network = get_judge(digits, JudgeConfig("features", epochs=1))
+    features = network.features(x)
+    errors = torch.rand(3, 5, generator=torch.Generator().manual_seed(0))
+    return {
+        "data": lambda: load("digits"),
+        **{f"build {name}": lambda config=config: build(config, 3) for name, config in ARCHITECTURES.items()},
+        "cvae": lambda: get_cvae(digits, SMALL, BRIEF, seed=1),
+        **{f"judge {name}": lambda name=name: get_judge(digits, JudgeConfig(name, epochs=1), 1) for name in NETWORKS},
+        "fishers": lambda: get_fishers(base, digits, seed=1),
+        "sampled Fisher": lambda: fisher.sampled_fisher_diagonal(base.model, y, torch.Generator().manual_seed(1)),
+        **{name: lambda method=method: get_forgotten(base, digits, [9], dataclasses.replace(
+            method, config=dataclasses.replace(method.config, steps=2))) for name, method in METHODS.items()},
+        "sequence": lambda: get_sequence(base, digits, [9, 2], UnlearningConfig(steps=2), 1),
+        **{name: lambda threat=threat: get_reconstruction(base, few, 0, threat, spent)
+           for name, threat in THREATS.items()},
+        "guided": lambda: attacks.attack(base.model, attacks.unlike(judge, 0), 0, 3, THREATS["y free"], spent),
+        "relearn": lambda: attacks.relearn(base.model, few, 0, judge, steps=2, every=1),
+        "rho": lambda: attacks.residual_knowledge(errors + 1, errors[0] / 2, errors[0] / 4, 50),
+        "evaluate": lambda: evaluation.evaluate(base.model, digits, judge, network, samples=10),
+        "interval": lambda: evidence.interval([1.0, 2.0, 4.0], 50),
+        "t-SNE": lambda: latent.joint_tsne([features, features[:20]]),
+        "probe": lambda: latent.probe_recall(features, y, features, y),
+        "neighbours": lambda: latent.knn_recall(features, y, features, y)}
+
+
+def global_state():
+    name, keys, *rest = np.random.get_state()
+    return torch.get_rng_state().tolist(), (name, keys.tolist(), *rest), random.getstate()
+
+
+def test_what_the_library_draws_neither_uses_nor_changes_a_global_stream(
+        digits, base, judge, tmp_path, monkeypatch, tally):
+    found, saved = {}, global_state()
+    try:
+        for seed in (1, 2):
+            monkeypatch.setenv("SA_CACHE", str(tmp_path / str(seed)))
+            for module in (torch.manual_seed, np.random.seed, random.seed):
+                module(seed)
+            state = global_state()
+            for name, call in draws(digits, base, judge).items():
+                found.setdefault(name, []).append(store.tensor_digest(values(call())))
+                assert global_state() == state, f"{name} changes a global stream"
+    finally:
+        torch.set_rng_state(torch.tensor(saved[0], dtype=torch.uint8))
+        np.random.set_state(saved[1])
+        random.setstate(saved[2])
+    assert [name for name, (first, second) in found.items() if first != second] == []
+    tally["functions that draw"] += len(found)
+
+
+DRAW = {"rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial", "poisson", "normal_", "uniform_",
+        "exponential_", "bernoulli_", "random_", "cauchy_", "geometric_", "log_normal_"}
+NEVER = {"rand_like", "randn_like", "randint_like", "seed", "set_rng_state", "dropout", "Dropout"}
+
+
+def global_draws(source):
+    """Lines of calls that use a global random stream."""
+    tree = ast.parse(source)
+    forked = {id(inner) for node in ast.walk(tree) if isinstance(node, ast.With) and any(
+                  ast.unparse(item.context_expr).startswith("torch.random.fork_rng(") for item in node.items)
+              for inner in ast.walk(node)}
+    streams = {target.id for node in ast.walk(tree) if isinstance(node, ast.Assign) and "default_rng(" in
+               ast.unparse(node.value) for target in node.targets if isinstance(target, ast.Name)}
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = {getattr(node, "module", None), *(alias.name for alias in node.names)}
+            if names & {"random", "numpy.random", *DRAW, *NEVER}:
+                found.append(node.lineno)
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            continue
+        name = ast.unparse(node.func)
+        before, _, last = name.rpartition(".")
+        if (last in DRAW and before not in streams and not any(key.arg == "generator" for key in node.keywords)
+                or last in NEVER or name == "torch.manual_seed" and id(node) not in forked
+                or before in ("np.random", "numpy.random") and not (last == "default_rng" and node.args)):
+            found.append(node.lineno)
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_no_line_of_the_library_or_a_chapter_asks_a_global_stream(path, tally):
+    assert global_draws(path.read_text()) == []
+    tally["sources without a global stream"] += 1
+
+
+@pytest.mark.parametrize("line, wrong", [
+    ("torch.randn(3)", True), ("x.normal_()", True), ("np.random.rand(3)", True), ("np.random.default_rng()", True),
+    ("import random", True), ("torch.manual_seed(0)", True), ("torch.rand_like(x)", True),
+    ("from numpy.random import rand", True), ("from torch import randn", True), ("torch.randn(3, generator=g)", False),
+    ("r = np.random.default_rng(0)\nr.normal()", False), ("torch.Generator().manual_seed(0)", False),
+    ("with torch.random.fork_rng(devices=[]):\n    torch.manual_seed(0)", False)])
+def test_a_line_that_asks_a_global_stream_is_seen(line, wrong):
+    assert bool(global_draws(line)) is wrong
+
+
+# The order of cells --------------------------------------------------------------------------
+
+def used(sources):
+    """For each cell the names that it reads and those that it may change."""
+    # The command that installs the library in Colab is no Python.
+    trees = [ast.parse(re.sub("^( *)%", r"\1pass  # ", source, flags=re.MULTILINE)) for source in sources]
+    streams = {target.id for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Assign)
+               and re.search(r"Generator\(|default_rng\(", ast.unparse(node.value))
+               for target in node.targets if isinstance(target, ast.Name)}
+    behind, found = {}, []
+    for tree in trees:
+        reads, writes = set(), set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Name):
+                (reads if isinstance(node.ctx, ast.Load) else writes).add(node.id)
+                if node.id in streams:  # drawing changes it
+                    writes.add(node.id)
+            elif isinstance(node, (ast.Import, ast.ImportFrom)):
+                writes |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+            elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                writes.add(node.name)
+            elif isinstance(node, (ast.Attribute, ast.Subscript)) and not isinstance(node.ctx, ast.Load):
+                writes |= {inner.id for inner in ast.walk(node.value) if isinstance(inner, ast.Name)}
+            elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+                # A call whose value is not used changes what it is a method of; those of the library only show.
+                writes.add(ast.unparse(node.value.func).partition(".")[0])
+        writes.discard("chapter")
+        if any(isinstance(node, (ast.FunctionDef, ast.Lambda)) for node in ast.walk(tree)):
+            for name in writes:  # what a function reads, it reads when it is called
+                behind.setdefault(name, set()).update(reads)
+        found.append((reads, writes))
+    for reads, _ in found:
+        while more := set().union(*(behind.get(name, set()) for name in reads)) - reads:
+            reads |= more
+    return found
+
+
+def reordered(sources, chance):
+    """An order of cells in which no cell has changed places with one that it depends on."""
+    names, order = used(sources), list(range(len(sources)))
+    for _ in range(40 * len(order)):
+        at = chance.randrange(len(order) - 1)
+        (reads, writes), (later_reads, later_writes) = (names[cell] for cell in order[at:at + 2])
+        if not (writes & (later_reads | later_writes) or reads & later_writes):
+            order[at], order[at + 1] = order[at + 1], order[at]
+    return order
+
+
+def test_cells_that_depend_on_each_other_keep_their_order():
+    sources = ["import torch", "a = 1", "b = [a]", "b.append(2)", "c = b", "def f():\n    return a", "a = 3", "d = f()",
+               "g = torch.Generator()", "e = torch.rand(1, generator=g)", "h = torch.rand(2, generator=g)", "i = 0"]
+    orders = [reordered(sources, random.Random(seed)) for seed in range(50)]
+    for order in orders:
+        place = {cell: at for at, cell in enumerate(order)}
+        for chain in ((1, 2, 3, 4), (1, 6, 7), (5, 7), (2, 6), (0, 8, 9, 10)):
+            assert all(place[first] < place[second] for first, second in pairwise(chain))
+    assert len({order.index(11) for order in orders}) > 3
+
+
+def test_a_chapter_does_not_depend_on_which_cells_ran_before(undisturbed, tmp_path, monkeypatch, tally):
+    chance = random.Random(seed := random.SystemRandom().randrange(2**32))
+    print(f"seed={seed}")
+    for name, value in {"SA_CACHE": undisturbed.cache, "PYTHONPATH": undisturbed.root, "OMP_NUM_THREADS": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    for chapter in undisturbed.chapters:
+        notebook = nbformat.read(undisturbed.root / "notebooks" / f"{chapter}.ipynb", 4)
+        cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        order = reordered([cell.source for cell in cells], chance)
+        moved = sum(at != cell for at, cell in enumerate(order))
+        print(chapter, order)
+        assert moved >= 5
+        notebook.cells = [cells[cell] for cell in order]
+        nbformat.write(notebook, tmp_path / "shuffled.ipynb")
+        papermill.execute_notebook(tmp_path / "shuffled.ipynb", tmp_path / "made.ipynb", {
+            "profile": "smoke", "dataset": "digits", "run_dir": str(tmp_path / "mine")}, kernel_name="python3",
+            cwd=undisturbed.root, progress_bar=False)
+        tally["cells moved"] += moved
+    assert numbers(tmp_path / "mine") == numbers(undisturbed.folder)
+
+
+# Never stale ---------------------------------------------------------------------------------
+
+WAYS = {
+    "cvae": lambda base, digits, more=0: get_cvae(digits, SMALL, TrainingConfig(epochs=1 + more)),
+    "judge": lambda base, digits, more=0: get_judge(digits, JudgeConfig("B", epochs=1 + more)),
+    "fisher": lambda base, digits, more=0: get_fishers(base, digits, seed=more),
+    "unlearned": lambda base, digits, more=0: get_unlearned(
+        base, digits, [9], {name: torch.ones_like(w) for name, w in base.model.named_parameters()},
+        UnlearningConfig(steps=1 + more)),
+    "attack": lambda base, digits, more=0: get_reconstruction(
+        base, digits.test_images[:2], 0, THREATS["y free"], AttackConfig(steps=1 + more)),
+}
+
+
+@pytest.mark.parametrize("kind", WAYS)
+def test_another_configuration_other_data_and_any_module_that_took_part_make_it_anew(
+        kind, base, digits, tmp_path, monkeypatch, tally):
+    get, made, files = WAYS[kind], [], set()
+    real = store.get_or_make
+
+    def watched(kind, recipe, make):
+        def making():
+            made.append(kind)
+            sys.setprofile(lambda frame, *_: files.add(frame.f_code.co_filename))
+            try:
+                return make()
+            finally:
+                sys.setprofile(None)
+        return real(kind, recipe, making)
+
+    monkeypatch.setattr(store, "get_or_make", watched)
+    monkeypatch.setenv("SA_CACHE", str(tmp_path))
+    for _ in range(2):
+        get(base, digits)
+    assert made == [kind]
+    took_part = [module for name, module in sys.modules.items() if name.startswith("sa_lib.")
+                 and module.__file__ in files and module is not store]
+    get(base, digits, more=1)
+    get(base, dataclasses.replace(digits, test_images=digits.test_images.flip(0), digest="other"))
+    assert len(made) == 3 and len(took_part) >= 2
+    for count, module in enumerate(took_part, 4):
+        changed = tmp_path / Path(module.__file__).name
+        changed.write_bytes(Path(module.__file__).read_bytes() + b"# changed\n")
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "__file__", str(changed))
+            get(base, digits)
+        assert len(made) == count, f"{module.__name__} took part in it and is not in its recipe"
+    tally["changes noticed"] += len(made) - 1
+
+
+def test_a_page_states_the_hashes_of_its_models_and_the_store_holds_what_has_them(undisturbed, tally):
+    for chapter in undisturbed.chapters:
+        stated = set(re.findall(r'"([0-9a-f]{64})"', (undisturbed.folder / chapter / "metrics.json").read_text()))
+        held = {store.tensor_digest(load_file(undisturbed.cache / "models" / name))
+                for name in (undisturbed.folder / chapter / "models.txt").read_text().split()}
+        assert stated <= held and (stated or chapter == "08_evidence")
+        page = (undisturbed.folder / f"{chapter}.ipynb").read_text()
+        assert stated <= {digest for digest in stated if digest[:12] in page}
+        tally["hashes computed again"] += len(stated)
+
+
+def test_the_hash_of_a_model_is_that_of_its_bytes():
+    tensors = {"b": torch.tensor([[1.0, 2.0]]), "a": torch.tensor(3)}
+    plain = b"a|torch.int64|()|" + (3).to_bytes(8, "little") + b"b|torch.float32|(1, 2)|" + np.float32([1, 2]).tobytes()
+    assert store.tensor_digest(tensors) == hashlib.sha256(plain).hexdigest()
