@@ -27,7 +27,7 @@ from .attacks import Residual, residual_knowledge
 from .inputs import check_types
 from .store import write_atomically
 
-__all__ = ["RESULTS", "SWEEPS", "THREATS", "check", "differences", "interval", "read", "residual", "tidy"]
+__all__ = ["RESULTS", "SWEEPS", "THREATS", "TOLERANCE", "check", "differences", "interval", "read", "residual", "tidy"]
 
 # At the top of a checkout; inside the package where it was installed.
 RESULTS = next((path for path in (Path(__file__).parent / "results", Path(__file__).parent.parent / "results")

@@ -1,4 +1,7 @@
-"""What pages say that no chapter measured: how fast the library is, from the table that `make bench` leaves."""
+"""What pages say that no chapter measured: how fast the library is, and what it withstood.
+
+The numbers are those that `make bench` and `make torture` left in ``results/``.
+"""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,7 +13,7 @@ from matplotlib.figure import Figure
 
 from sa_lib.figures import PALETTE, WIDTH
 
-__all__ = ["speed", "table"]
+__all__ = ["speed", "table", "tried"]
 
 Bench = Mapping[str, Any]
 
@@ -206,3 +209,19 @@ def _book(seconds: Mapping[str, float]) -> str:
     slowest = max(seconds, key=seconds.get)
     return (f"In the run that made this site the chapters took {sum(seconds.values()):.0f} s together, "
             f"[](../notebooks/{slowest}) the longest: {seconds[slowest]:.0f} s.")
+
+
+def tried(path: Path) -> dict[str, str]:
+    """The counts of `make torture` by what was tried, and `when`.
+
+    Args:
+        path: of what it left.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    made = json.loads(path.read_text(encoding="utf-8"))
+    about = made["machine"]
+    return {"when": f"Last run {made['date']} on {about['processor']}, {about['cores']} cores, with Python "
+                    f"{about['python']} and PyTorch {about['torch']}.",
+            **{promise: f"{count:,}" for promise, count in made["tried"].items()}}

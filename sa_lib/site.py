@@ -20,7 +20,7 @@ from nbformat import NotebookNode
 
 from sa_lib import pages
 from sa_lib.chapter import read_metrics
-from sa_lib.evidence import RESULTS
+from sa_lib.evidence import RESULTS, TOLERANCE
 from sa_lib.inputs import short
 from sa_lib.pages import table
 
@@ -93,10 +93,10 @@ def _write(stage: Path, run_dir: Path, notebooks: Mapping[str, NotebookNode], ad
     for name, notebook in notebooks.items():
         nbformat.write(_shareable(notebook), stage / "executed" / f"{name}.ipynb")
     how = _how_run(notebooks, run_dir)
-    fast = _speed(notebooks, stage / "figures")
+    found = _found(notebooks, stage / "figures")
     for path in (stage / "book").rglob("*.md"):
         text = _with_numbers(path, run_dir).replace("{{how it was run}}", how)
-        text = re.sub(r"\{\{speed of (\w+)\}\}", lambda part: fast[part[1]], text)
+        text = _with_found(text, path, found)
         text = _with_figures(text, path, notebooks, stage / "figures")
         path.write_text(_marked(text, SMOKE) if smoke else text, encoding="utf-8")
     for name, notebook in notebooks.items():
@@ -226,6 +226,15 @@ def _with_numbers(path: Path, run_dir: Path) -> str:
     return re.sub(quote, number, path.read_text(encoding="utf-8"))
 
 
+def _with_found(text: str, path: Path, found: Mapping[str, str]) -> str:
+    """A prose page with each ``{{speed of fisher}}`` and ``{{tried: homes}}`` replaced by what was found."""
+    def part(match: re.Match) -> str:
+        if match[1] not in found:
+            raise BookError(f"{path.name} quotes {match[0]}, which results/ lacks")
+        return found[match[1]]
+    return re.sub(r"\{\{((?:speed of|tried:) [^}]+)\}\}", part, text)
+
+
 def _with_figures(text: str, path: Path, notebooks: Mapping[str, NotebookNode], folder: Path) -> str:
     """A prose page with each ``{{figure 02_ewc_unlearning 4}}`` replaced by that figure of the run, caption and all."""
     def figure(match: re.Match) -> str:
@@ -246,13 +255,18 @@ def _seconds(timed: Mapping[str, Any]) -> float:
     return timed.get("papermill", {}).get("duration") or 0.0
 
 
-def _speed(notebooks: Mapping[str, NotebookNode], folder: Path) -> dict[str, str]:
-    """The parts of the page on speed; see `pages.speed`."""
+def _found(notebooks: Mapping[str, NotebookNode], folder: Path) -> dict[str, str]:
+    """What pages quote from ``results/``, by the words that stand for it; see `pages`."""
     taken = {name: _seconds(notebook.metadata) for name, notebook in notebooks.items()}
     try:
-        return pages.speed(RESULTS / "bench.json", folder, taken)
+        speed = pages.speed(RESULTS / "bench.json", folder, taken)
+        tried = pages.tried(RESULTS / "torture.json")
     except (FileNotFoundError, KeyError) as error:
-        raise BookError(f"results/bench.json is missing or lacks a part ({error}); make bench makes it") from None
+        raise BookError(f"results/ lacks a table or a part of one ({error}); make bench and make torture make "
+                        "them") from None
+    tried |= {f"tolerance {name}": f"{value:g}" for name, value in TOLERANCE.items()}
+    return {f"speed of {name}": part for name, part in speed.items()} | {
+        f"tried: {name}": part for name, part in tried.items()}
 
 
 def _how_run(notebooks: Mapping[str, NotebookNode], run_dir: Path) -> str:

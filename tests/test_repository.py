@@ -15,7 +15,7 @@ import yaml
 
 import sa_lib
 import test_colab
-from sa_lib import book
+from sa_lib import book, pages
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -196,3 +196,15 @@ def test_a_dead_link_is_found_and_a_shy_site_is_not_dead(tmp_path, monkeypatch, 
     (tmp_path / "book" / "page.md").unlink()
     assert links.main() == 0
     site.shutdown()
+
+
+def test_the_page_on_what_can_go_wrong_quotes_what_the_long_tests_count():
+    text = (PROJECT / "book" / "reliability.md").read_text()
+    quoted = {name for name in re.findall(r"{{tried: ([^}]+)}}", text) if not name.startswith("tolerance ")} - {"when"}
+    counted = {name for path in (PROJECT / "tests").glob("*.py")
+               for name in re.findall(r'tally\["([^"]+)"\] \+=', path.read_text())}
+    assert quoted <= counted
+    found = pages.tried(PROJECT / "results" / "torture.json")
+    assert set(found) == counted | {"when"} and all(int(found[name].replace(",", "")) > 0 for name in counted)
+    for name in re.findall(r"`(test_\w+\.py)`", text):
+        assert (PROJECT / "tests" / name).is_file(), name
