@@ -17,7 +17,7 @@ MLP = ARCHITECTURES["mlp"]
 COUNTS = (1024, 2048, 4096, 8192)
 WIDTHS = (0.5, 1, 2)
 STEPS = 10
-# A process of its own for each count: the highest that memory ever was cannot be set back. It is asked of Linux, because
+# A process of its own for each count: the highest that memory ever was cannot be set back. It is asked of Linux, for
 # `getrusage` counts what the parent had.
 PEAK = f"""
 import re, sys, torch

@@ -201,8 +201,9 @@ def _install(groups: Bench) -> str:
     sizes, times = groups["Size"]["MB"], groups["Import"]
     others = sum(size for name, size in sizes.items() if name != "torch")
     return (f"What the README's example imports takes {times['sa_lib']:.2f} s beyond the {times['torch']:.2f} s of "
-            f"PyTorch alone. On the disk PyTorch takes {sizes['torch']:,.0f} MB without what it brings along, the other "
-            f"{len(sizes) - 1} direct requirements {others:,.0f} MB, the library {groups['Size']['own MB']:.2f} MB.")
+            f"PyTorch alone. On the disk PyTorch takes {sizes['torch']:,.0f} MB without what it brings along, the "
+            f"other {len(sizes) - 1} direct requirements {others:,.0f} MB, the library "
+            f"{groups['Size']['own MB']:.2f} MB.")
 
 
 def _book(seconds: Mapping[str, float]) -> str:
