@@ -282,16 +282,20 @@ def test_every_public_function_is_here():
 ALIASES = {**dict.fromkeys(("forget", "sequence", "without"), "classes|forget"), "name": "dataset|name",
            **dict.fromkeys(("training_config", "model_config"), "config"), "fishers": "weights"}
 BAD = [(function, name) for function, (_, bad) in CALLS.items() for name in bad]
+GOOD = [function for function in CALLS if function is not fisher.squared_gradients]
 
 
-@pytest.mark.parametrize("function", [f for f in CALLS if f is not fisher.squared_gradients], ids=lambda f: f"{f.__module__.partition('.')[2]}.{f.__qualname__}")
+def called(function, name=""):
+    return f"{function.__module__.partition('.')[2]}.{function.__qualname__}{name and '-'}{name}"
+
+
+@pytest.mark.parametrize("function", GOOD, ids=called)
 def test_the_good_call_goes_well(function, tmp_path, monkeypatch):
     monkeypatch.setenv("SA_CACHE", str(tmp_path))
     function(**CALLS[function][0])
 
 
-@pytest.mark.parametrize("function, name", BAD, ids=[f"{f.__module__.partition('.')[2]}.{f.__qualname__}-{name}"
-                                                     for f, name in BAD])
+@pytest.mark.parametrize("function, name", BAD, ids=[called(*pair) for pair in BAD])
 def test_bad_input_is_refused_in_one_sentence_that_names_it(function, name, amount, tally, small_cache):
     good, bad = CALLS[function]
 
