@@ -29,17 +29,6 @@ __all__ = ["Diagonal", "combine", "fisher_by_class", "fisher_diagonal", "sampled
 Diagonal = dict[str, torch.Tensor]
 
 
-def check_fisher(model: CVAE, fisher: Mapping[str, torch.Tensor], name: str = "fisher") -> None:
-    """Refuse what does not have a tensor for each parameter of the model, of its shape."""
-    check_types(**{name: (fisher, Mapping)})
-    wanted = {key: weight.shape for key, weight in model.named_parameters()}
-    odd = sorted(map(str, {key for key in fisher.keys() | wanted.keys()
-                           if getattr(fisher.get(key), "shape", None) != wanted.get(key, ())}))
-    if odd:
-        raise ValueError(f"{name} does not fit the model: {', '.join(odd[:4])}{', ...' if odd[4:] else ''} is missing, "
-                         "has another shape or should not be there; give one of a model of the same configuration")
-
-
 def _linear(layer: nn.Linear, a: torch.Tensor, d: torch.Tensor) -> dict[str, torch.Tensor]:
     d2 = d.square()
     return {"weight": d2.T @ a.square(), "bias": d2.sum(0)}

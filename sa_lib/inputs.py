@@ -4,11 +4,13 @@ Every public function looks once at what it is given. A pixel of 255, a label
 of 10 or a seed of -1 would otherwise fail deep inside PyTorch, or not at all.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
-__all__ = ["CLASSES", "SEEDS", "check_images", "check_label", "check_labels", "check_seed", "check_types",
+__all__ = ["CLASSES", "SEEDS", "check_fisher", "check_images", "check_label", "check_labels", "check_seed", "check_types",
            "check_values", "check_whole", "short"]
 
 CLASSES = 10
@@ -90,3 +92,14 @@ def check_values(least: int = 1, **given: Any) -> None:
     if len({values.shape[1] for values in given.values()}) > 1:
         raise ValueError(f"{', '.join(given)} have rows of {', '.join(str(v.shape[1]) for v in given.values())} "
                          "values; give rows of the same length")
+
+
+def check_fisher(model: nn.Module, fisher: Mapping[str, torch.Tensor], name: str = "fisher") -> None:
+    """Refuse what does not have a tensor for each parameter of the model, of its shape."""
+    check_types(**{name: (fisher, Mapping)})
+    wanted = {key: weight.shape for key, weight in model.named_parameters()}
+    odd = sorted(map(str, {key for key in fisher.keys() | wanted.keys()
+                           if getattr(fisher.get(key), "shape", None) != wanted.get(key, ())}))
+    if odd:
+        raise ValueError(f"{name} does not fit the model: {', '.join(odd[:4])}{', ...' if odd[4:] else ''} is missing, "
+                         "has another shape or should not be there; give one of a model of the same configuration")

@@ -18,8 +18,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from .fisher import Diagonal, check_fisher
-from .inputs import check_images, check_labels, check_seed, check_types, check_values, check_whole
+from .fisher import Diagonal
+from .inputs import check_fisher, check_images, check_labels, check_seed, check_types, check_values, check_whole
 from .model import CLASSES, CVAE
 
 __all__ = ["activations", "joint_tsne", "knn_recall", "linear_cka", "neutral", "probe_recall", "silhouette",

@@ -8,11 +8,12 @@ import pandas as pd
 import torch
 
 from . import fisher as fisher_module
+from . import methods as methods_module
 from . import model as model_module
 from . import store, training
 from .data import Dataset
-from .fisher import Diagonal, check_fisher, combine, fisher_by_class
-from .inputs import check_images, check_labels, check_seed, check_types, check_whole
+from .fisher import Diagonal, combine, fisher_by_class
+from .inputs import check_fisher, check_images, check_labels, check_seed, check_types, check_whole
 from .methods import (GRAY, METHODS, Batch, Method, Sample, Terms, UnlearningConfig, distance_to_gray, ewc_gray,
                       ewc_penalty, fine_tune, gradient_ascent, saliency, selective_amnesia)
 from .model import CLASSES, CVAE, ModelConfig, build, one_hot
@@ -217,7 +218,7 @@ def get_unlearned(source: Trained, dataset: Dataset, forget: Sequence[int], fish
     recipe = {"source": source.digest, "data": dataset.digest, "forget": forget, "push": push,
               "anchor": anchor.digest, "fisher": store.tensor_digest(fisher), "unlearning": asdict(config),
               "seed": seed, "terms": _fingerprint(terms, config),
-              "code": store.code_digest(model_module, training, sys.modules[__name__])}
+              "code": store.code_digest(model_module, training, methods_module, sys.modules[__name__])}
 
     def make():
         model = build(source.model.config, 0).to(training.device())

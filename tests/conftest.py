@@ -62,6 +62,7 @@ def undisturbed(tmp_path_factory, amount):
 
 def pytest_sessionfinish(exitstatus):
     if LONG and exitstatus == pytest.ExitCode.OK:
-        made = {"date": datetime.date.today().isoformat(), "machine": book.machine(), "tried": dict(sorted(tried.items()))}
+        made = {"date": datetime.date.today().isoformat(), "machine": book.machine(),
+                "tried": dict(sorted(tried.items()))}
         with open(LONG, "w", encoding="utf-8") as file:
             file.write(json.dumps(made, indent=1) + "\n")
