@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["CLASSES", "SEEDS", "check_fisher", "check_images", "check_label", "check_labels", "check_seed", "check_types",
-           "check_values", "check_whole", "short"]
+__all__ = ["CLASSES", "SEEDS", "check_fisher", "check_images", "check_label", "check_labels", "check_seed",
+           "check_types", "check_values", "check_whole", "short"]
 
 CLASSES = 10
 # What PyTorch, NumPy and scikit-learn all take; chapters end at half of it, and count on from there.
