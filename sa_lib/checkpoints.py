@@ -84,7 +84,11 @@ def read_model(path: str | Path) -> CVAE:
     Raises:
         FileNotFoundError, ValueError: as these two.
     """
-    return import_official(path) if zipfile.is_zipfile(path) else load_model(path)
+    try:
+        official = zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # one that says that the rest of it is elsewhere
+        official = True
+    return import_official(path) if official else load_model(path)
 
 
 def _official_name(name: str) -> str:

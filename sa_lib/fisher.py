@@ -159,7 +159,7 @@ def combine(fishers: Mapping[int, Diagonal], weights: Mapping[int, float]) -> Di
         ValueError: a class has no Fisher, or the weights are negative or all zero.
     """
     check_types(fishers=(fishers, Mapping), weights=(weights, Mapping))
-    numbers = all(isinstance(w, (int, float)) and 0 <= w < math.inf for w in weights.values())
+    numbers = all(type(w) is not bool and isinstance(w, (int, float)) and 0 <= w < math.inf for w in weights.values())
     if not set(weights) <= set(fishers) or not numbers or not (total := sum(weights.values())) > 0:
         raise ValueError(f"weights={short(dict(weights))} will not do; give non-negative weights, not all zero, "
                          f"for classes among {sorted(fishers)}")

@@ -54,7 +54,7 @@ def unlearn(model: CVAE, images: torch.Tensor, labels: torch.Tensor, forget: Seq
     """
     keep, push = _targets(forget, push)
     check_types(model=(model, CVAE), images=(images, torch.Tensor), config=(config, UnlearningConfig))
-    check_labels(labels, len(images))
+    check_labels(labels, len(images) if images.ndim else 0)
     check_seed(seed)
     if config.ewc:
         check_fisher(model, fisher)

@@ -252,7 +252,7 @@ def signed(draw):
     for _ in range(draw.randrange(3)):
         name = draw.choice(list(tensors))
         good = tensors[name]
-        tensors[name] = draw.choice([good.half(), good.long(), good[None], good.flatten()[:0], good / 0,
+        tensors[name] = draw.choice([good.half(), good.long(), good[None], good.flatten()[:0], good.float() / 0,
                                      torch.zeros(()), good.to(torch.float8_e4m3fn)])
         if draw.random() < 0.2:
             tensors[draw.choice(["", "x\ny", "../x", name + " "])] = tensors.pop(name)
