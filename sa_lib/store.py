@@ -224,7 +224,8 @@ def load_part(path: Path) -> Artefact | None:
         artefact = load(path)
     except (FileNotFoundError, ValueError):
         return None
-    return artefact if artefact.info.get("part") == path.name else None
+    whole = artefact.info.get("part") == path.name and isinstance(artefact.info.get("seconds"), float)
+    return artefact if whole else None
 
 
 def _part(path: Path) -> Path:

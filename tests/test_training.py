@@ -148,7 +148,9 @@ def test_a_killed_training_goes_on_from_its_last_epoch(digits, cache, monkeypatc
 
 @pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:-1]),
                                     lambda path: path.write_bytes(b""),
-                                    lambda path: store.save(path, store.load(path).tensors, {"part": "another"})])
+                                    lambda path: store.save(path, store.load(path).tensors, {"part": path.name}),
+                                    lambda path: store.save(path, store.load(path).tensors,
+                                                            {"part": "another", "seconds": 1.0})])
 def test_a_damaged_part_is_not_gone_on_from(digits, cache, monkeypatch, damage):
     whole = get_cvae(digits, MODEL, CONFIG)
     shutil.rmtree(cache / "models")
