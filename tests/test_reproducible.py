@@ -51,7 +51,7 @@ def test_the_number_of_threads_changes_rounding_and_no_more(digits, amount, tall
             torch.set_num_threads(threads)
             model = build(ModelConfig(latent_dim=4, hidden=(128, 64)), 0)
             training.train_cvae(model, digits.train_images, digits.train_labels,
-                                TrainingConfig(epochs=amount(8, 80)), 0)
+                                TrainingConfig(epochs=amount(3, 20)), 0)
             found[threads] = float(evaluation.negative_elbo(model, digits.test_images, digits.test_labels).mean())
     finally:
         torch.set_num_threads(before)
