@@ -333,18 +333,19 @@ farthest = {m: max((abs(r.rho), d, t) for (t, d, model), r
 # %% tags=["remove-input"]
 claims = []
 for m in core:
-    claims += [(m, "mean |ρ| over digits and both attackers ≤ 0.10", f"{mean_abs[m]:.2f}", mean_abs[m] <= 0.10),
-               (m, "|ρ| ≤ 0.25 for every digit and attacker", f"{farthest[m][0]:.2f} (digit {farthest[m][1]}, "
-                f"{farthest[m][2]})", farthest[m][0] <= 0.25),
-               (m, "upper 95 % limit of ρ ≤ 0.15 for every digit and attacker", f"{upper[m]:+.2f}", upper[m] <= 0.15),
-               (m, "retained nats within 0.5 of the baseline, mean over digits", worded(pairs[m, "nelbo"]),
-                abs(pairs[m, "nelbo"].mean()) <= 0.5 or pairs[m, "nelbo"].mean() < 0),
-               (m, "retained accuracy within 0.5 points, mean over digits", worded(pairs[m, "accuracy"], 100),
+    claims += [(m, "mean |ρ| at most 0.10", f"{mean_abs[m]:.2f}", mean_abs[m] <= 0.10),
+               (m, "every |ρ| at most 0.25", f"{farthest[m][0]:.2f} (of {farthest[m][1]})", farthest[m][0] <= 0.25),
+               (m, "every upper limit of ρ at most 0.15", f"{upper[m]:+.2f}", upper[m] <= 0.15),
+               (m, "at most 0.5 nats lost", worded(pairs[m, "nelbo"]), pairs[m, "nelbo"].mean() <= 0.5),
+               (m, "at most 0.5 points of accuracy lost", worded(-pairs[m, "accuracy"], 100),
                 pairs[m, "accuracy"].mean() >= -0.005),
-               (m, "judge B sees the class under its label no more than in retrained models, plus 0.02, every cell",
-                f"{more_seen[m].max():+.4f}", more_seen[m].max() <= 0.02)]
-verdicts = pd.DataFrame([{"method": m, "claim": c, "found": f, "": "holds" if h else "fails"} for m, c, f, h in claims])
-chapter.show_table(verdicts.set_index("method"), "Each line can fail, and those that do are the ones to read.")
+               (m, "the class seen as little, plus 0.02", f"{more_seen[m].max():+.3f}", more_seen[m].max() <= 0.02)]
+verdicts = pd.DataFrame([{"method": m, "claim": c, "found": f"{f} {'holds' if h else 'fails'}"} for m, c, f, h in claims])
+chapter.show_table(verdicts.pivot(index="claim", columns="method", values="found").loc[
+    [c for m, c, *_ in claims if m == core[0]], core].rename_axis(columns=None),
+    "Each can fail, and those that do are the ones to read. ρ: of every digit and both attackers, with its 95 % interval. "
+    "Lost: less than the baseline has, mean over digits. Seen: by judge B under its label, against retrained models, in "
+    "the worst cell.")
 
 # %% tags=["remove-input"]
 broken = [f"{m}: {c}" for m, c, _, h in claims if not h]
