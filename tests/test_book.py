@@ -77,7 +77,8 @@ def tiny(tmp_path):
     for name in ("_config.yml", "pyproject.toml"):
         shutil.copy(PROJECT / name, tmp_path)
     (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: book/intro\nchapters:\n" + "".join(
-        f"  - file: {page}\n" for page in ("notebooks/01_tiny", "book/reading", "book/how_run", "book/references")))
+        f"  - file: {page}\n" for page in ("notebooks/01_tiny", "book/reading", "book/how_run", "book/reliability",
+                                          "book/references")))
     return tmp_path
 
 
