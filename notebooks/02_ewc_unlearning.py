@@ -405,7 +405,8 @@ chapter.say(
     "**And the other terms?** Without the gray term, samples of {forget} are at a distance of {no_gray:.3f} from gray, "
     "and judge B gives {forget} a probability of {no_gray_p:.2f}: {neglect} Without replay, real images alone keep {real_only:.2%}; without real images, "
     "replay alone (λ = {lam:g}) keeps {replay_only:.2%}, at {cost:+.2f} nats against the baseline.\n\n"
-    "This chapter took {seconds:.0f} s. Weights: baseline `{base}`, without class {forget} `{digest}`.",
+    "This chapter took {seconds:.0f} s. Weights: baseline `{base}`, without class {forget} `{digest}`. "
+    "Those of the variants are listed in the book's page on how it was run.",
     forget=run.forget, no_gray=ablations.loc[("no gray term", config.ewc), "gray"],
     no_gray_p=ablations.loc[("no gray term", config.ewc), "judge B"],
     real_only=ablations.loc[("real only", config.ewc), "accuracy"], lam=config.ewc,
@@ -423,7 +424,8 @@ chapter.write_metrics(run.run_dir, "02_ewc_unlearning", {
                  "nelbo_baseline": was["nelbo"], "fid": now["fid"], "fid_baseline": was["fid"]},
     "seconds": cost, "seconds_baseline": baseline.seconds, "fisher_ratio": ratio,
     "fisher_seconds": min(seconds["Fisher"]), "chapter_seconds": time.perf_counter() - started,
-    "models": {"baseline": baseline.digest, "forgot": forgot.digest},
+    "models": {"baseline": baseline.digest, "forgot": forgot.digest,
+               **{f"{name}, λ = {lam:g}": variant.digest for (name, lam), variant in variants.items()}},
     "ablations": {f"{name}, lambda={lam:g}": row for (name, lam), row in rows.items()}})
 
 # %% [markdown]

@@ -199,13 +199,14 @@ situations = {
                        "retained | here | both"]),
     "penalty alone": ({"real": 0.0, "replay": 0.0, "ewc": 100.0},
                       list(variants))}
-rows = {}
+rows, chosen_models = {}, {}
 for situation, (weights, chosen) in situations.items():
     config = replace(run.unlearning, **weights)
     for name in chosen:
         fisher, anchor, push = variants[name]
         model = get_unlearned(source, ds, gone, fisher, config,
                               run.seed, push=push, anchor=anchor)
+        chosen_models[f"{situation}: {name}"] = model
         table = measure(model.model)
         kept_means = evaluation.retained_means(table, gone)
         rows[situation, name] = {
@@ -319,7 +320,7 @@ chapter.say(
     "any of the {steps}: {never:.2f} nats, {acc_n:.1%}. {rehearsed_text} {alone_text}\n\n"
     "The chain had {steps} times the updates that forgetting at once took; the model that never saw the classes was "
     "given as many further ones, on retained data, as the latter. This chapter took {seconds:.0f} s. Weights: after "
-    "{names} `{digest}`.",
+    "{names} `{digest}`. Those of all others are listed in the book's page on how it was run.",
     steps=steps, rehearsal=worn["rehearsal"], alone=worn["penalty alone"], acc_r=last.loc["rehearsal", "accuracy"],
     acc_a=last.loc["penalty alone", "accuracy"], acc_b=base_row["accuracy"], once=last.loc["at once", "nelbo"],
     acc_o=last.loc["at once", "accuracy"], never=last.loc["never saw", "nelbo"],
@@ -342,7 +343,9 @@ chapter.write_metrics(run.run_dir, "03_sequential", {
     "choices": {f"{situation}: {name}": row for (situation, name), row in rows.items()},
     "long": {"classes": long, **{name: table.to_dict("list") for name, table in lines.items()}},
     "chapter_seconds": time.perf_counter() - started,
-    "models": {name: m.digest for name, m in zip(names, models)}})
+    "models": {name: m.digest for name, m in [
+        *zip(names, models), *((f"{name}, {n}", m) for name, chain in ends.items() for n, m in enumerate(chain)),
+        *references.items(), *chosen_models.items()]}})
 
 # %% [markdown]
 # ## Takeaways

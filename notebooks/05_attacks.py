@@ -375,10 +375,11 @@ budgets = {f"{run.unlearning.steps // part} steps": replace(
     run.unlearning, steps=run.unlearning.steps // part)
     for part in (8, 3, 1)}
 budgets["no gray term"] = replace(run.unlearning, gray=0.0)
-rows = {}
+rows, traded = {}, {}
 for label, config in budgets.items():
     model = get_unlearned(base, ds, [digit], fisher, config,
                           run.seed)
+    traded[label] = model
     table = evaluation.evaluate(model.model, ds, judge_b, None,
                                 run.seed, run.samples)
     means = evaluation.retained_means(table, [digit])
@@ -439,16 +440,17 @@ chapter.show_table(half.rename_axis("class: model"),
 
 # %% tags=["remove-input"]
 sooner = relearned[digit, target][100].mean() - average[100].mean()
+shown_models = {name: m for name, (m, _) in models.items()} | traded
 chapter.say(
     "With 100 images the model that {target} draws the {digit} again {comparison} one that never saw it (mean accuracy "
     "along the way {mine:.2f} against {never:.2f}). {reading}\n\n"
-    "This chapter took {seconds:.0f} s. Weights: baseline `{base}`, the model that {target} `{digest}`.",
+    "This chapter took {seconds:.0f} s. Weights: {weights}.",
     target=target, digit=digit, mine=relearned[digit, target][100].mean(), never=average[100].mean(),
     comparison="sooner than" if sooner > 0.05 else "later than" if sooner < -0.05 else "about as soon as",
     reading="Whoever may train it does not need what is left: he has the images." if sooner <= 0.05 else
     "That head start is a residue which an attacker of the inputs does not see.",
-    seconds=time.perf_counter() - started, base=base.digest[:12],
-    digest=models[target][0].digest[:12])
+    seconds=time.perf_counter() - started,
+    weights=", ".join(f"{name} `{m.digest[:12]}`" for name, m in shown_models.items()))
 
 # %% tags=["remove-cell"]
 from sa_lib import playground
@@ -482,7 +484,7 @@ chapter.write_metrics(run.run_dir, "05_attacks", {
     "tradeoff": tradeoff.astype(object).where(tradeoff.notna(), None).to_dict("index"),
     "relearning": {f"{k}: {name}": {str(n): table[n].tolist() for n in few} for (k, name), table in relearned.items()},
     "chapter_seconds": time.perf_counter() - started,
-    "models": {name: model.digest for name, (model, _) in models.items()}})
+    "models": {name: m.digest for name, m in shown_models.items()}})
 
 # %% [markdown]
 # ## Takeaways

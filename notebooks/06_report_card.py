@@ -84,10 +84,10 @@ named = ", ".join(map(str, sequence))
 chapter.say(
     "| | |\n|---|---|\n| Model | {origin} |\n| SHA-256 of its weights | `{digest}` |\n| Architecture | "
     "{architecture}, latent dimension {latent} |\n| To have forgotten | {named} |\n| Data | {dataset} |\n"
-    "| Baseline, the control | `{base}` |",
+    "| Baseline, the control | `{base}` |\n| Never saw, the controls | {controls} |",
     origin=run.checkpoint.name if run.checkpoint else "the book's own, seed " + str(run.seed),
     digest=subject.digest, architecture=run.model.architecture, latent=run.model.latent_dim, named=named,
-    dataset=run.dataset, base=base.digest)
+    dataset=run.dataset, base=base.digest, controls=" ".join(f"`{m.digest[:12]}`" for m in never.values()))
 
 # %%
 asked = torch.arange(10).repeat(2)

@@ -247,9 +247,9 @@ chapter.say(
     "{readings}\n\n"
     "One class and one seed are an anecdote, and the reference is a single model here: how far two models that never "
     "saw a class differ is measured in [the chapter on attacks](05_attacks.ipynb). This chapter took {seconds:.0f} s. "
-    "Weights: baseline `{base}`, retrain `{never}`.",
-    best=ranks.index[0], last=ranks.index[-1], seconds=time.perf_counter() - started, base=base.digest[:12],
-    never=never.digest[:12],
+    "Weights: {weights}.",
+    best=ranks.index[0], last=ranks.index[-1], seconds=time.perf_counter() - started,
+    weights=", ".join(f"{name} `{m.digest[:12]}`" for name, m in models.items()),
     readings="\n".join(f"- {text}: {', '.join(names)}." for text, names in {
         "Did not forget, the judge still sees the class in most samples": still,
         "A residue is left for at least one of the attackers": high,
