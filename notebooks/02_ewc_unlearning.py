@@ -401,19 +401,22 @@ chapter.say(
     more="" if best == neither.index[-1] else f"Nor is more always better: λ = {best:g} keeps the most.")
 
 # %% tags=["remove-input"]
+hashes = {"baseline": baseline.digest, "forgot": forgot.digest,
+          **{f"{name}, λ = {lam:g}": variant.digest for (name, lam), variant in variants.items()}}
 chapter.say(
     "**And the other terms?** Without the gray term, samples of {forget} are at a distance of {no_gray:.3f} from gray, "
     "and judge B gives {forget} a probability of {no_gray_p:.2f}: {neglect} Without replay, real images alone keep {real_only:.2%}; without real images, "
     "replay alone (λ = {lam:g}) keeps {replay_only:.2%}, at {cost:+.2f} nats against the baseline.\n\n"
-    "This chapter took {seconds:.0f} s. Weights: baseline `{base}`, without class {forget} `{digest}`. "
-    "Those of the variants are listed in the book's page on how it was run.",
+    "This chapter took {seconds:.0f} s. Weights: baseline `{base}`, without class {forget} `{digest}`."
+    "\n\n<details><summary>The weights of all models</summary>\n\n{hashes}\n\n</details>",
     forget=run.forget, no_gray=ablations.loc[("no gray term", config.ewc), "gray"],
     no_gray_p=ablations.loc[("no gray term", config.ewc), "judge B"],
     real_only=ablations.loc[("real only", config.ewc), "accuracy"], lam=config.ewc,
     replay_only=data_free.loc[config.ewc, "accuracy"], cost=data_free.loc[config.ewc, "nelbo"] - was["nelbo"],
     neglect="it is this term, and not neglect, that forgets." if ablations.loc[("no gray term", config.ewc), "gray"]
     > 10 * gone["gray"] else "neglect alone would have done it.",
-    seconds=time.perf_counter() - started, base=baseline.digest[:12], digest=forgot.digest[:12])
+    seconds=time.perf_counter() - started, base=baseline.digest[:12], digest=forgot.digest[:12],
+    hashes=", ".join(f"{name} `{digest[:12]}`" for name, digest in hashes.items()))
 
 # %% tags=["remove-cell"]
 chapter.write_metrics(run.run_dir, "02_ewc_unlearning", {
@@ -424,8 +427,7 @@ chapter.write_metrics(run.run_dir, "02_ewc_unlearning", {
                  "nelbo_baseline": was["nelbo"], "fid": now["fid"], "fid_baseline": was["fid"]},
     "seconds": cost, "seconds_baseline": baseline.seconds, "fisher_ratio": ratio,
     "fisher_seconds": min(seconds["Fisher"]), "chapter_seconds": time.perf_counter() - started,
-    "models": {"baseline": baseline.digest, "forgot": forgot.digest,
-               **{f"{name}, λ = {lam:g}": variant.digest for (name, lam), variant in variants.items()}},
+    "models": hashes,
     "ablations": {f"{name}, lambda={lam:g}": row for (name, lam), row in rows.items()}})
 
 # %% [markdown]

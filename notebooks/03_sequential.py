@@ -313,6 +313,9 @@ chapter.show_figure(
 base_row, steps = lines["rehearsal"].iloc[0], len(long)
 worn = {name: lines[name]["nelbo"].iloc[-1] - base_row["nelbo"] for name in chains}
 against = last.loc["rehearsal", "nelbo"] - last.loc["at once", "nelbo"]
+hashes = {name: m.digest for name, m in [
+    *zip(names, models), *((f"{name}, {n}", m) for name, chain in ends.items() for n, m in enumerate(chain)),
+    *references.items(), *chosen_models.items()]}
 chapter.say(
     "After {steps} steps, the classes that stay cost {rehearsal:+.2f} nats against the baseline with rehearsal and "
     "{alone:+.2f} with the penalty alone; judge B recognises {acc_r:.1%} and {acc_a:.1%} of their samples (baseline: "
@@ -320,7 +323,8 @@ chapter.say(
     "any of the {steps}: {never:.2f} nats, {acc_n:.1%}. {rehearsed_text} {alone_text}\n\n"
     "The chain had {steps} times the updates that forgetting at once took; the model that never saw the classes was "
     "given as many further ones, on retained data, as the latter. This chapter took {seconds:.0f} s. Weights: after "
-    "{names} `{digest}`. Those of all others are listed in the book's page on how it was run.",
+    "{names} `{digest}`."
+    "\n\n<details><summary>The weights of all models</summary>\n\n{hashes}\n\n</details>",
     steps=steps, rehearsal=worn["rehearsal"], alone=worn["penalty alone"], acc_r=last.loc["rehearsal", "accuracy"],
     acc_a=last.loc["penalty alone", "accuracy"], acc_b=base_row["accuracy"], once=last.loc["at once", "nelbo"],
     acc_o=last.loc["at once", "accuracy"], never=last.loc["never saw", "nelbo"],
@@ -329,7 +333,8 @@ chapter.say(
     "Even with rehearsal the losses add up.",
     alone_text="The penalty alone does wear out: its loss grows with every class."
     if worn["penalty alone"] > max(0.5, 2 * worn["rehearsal"]) else "Nor does the penalty alone.",
-    seconds=time.perf_counter() - started, names=", ".join(map(str, sequence)), digest=models[-1].digest[:12])
+    seconds=time.perf_counter() - started, names=", ".join(map(str, sequence)), digest=models[-1].digest[:12],
+    hashes=", ".join(f"{name} `{digest[:12]}`" for name, digest in hashes.items()))
 
 # %% tags=["remove-cell"]
 chapter.write_metrics(run.run_dir, "03_sequential", {
@@ -343,9 +348,7 @@ chapter.write_metrics(run.run_dir, "03_sequential", {
     "choices": {f"{situation}: {name}": row for (situation, name), row in rows.items()},
     "long": {"classes": long, **{name: table.to_dict("list") for name, table in lines.items()}},
     "chapter_seconds": time.perf_counter() - started,
-    "models": {name: m.digest for name, m in [
-        *zip(names, models), *((f"{name}, {n}", m) for name, chain in ends.items() for n, m in enumerate(chain)),
-        *references.items(), *chosen_models.items()]}})
+    "models": hashes})
 
 # %% [markdown]
 # ## Takeaways
