@@ -11,7 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from .fisher import Diagonal
-from .model import ModelConfig
+from .inputs import (CLASSES, check_fisher, check_images, check_labels, check_names, check_table, check_types,
+                     check_values, short)
+from .model import CVAE, ModelConfig
 
 __all__ = ["confusion", "curves", "embedding", "fisher_layers", "fisher_maps", "image_grid", "intervals", "lines",
            "matrices", "tradeoff"]
@@ -30,9 +32,17 @@ def image_grid(images: torch.Tensor, rows: Sequence[str] = (), columns: Sequence
         rows, columns: labels; none if empty.
         marked: rows to draw a frame around.
     """
+    check_types(images=(images, torch.Tensor))
     images = images.detach().cpu()
-    images = images.reshape(*images.shape[:2], 28, 28)
+    if images.ndim < 4 or images.shape[-2:] != (28, 28) or not images.numel() or set(images.shape[2:-2]) - {1}:
+        raise ValueError(f"images of shape {tuple(images.shape)} will not do; give [R, C, 28, 28] or [R, C, 1, 28, 28]")
     count, across = images.shape[:2]
+    check_images(images.reshape(-1, 1, 28, 28))
+    images = images.reshape(count, across, 28, 28)
+    for name, labels, wanted in (("rows", rows, count), ("columns", columns, across)):
+        if not isinstance(labels, Sequence) or len(labels) not in (0, wanted):
+            raise ValueError(f"{name}={short(labels)} is not allowed; give a sequence of {wanted} labels, or none")
+    check_names(range(count), marked=marked)
     side = min(WIDTH / across, 0.6)
     figure = Figure(figsize=(side * across, side * count), layout="none")
     axes = figure.subplots()
@@ -65,6 +75,12 @@ def curves(log: pd.DataFrame, names: Sequence[str], suffixes: Mapping[str, str])
         names: columns, each a line; those the log lacks are left out.
         suffixes: what is put behind a name in a panel -> the label of its y axis.
     """
+    check_table("step", log=log)
+    _check_panels(suffixes=suffixes)
+    if isinstance(names, str) or not isinstance(names, Sequence) or not {
+            f"{name}{suffix}" for name in names for suffix in suffixes} & set(log.columns):
+        raise ValueError(f"names={short(names)} is not allowed; use a sequence with a column of the log in it: "
+                         f"{short(list(log.columns))}")
     figure = Figure(figsize=(WIDTH, 2.8 if len(suffixes) > 1 else 3.2), layout="constrained")
     panels = figure.subplots(1, len(suffixes), squeeze=False)[0]
     styles = ["-", "--", "-.", ":"]
@@ -82,6 +98,11 @@ def curves(log: pd.DataFrame, names: Sequence[str], suffixes: Mapping[str, str])
 
 def fisher_layers(fisher: Diagonal) -> Figure:
     """Box plots of log10 F of every weight matrix, zeros left out, from the image to the pixels."""
+    check_types(fisher=(fisher, Mapping))
+    if not any(str(name).endswith("weight") for name in fisher) or not all(
+            isinstance(values, torch.Tensor) and (values >= 0).all() for values in fisher.values()):
+        raise ValueError(f"fisher with {short(list(fisher))} will not do; give tensors of numbers from 0, at least one "
+                         "of them of a weight matrix")
     order = sorted((name for name in fisher if name.endswith("weight")),
                    key=lambda name: name.startswith("decoder"))
     figure = Figure(figsize=(WIDTH, 0.4 * len(order) + 0.9), layout="constrained")
@@ -103,6 +124,8 @@ def fisher_maps(fisher: Diagonal, config: ModelConfig) -> Figure:
     Dense layers give a map of the 28x28 pixels; convolutions share their
     weights over all places, so their map is the 4x4 kernel.
     """
+    check_types(config=(config, ModelConfig))
+    check_fisher(CVAE(config), fisher)
     first = fisher["encoder.layers.0.weight"].cpu()
     last = fisher[max(name for name in fisher if name.startswith("decoder") and name.endswith("weight"))].cpu()
     if config.architecture == "mlp":
@@ -121,6 +144,7 @@ def fisher_maps(fisher: Diagonal, config: ModelConfig) -> Figure:
 
 def confusion(table: pd.DataFrame) -> Figure:
     """Shares 0-1 as a heat map: rows what was shown, columns what the judge said."""
+    check_table(table=table)
     figure = Figure(figsize=(WIDTH, 0.34 * len(table) + 1), layout="constrained")
     axes = figure.subplots()
     sns.heatmap(100 * table, ax=axes, cmap="cividis", vmin=0, vmax=100, annot=True, fmt=".0f",
@@ -139,7 +163,16 @@ def matrices(tables: Mapping[str, pd.DataFrame], formats: Mapping[str, str],
         formats: title -> format of the numbers, such as ".3f".
         marked: row -> positions of the columns to draw a frame around in it.
     """
+    _check_panels(tables=tables)
+    check_table(**{f"tables[{title!r}]": table for title, table in tables.items()})
+    check_types(formats=(formats, Mapping), marked=(marked, Mapping))
     rows, across = next(iter(tables.values())).shape
+    check_names(next(iter(tables.values())).index, marked=list(marked))
+    check_names(range(across), **{f"marked[{row!r}]": columns for row, columns in marked.items()})
+    if len({table.shape for table in tables.values()}) > 1:
+        raise ValueError(f"tables are of shapes {[table.shape for table in tables.values()]}; give them the same")
+    if missing := tables.keys() - formats.keys():
+        raise ValueError(f"formats={short(formats)} is not allowed; it lacks {short(missing)}")
     figure = Figure(figsize=(WIDTH, len(tables) * (0.3 * rows + 0.75)), layout="constrained")
     for axes, (title, table) in zip(figure.subplots(len(tables), 1, squeeze=False)[:, 0], tables.items()):
         sns.heatmap(table, ax=axes, cmap="cividis", annot=True, fmt=formats[title], cbar=False, linewidths=0.5,
@@ -160,6 +193,13 @@ def embedding(points: Mapping[str, torch.Tensor], labels: torch.Tensor, marked: 
     Args:
         marked: labels drawn as crosses, with a framed name.
     """
+    _check_panels(points=points)
+    check_values(**{f"points[{name!r}]": place for name, place in points.items()})
+    for name, place in points.items():
+        check_labels(labels, len(place))
+        if place.shape[1] != 2:
+            raise ValueError(f"points[{name!r}] of shape {tuple(place.shape)} will not do; give [N, 2]")
+    check_names(range(CLASSES), marked=marked)
     names, count = list(points), (len(points) + 1) // 2
     figure = Figure(figsize=(WIDTH, 3.4 * count), layout="constrained")
     panels = figure.subplots(count, 2, sharex=True, sharey=True, squeeze=False).flat
@@ -191,6 +231,11 @@ def lines(tables: Mapping[str, pd.DataFrame], panels: Mapping[str, str], x: str,
         bounds: column -> level of a dotted line, such as the baseline's.
         logarithmic: columns whose axis is so.
     """
+    _check_panels(tables=tables, panels=panels)
+    check_table(*panels, **{f"tables[{name!r}]": table for name, table in tables.items()})
+    check_names(("linear", "log", "symlog"), scale=[scale])
+    check_types(bounds=(bounds, Mapping))
+    check_names(panels, bounds=list(bounds), logarithmic=logarithmic)
     figure = Figure(figsize=(WIDTH, 2.9 if len(tables) <= 4 else 3.5), layout="constrained")
     for axes, (column, label) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
         for index, (name, table) in enumerate(tables.items()):
@@ -224,6 +269,10 @@ def intervals(table: pd.DataFrame, x: str, levels: Sequence[float]) -> Figure:
         x: label of the axis.
         levels: of dotted lines.
     """
+    check_table("value", "low", "high", table=table)
+    _check_pairs(table)
+    if ((table["low"] > table["value"]) | (table["value"] > table["high"])).any():
+        raise ValueError("table has a value outside its interval; give low <= value <= high")
     places, series = (list(dict.fromkeys(table.index.get_level_values(level))) for level in (0, 1))
     figure = Figure(figsize=(WIDTH, 0.26 * len(places) * max(1.6, len(series)) + 1.1), layout="constrained")
     axes = figure.subplots()
@@ -248,6 +297,8 @@ def tradeoff(table: pd.DataFrame, x: str, y: str) -> Figure:
         table: columns `x`, `y`; index (thing, measure): a colour, and a marker.
         x, y: labels of the axes; dotted lines stand at 0, and y is logarithmic away from it.
     """
+    check_table("x", "y", table=table)
+    _check_pairs(table)
     things, measures = (list(dict.fromkeys(table.index.get_level_values(level))) for level in (0, 1))
     figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -265,6 +316,20 @@ def tradeoff(table: pd.DataFrame, x: str, y: str) -> Figure:
     _label(axes, x, y)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure
+
+
+def _check_panels(**given: Mapping) -> None:
+    """Refuse what is no mapping with something in it."""
+    check_types(**{name: (panels, Mapping) for name, panels in given.items()})
+    for name, panels in given.items():
+        if not panels:
+            raise ValueError(f"{name}={short(panels)} is not allowed; use a mapping with at least one entry")
+
+
+def _check_pairs(table: pd.DataFrame) -> None:
+    """Refuse a table whose rows are not named by pairs, each once."""
+    if table.index.nlevels != 2 or table.index.has_duplicates:
+        raise ValueError(f"table with the rows {short(list(table.index))} will not do; name them by pairs, each once")
 
 
 def _label(axes: Axes, x: str, y: str) -> None:

@@ -4,14 +4,15 @@ Every public function looks once at what it is given. A pixel of 255, a label
 of 10 or a seed of -1 would otherwise fail deep inside PyTorch, or not at all.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import nn
 
-__all__ = ["CLASSES", "SEEDS", "check_fisher", "check_images", "check_label", "check_labels", "check_seed",
-           "check_types", "check_values", "check_whole", "short"]
+__all__ = ["CLASSES", "SEEDS", "check_fisher", "check_images", "check_label", "check_labels", "check_names",
+           "check_seed", "check_table", "check_types", "check_values", "check_whole", "short"]
 
 CLASSES = 10
 # What PyTorch, NumPy and scikit-learn all take; chapters end at half of it, and count on from there.
@@ -92,6 +93,24 @@ def check_values(least: int = 1, **given: Any) -> None:
     if len({values.shape[1] for values in given.values()}) > 1:
         raise ValueError(f"{', '.join(given)} have rows of {', '.join(str(v.shape[1]) for v in given.values())} "
                          "values; give rows of the same length")
+
+
+def check_names(allowed: Iterable[Any], **given: Any) -> None:
+    """Refuse what is not a sequence of names that are all allowed."""
+    allowed = list(allowed)
+    for name, names in given.items():
+        if isinstance(names, str) or not isinstance(names, Sequence) or any(one not in allowed for one in names):
+            raise ValueError(f"{name}={short(names)} is not allowed; use a sequence of {short(allowed)}")
+
+
+def check_table(*columns: str, **given: Any) -> None:
+    """Refuse what is not a table of numbers with at least a row, and with these columns."""
+    check_types(**{name: (table, pd.DataFrame) for name, table in given.items()})
+    for name, table in given.items():
+        numbers = table.select_dtypes("number").columns
+        if table.empty or not set(columns or table.columns) <= set(numbers):
+            raise ValueError(f"{name} with {len(table)} rows and numbers in the columns {short(list(numbers))} will not "
+                             f"do; give at least a row, and numbers in {', '.join(columns) or 'all columns'}")
 
 
 def check_fisher(model: nn.Module, fisher: Mapping[str, torch.Tensor], name: str = "fisher") -> None:

@@ -17,10 +17,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from sa_lib.attacks import Attack, AttackConfig
 from sa_lib.data import Dataset
+from sa_lib.inputs import check_types, short
 from sa_lib.judges import Judge
 from sa_lib.model import CLASSES
 from sa_lib.store import tensor_digest, write_atomically
-from sa_lib.training import Trained
+from sa_lib.training import Trained, retained
 
 __all__ = ["FILES", "MOST", "export"]
 
@@ -47,9 +48,20 @@ def export(folder: str | Path, models: Mapping[str, Trained], judge: Judge, data
         config: what that attack could spend; the page's spends the same.
 
     Raises:
-        ValueError: a weight is too large for float16, or the files would be larger than `MOST` bytes.
+        ValueError: an attack is missing, a weight is too large for float16, or the files would be larger than
+            `MOST` bytes.
     """
+    check_types(folder=(folder, (str, Path)), models=(models, Mapping), judge=(judge, Judge),
+                dataset=(dataset, Dataset), found=(found, Mapping), config=(config, AttackConfig))
+    if len(models) < 2 or not all(isinstance(trained, Trained) for trained in models.values()):
+        raise ValueError(f"models={short(models)} is not allowed; use at least two that are trained, by their names")
+    if len(retained(forgotten)) == CLASSES:
+        raise ValueError(f"forgotten={short(forgotten)} is not allowed; use at least one class")
     folder, digit = Path(folder), forgotten[0]
+    needed = {(threat, digit, name) for threat in THREATS for name in models} | {
+        ("z in the prior", digit, next(iter(models)))}
+    if missing := needed - {key for key, value in found.items() if isinstance(value, Attack)}:
+        raise ValueError(f"found lacks the attack {min(missing)}; give one by (threat, class, model) for all models")
     if any(trained.model.config.architecture != "mlp" for trained in models.values()):
         for name in FILES:
             (folder / name).unlink(missing_ok=True)

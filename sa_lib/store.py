@@ -37,6 +37,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialised
 
+from .inputs import check_types, short
+
 __all__ = ["Artefact", "cache_root", "code_digest", "fingerprint", "get_or_make", "load",
            "load_part", "pack", "part", "save", "save_part", "tensor_digest", "used", "write_atomically"]
 
@@ -52,6 +54,9 @@ FETCH_SECONDS = 3600
 
 # How many times larger than its archive a member may be; weights hardly shrink.
 MOST_SWOLLEN = 100
+
+# What the folders of the store may be called.
+KIND = r"[A-Za-z0-9_]+"
 
 # What this process has asked for so far, as "kind/file": the models that a chapter speaks of.
 used: set[str] = set()
@@ -80,6 +85,7 @@ def cache_root() -> Path:
 
 def tensor_digest(tensors: Mapping[str, torch.Tensor]) -> str:
     """SHA-256 (hex) over names, dtypes, shapes and bytes, in order of name."""
+    _check_tensors(tensors)
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
@@ -90,10 +96,32 @@ def tensor_digest(tensors: Mapping[str, torch.Tensor]) -> str:
 
 def code_digest(*modules: ModuleType) -> str:
     """SHA-256 (hex) of the modules' source: a recipe that names it is never stale."""
+    check_types(**{f"modules[{at}]": (module, ModuleType) for at, module in enumerate(modules)})
     digest = hashlib.sha256()
     for module in modules:
         digest.update(Path(module.__file__).read_bytes())
     return digest.hexdigest()
+
+
+def _check_tensors(tensors: Mapping[str, torch.Tensor]) -> None:
+    """Refuse what a safetensors file cannot hold: names that are no text, tensors that are no plain array."""
+    check_types(tensors=(tensors, Mapping))
+    for name, tensor in tensors.items():
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+            raise TypeError(f"tensors has {short(name)}={short(tensor)}; use names and tensors")
+        if name == "__metadata__" or tensor.layout != torch.strided or tensor.is_meta:
+            raise ValueError(f"tensors has {short(name)}, of {tensor.layout} on {tensor.device}; use dense tensors that "
+                             "hold values, under any name but __metadata__")
+
+
+def _json(name: str, values: Mapping[str, Any], nan: bool = True, **further: Any) -> str:
+    """The values, called `name` where they are refused, and further ones as JSON, in order of name."""
+    check_types(**{name: (values, Mapping)})
+    try:
+        return json.dumps({**values, **further}, sort_keys=True, allow_nan=nan)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{name}={short(values)} is not allowed; use text under each name, numbers, lists and "
+                         f"mappings of them: {error}") from None
 
 
 def _sha256(text: str) -> str:
@@ -107,9 +135,14 @@ def fingerprint(values: Mapping[str, torch.Tensor], weights: Iterable[torch.Tens
     loss finds the model that the library's made, and any change to it,
     wherever in the code it lies, makes another.
     """
+    check_types(values=(values, Mapping), weights=(weights, Iterable))
     weights = list(weights)
+    if not weights or not all(isinstance(one, torch.Tensor) and one.requires_grad for one in weights):
+        raise ValueError(f"weights={short(weights)} is not allowed; use tensors that require a gradient")
     marks = {}
     for name, value in values.items():
+        if not isinstance(value, torch.Tensor) or value.numel() != 1 or not value.requires_grad:
+            raise ValueError(f"values has {short(name)}={short(value)}; use numbers that depend on the weights")
         gradients = torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True)
         norm = sum(float(g.square().sum()) for g in gradients if g is not None) ** 0.5
         marks[name] = [f"{number:.5e}" for number in (float(value.detach()), norm)]
@@ -135,10 +168,15 @@ def write_atomically(path: Path):
 
 
 def save(path: str | Path, tensors: Mapping[str, torch.Tensor], info: Mapping[str, Any]) -> str:
-    """Write tensors and their description to one safetensors file; return their digest."""
-    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    """Write tensors and their description to one safetensors file; return their digest.
+
+    Args:
+        info: JSON values.
+    """
+    check_types(path=(path, (str, Path)))
     digest = tensor_digest(tensors)
-    header = json.dumps({**info, "digest": digest}, sort_keys=True)
+    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    header = _json("info", info, digest=digest)
     with write_atomically(Path(path)) as temporary:
         # Not save_file: what it writes is for the owner's eyes alone.
         temporary.write_bytes(serialised(tensors, {"sa_lib": header, "sha256": _sha256(header)}))
@@ -153,6 +191,7 @@ def load(path: str | Path) -> Artefact:
         ValueError: it is not a safetensors file, was not written by `save`,
             or its tensors and description are not those that were saved.
     """
+    check_types(path=(path, (str, Path)))
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file at {path}")
@@ -187,6 +226,7 @@ def get_or_make(kind: str, recipe: Mapping[str, Any],
         OSError: the archive cannot be read or fetched, or the artefact has to be
             made and the store cannot be written.
     """
+    check_types(make=(make, Callable))
     recipe, path = _place(kind, recipe)
     used.add(f"{kind}/{path.name}")
     if (artefact := _good(path, recipe)) is not None:
@@ -214,6 +254,7 @@ def part(kind: str, recipe: Mapping[str, Any]) -> Path:
 
 def save_part(path: Path, tensors: Mapping[str, torch.Tensor], info: Mapping[str, Any]) -> None:
     """Keep what is done so far, if the disk lets us; `info` has the `seconds` that it took."""
+    check_types(path=(path, Path), info=(info, Mapping))
     with suppress(OSError):
         save(path, tensors, {**info, "part": path.name})
 
@@ -234,9 +275,10 @@ def _part(path: Path) -> Path:
 
 def _place(kind: str, recipe: Mapping[str, Any]) -> tuple[dict[str, Any], Path]:
     """The whole recipe, as JSON gives it back, and the file of its artefact."""
-    recipe = json.loads(json.dumps({"kind": kind, **recipe}, sort_keys=True))
-    key = _sha256(json.dumps(recipe, sort_keys=True))
-    return recipe, _models() / kind / f"{key[:24]}.safetensors"
+    if not isinstance(kind, str) or not re.fullmatch(KIND, kind):
+        raise ValueError(f"kind={short(kind)} is not allowed; use letters, digits and _")
+    text = _json("recipe", recipe, nan=False, kind=kind)
+    return json.loads(text), _models() / kind / f"{_sha256(text)[:24]}.safetensors"
 
 
 def _good(path: Path, recipe: Mapping[str, Any],
@@ -263,8 +305,13 @@ def pack(names: Iterable[str], path: Path) -> str:
 
     Raises:
         FileNotFoundError: the store lacks one of them.
-        ValueError: one of them is damaged.
+        ValueError: one of them is damaged, or a name is none of the store's.
     """
+    check_types(names=(names, Iterable), path=(path, Path))
+    names = list(names)
+    for name in names:
+        if not isinstance(name, str) or not re.fullmatch(rf"{KIND}/[0-9a-f]{{24}}\.safetensors", name):
+            raise ValueError(f"names has {short(name)}; use names as in store.used")
     with write_atomically(path) as temporary:
         # Weights hardly shrink; a Fisher diagonal does, to half.
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from torch import nn
 
-from sa_lib import (attacks, book, chapter, data, evaluation, fisher, judges, latent, model, site, sweep, training,
-                    unlearning)
+from sa_lib import (attacks, book, chapter, data, evaluation, figures, fisher, judges, latent, model, playground, site,
+                    store, sweep, training, unlearning)
 from sa_lib.inputs import short
 from sa_lib.training import Trained
 
@@ -64,6 +64,8 @@ SOURCE = Trained(NET, pd.DataFrame(), 0.0, "source")
 TINY = data.Dataset("tiny", IMAGES, LABELS, IMAGES, LABELS, "tiny")
 JUDGE = judges.Judge("A").eval()
 RESIDUAL = attacks.Residual(0.0, 0.0, 0.0)
+WEIGHT = nn.Parameter(torch.ones(1))
+LOSS = WEIGHT.square().sum()
 STEPS = unlearning.UnlearningConfig(steps=2, batch=4, forget_batch=4)
 SHORT = attacks.AttackConfig(steps=2, restarts=1)
 
@@ -96,6 +98,32 @@ diagonal = (no_tensor | st.just(dict(OTHER.named_parameters()))
 trained = no_tensor | st.just(NET)
 dataset = no_tensor | st.just("mnist")
 seeded = no_tensor | st.just(0)
+filled = no_tensor.filter(lambda value: not hasattr(value, "__len__") or len(value))
+folder = no_tensor.filter(lambda value: not isinstance(value, str))
+TABLE = pd.DataFrame({"step": [0, 1], "value": [1.0, 2.0], "low": [0.5, 1.0], "high": [1.5, 3.0]}, index=[0.1, 1.0])
+PAIRS = TABLE.rename(columns={"step": "x", "value": "y"}).assign(value=TABLE["value"])
+PAIRS.index = pd.MultiIndex.from_tuples([("one", "a"), ("one", "b")])
+table = no_tensor | st.sampled_from([TABLE.iloc[:0], TABLE[["low"]].rename(columns={"low": "other"}), TABLE.astype(str)])
+pairs = table | st.sampled_from([PAIRS.reset_index(drop=True), PAIRS.iloc[[0, 0]]])
+named = filled | st.lists(anything.filter(lambda v: v is not None), min_size=1)
+json_values = (filled
+               | st.sampled_from([{"x": object()}, {"x": ROWS}, {"x": {1, 2}}, {("x",): 1}, {1: 2, "x": 3}]))
+tensors = (filled
+           | st.sampled_from([{1: ROWS}, {"w": 1.0}, {"w": np.zeros(3)}, {"__metadata__": ROWS}, {"w": ROWS.to_sparse()},
+                              {"w": torch.zeros(2, device="meta")}]))
+store_path = no_tensor | st.just("a text")
+
+
+def played():
+    """What the playground is given: two models that no one trained, and every attack on them."""
+    models = {name: Trained(NET, pd.DataFrame(), 0.0, name) for name in ("baseline", "forgot 9")}
+    found = {(threat, 9, name): attacks.attack(NET, attacks.squared_error(IMAGES[:3]), 9, 3, attacks.THREATS[threat],
+                                               SHORT)
+             for threat in ("z in the prior", *playground.THREATS) for name in models}
+    return dict(models=models, judge=judges.Judge("B").eval(), dataset=TINY, forgotten=[9], found=found, config=SHORT)
+
+
+PLAYED = played()
 
 
 def loss(step):
@@ -249,6 +277,69 @@ CALLS = {
     latent.weight_changes: (
         dict(before=NET, after=model.build(MODEL, 1), fisher=DIAGONAL),
         dict(before=network | st.just(OTHER), after=network | st.just(OTHER), fisher=diagonal)),
+    figures.image_grid: (
+        dict(images=IMAGES.view(4, 5, 28, 28), rows=range(4), columns=list("abcde"), marked=[1]),
+        dict(images=images, rows=named | st.just(["one"]), columns=named | st.just(range(4)),
+             marked=named | st.just([4]))),
+    figures.curves: (
+        dict(log=TABLE, names=["value"], suffixes={"": "nats"}),
+        dict(log=table, names=named, suffixes=no_tensor)),
+    figures.fisher_layers: (
+        dict(fisher=DIAGONAL),
+        dict(fisher=no_tensor | st.sampled_from([{"bias": ROWS}, {"weight": 3.0}, {"weight": -ROWS.abs()}]))),
+    figures.fisher_maps: (dict(fisher=DIAGONAL, config=MODEL), dict(fisher=diagonal, config=config)),
+    figures.confusion: (dict(table=TABLE), dict(table=table)),
+    figures.matrices: (
+        dict(tables={"one": TABLE, "two": TABLE}, formats={"one": ".1f", "two": ".2f"}, marked={0.1: [1]}),
+        dict(tables=no_tensor | st.builds(lambda t: {"one": t}, table) | st.just({"one": TABLE, "two": TABLE.T}),
+             formats=no_tensor | st.just({"one": ".1f"}),
+             marked=filled | st.sampled_from([{0.5: [1]}, {0.1: [4]}, {0.1: 1}]))),
+    figures.embedding: (
+        dict(points={"one": ROWS[:, :2]}, labels=ROW_LABELS, marked=[3]),
+        dict(points=no_tensor | st.builds(lambda v: {"one": v}, rows | st.just(ROWS)), labels=row_labels,
+             marked=named | st.just([10]))),
+    figures.lines: (
+        dict(tables={"one": TABLE}, panels={"value": "nats"}, x="λ", scale="symlog", bounds={"value": 1.0},
+             logarithmic=["value"]),
+        dict(tables=no_tensor | st.builds(lambda t: {"one": t}, table), panels=no_tensor, scale=no_tensor,
+             bounds=filled | st.just({"other": 1.0}), logarithmic=named)),
+    figures.intervals: (
+        dict(table=PAIRS, x="rho", levels=[0.0]),
+        dict(table=pairs | st.just(PAIRS.assign(low=9.0)))),
+    figures.tradeoff: (dict(table=PAIRS, x="rho", y="nats"), dict(table=pairs)),
+    playground.export: (
+        dict(folder="played", **PLAYED),
+        dict(folder=folder, models=no_tensor | st.sampled_from([{"one": SOURCE}, {"one": NET, "two": NET}]),
+             judge=network, dataset=dataset, forgotten=classes | st.just([]), config=config,
+             found=no_tensor | st.sampled_from([dict(list(PLAYED["found"].items())[1:]),
+                                                dict.fromkeys(PLAYED["found"], ROWS)]))),
+    store.tensor_digest: (dict(tensors={"w": ROWS}), dict(tensors=tensors)),
+    store.fingerprint: (
+        dict(values={"loss": LOSS}, weights=[WEIGHT]),
+        dict(values=filled
+             | st.sampled_from([{"loss": 1.0}, {"loss": ROWS}, {"loss": LOSS.detach()}]),
+             weights=no_tensor | st.just([ROWS]))),
+    store.save: (
+        dict(path="saved", tensors={"w": ROWS}, info={"seconds": 1.0}),
+        dict(path=folder, tensors=tensors, info=json_values)),
+    # Its good calls are in test_store.py.
+    store.load: (dict(path="saved"), dict(path=folder)),
+    store.get_or_make: (
+        dict(kind="cvae", recipe={"seed": 0}, make=lambda: ({"w": ROWS}, {})),
+        dict(kind=no_tensor | st.sampled_from(["../x", "a/b", "/x", ".", ""]), make=no_tensor,
+             recipe=json_values | st.sampled_from([{"x": math.nan}, {"x": [math.inf]}]))),
+    store.part: (
+        dict(kind="cvae", recipe={"seed": 0}),
+        dict(kind=no_tensor | st.sampled_from(["../x", "a/b"]), recipe=json_values)),
+    store.save_part: (
+        dict(path=Path("part"), tensors={"w": ROWS}, info={"seconds": 1.0}),
+        dict(path=store_path, tensors=tensors, info=json_values)),
+    store.load_part: (dict(path=Path("part")), dict(path=store_path)),
+    store.pack: (
+        dict(names=[], path=Path("models.zip")),
+        dict(names=filled | st.sampled_from(
+            [["../../etc/passwd"], ["cvae/x.safetensors"], ["/cvae/0123456789abcdef01234567.safetensors"]]),
+             path=store_path)),
 }
 # What takes no input of a reader's, is checked by what calls it, or has its bad input tried elsewhere.
 ELSEWHERE = {
@@ -260,6 +351,8 @@ ELSEWHERE = {
     unlearning.ewc_penalty: "unlearn",
     **{method.terms: "unlearn" for method in unlearning.METHODS.values()},
     attacks.Attack: "attack makes it", attacks.Residual: "residual_knowledge makes it",
+    store.Artefact: "get_or_make makes it", store.cache_root: "none", store.code_digest: "modules, not values",
+    store.write_atomically: "what writes",
 }
 
 
@@ -274,17 +367,18 @@ def sentence(error):
 
 
 def test_every_public_function_is_here():
-    modules = data, model, training, fisher, unlearning, evaluation, judges, attacks, latent
+    modules = (data, model, training, fisher, unlearning, evaluation, judges, attacks, latent, figures, playground,
+               store)
     public = [getattr(module, name) for module in modules for name in module.__all__]
     public = {thing for thing in public if callable(thing) and getattr(thing, "__module__", "").startswith("sa_lib")}
     assert public == (CALLS.keys() | ELSEWHERE.keys()) - {judges.Judge.probabilities}
 
 
 # The names that a sentence may have for an argument.
-ALIASES = {**dict.fromkeys(("forget", "sequence", "without"), "classes|forget"), "name": "dataset|name",
+ALIASES = {**dict.fromkeys(("forget", "forgotten", "sequence", "without"), "classes|forget"), "name": "dataset|name",
            **dict.fromkeys(("training_config", "model_config"), "config"), "fishers": "weights"}
 BAD = [(function, name) for function, (_, bad) in CALLS.items() for name in bad]
-GOOD = [function for function in CALLS if function is not fisher.squared_gradients]
+GOOD = [function for function in CALLS if function not in (fisher.squared_gradients, store.load)]
 
 
 def called(function, name=""):
@@ -294,6 +388,7 @@ def called(function, name=""):
 @pytest.mark.parametrize("function", GOOD, ids=called)
 def test_the_good_call_goes_well(function, tmp_path, monkeypatch):
     monkeypatch.setenv("SA_CACHE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     function(**CALLS[function][0])
 
 
