@@ -18,7 +18,7 @@ from sa_lib.model import one_hot
 BATCH = 512
 # Images a round, for mlp and conv.
 COUNTS = {"floor": (8192, 512), "ours": (8192, 512), "nngeometry": (8192, 512), "BackPACK": (8192, 512),
-          "vmap": (1024, 256), "Opacus": (1024, 256), "one image at a time": (256, 64)}
+          "vmap": (256, 64), "Opacus": (256, 64), "one image at a time": (256, 64)}
 
 
 class Loss(nn.Module):

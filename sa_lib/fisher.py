@@ -28,25 +28,32 @@ __all__ = ["Diagonal", "combine", "fisher_by_class", "fisher_diagonal", "sampled
 
 Diagonal = dict[str, torch.Tensor]
 
+# So many numbers stay in a processor's cache: the gradients of more images at once would go through its memory.
+IN_CACHE = 2**20
+
 
 def _linear(layer: nn.Linear, a: torch.Tensor, d: torch.Tensor) -> dict[str, torch.Tensor]:
     d2 = d.square()
     return {"weight": d2.T @ a.square(), "bias": d2.sum(0)}
 
 
+def _patchwise(layer: nn.Conv2d | nn.ConvTranspose2d, rows: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
+    """sum_n (r_n p_n^T)^2 with r_n the rows [R, L] of image n, and p_n the patches of its maps: [R, patch]."""
+    at_once = max(1, IN_CACHE // layer.weight.numel())
+    total = torch.zeros_like(layer.weight).flatten(1)
+    for r, m in zip(rows.flatten(2).split(at_once), maps.split(at_once)):
+        patches = F.unfold(m, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+        total += (r @ patches.transpose(1, 2)).square_().sum(0)
+    return total.view_as(layer.weight)
+
+
 def _conv(layer: nn.Conv2d, a: torch.Tensor, d: torch.Tensor) -> dict[str, torch.Tensor]:
-    patches = F.unfold(a, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
-    per_image = d.flatten(2) @ patches.transpose(1, 2)
-    return {"weight": per_image.square().sum(0).view_as(layer.weight),
-            "bias": d.flatten(2).sum(2).square().sum(0)}
+    return {"weight": _patchwise(layer, d, a), "bias": d.flatten(2).sum(2).square().sum(0)}
 
 
 def _conv_transposed(layer: nn.ConvTranspose2d, a: torch.Tensor, d: torch.Tensor) -> dict[str, torch.Tensor]:
     # A transposed convolution is the adjoint of one: inputs and output gradients change places.
-    patches = F.unfold(d, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
-    per_image = a.flatten(2) @ patches.transpose(1, 2)
-    return {"weight": per_image.square().sum(0).view_as(layer.weight),
-            "bias": d.flatten(2).sum(2).square().sum(0)}
+    return {"weight": _patchwise(layer, a, d), "bias": d.flatten(2).sum(2).square().sum(0)}
 
 
 RULES = {nn.Linear: _linear, nn.Conv2d: _conv, nn.ConvTranspose2d: _conv_transposed}

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
+from sa_lib import fisher
 from sa_lib.fisher import (combine, fisher_by_class, fisher_diagonal, sampled_fisher_diagonal,
                            squared_gradients)
 from sa_lib.model import ModelConfig, build, one_hot
@@ -93,6 +94,12 @@ def test_default_size_mlp(digits):
 @pytest.mark.parametrize("batch", [1, 7, N])
 def test_batch_size_does_not_matter(model, sample, batch):
     assert_same(fisher_diagonal(model, *sample, batch=batch), fisher_diagonal(model, *sample), 1e-12)
+
+
+@pytest.mark.parametrize("in_cache", [1, 1000])
+def test_how_many_images_fit_a_cache_does_not_matter(model, sample, monkeypatch, in_cache):
+    monkeypatch.setattr(fisher, "IN_CACHE", in_cache)
+    assert_same(fisher_diagonal(model, *sample), loop(model, *sample), 1e-10)
 
 
 def test_a_frozen_model_gives_the_same_and_stays_as_it_was(model, sample):

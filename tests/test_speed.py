@@ -112,6 +112,14 @@ def test_every_time_of_a_group_is_shown_in_its_unit(bench, tmp_path, part, group
     assert [time for time in written[:len(rows)] if time not in text] == []
 
 
+def test_half_precision_is_held_to_the_noise_of_the_seed(bench, tmp_path):
+    bench = json.loads(json.dumps(bench))
+    ours = next(row for row in bench["groups"]["Training step, mlp"]["rows"] if row["name"] == "ours")
+    bench["groups"]["bfloat16"] = {"seconds": ours["seconds"] / 2, "half": [80.0, 81.0], "full": [80.2, 80.4]}
+    text = page(bench, tmp_path)["half"]
+    assert "0.50 times" in text and "+0.20 on the mean" in text and text.endswith("a difference of 0.20.")
+
+
 @pytest.mark.parametrize("value, said", [(0.25, "reached"), (0.2501, "**missed**")])
 def test_a_goal_that_is_missed_is_said_to_be_missed(bench, tmp_path, value, said):
     bench = json.loads(json.dumps(bench))
@@ -122,11 +130,12 @@ def test_a_goal_that_is_missed_is_said_to_be_missed(bench, tmp_path, value, said
 
 def test_what_was_not_measured_is_said_and_what_must_be_there_is_named(bench, tmp_path):
     bench = json.loads(json.dumps(bench))
-    for group in ("Sweep", "t-SNE", "Memory of the Fisher"):
+    for group in ("Sweep", "t-SNE", "Memory of the Fisher", "bfloat16"):
         bench["groups"].pop(group, None)
     parts = page(bench, tmp_path)
-    assert "not measured: the machine was busy" in parts["goals"] and "Memory was not measured" in parts["growth"]
+    assert "at least 1.80 × | not measured |" in parts["goals"] and "Memory was not measured" in parts["growth"]
     assert parts["embedding"].startswith("openTSNE was not there")
+    assert parts["half"].endswith("does not know bfloat16.")
     del bench["groups"]["Attack, mlp"]
     with pytest.raises(KeyError, match="Attack, mlp"):
         page(bench, tmp_path)
