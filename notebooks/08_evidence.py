@@ -287,13 +287,16 @@ if there:
 # %% tags=["remove-input"]
 if there:
     absent = [m for m in METHODS if m not in everyone]
+    paper = METHODS["selective_amnesia"].config.steps
+    longest = cells["longest"].max() if "longest" in cells else np.nan
     first = total.index[0]
     nearest = stacked["|ρ|"].groupby(level=-1).mean().idxmin()
     chapter.say(
-        "By the sum of ranks, {first} comes first; by |ρ| alone, {nearest}. {reading}{missing}", first=first,
+        "By the sum of ranks, {first} comes first; by |ρ| alone, {nearest}. {reading}{official}{missing}", first=first,
         nearest=nearest, reading="" if first == nearest else "Which of them is better depends on what is asked: never "
         "to show the class again and to be quick, or to be as one that never saw it. ",
-        missing=f"The table does not have {', '.join(absent)} yet: they are compared for one digit in [the chapter on "
+        official=f"selective_amnesia had {min(paper, longest):,.0f} of the {paper:,} updates of its paper. "
+        if longest == longest else "", missing=f"The table does not have {', '.join(absent)} yet: they are compared for one digit in [the chapter on "
         "methods](07_methods.ipynb)." if absent else "")
 
 # %% [markdown]
