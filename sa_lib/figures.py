@@ -235,7 +235,7 @@ def lines(tables: Mapping[str, pd.DataFrame], panels: Mapping[str, str], x: str,
     check_table(*panels, **{f"tables[{name!r}]": table for name, table in tables.items()})
     check_names(("linear", "log", "symlog"), scale=[scale])
     check_types(bounds=(bounds, Mapping))
-    check_names(panels, bounds=list(bounds), logarithmic=logarithmic)
+    check_names(panels, logarithmic=logarithmic)
     figure = Figure(figsize=(WIDTH, 2.9 if len(tables) <= 4 else 3.5), layout="constrained")
     for axes, (column, label) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
         for index, (name, table) in enumerate(tables.items()):

@@ -302,7 +302,7 @@ CALLS = {
         dict(tables={"one": TABLE}, panels={"value": "nats"}, x="λ", scale="symlog", bounds={"value": 1.0},
              logarithmic=["value"]),
         dict(tables=no_tensor | st.builds(lambda t: {"one": t}, table), panels=no_tensor, scale=no_tensor,
-             bounds=filled | st.just({"other": 1.0}), logarithmic=named)),
+             bounds=filled, logarithmic=named)),
     figures.intervals: (
         dict(table=PAIRS, x="rho", levels=[0.0]),
         dict(table=pairs | st.just(PAIRS.assign(low=9.0)))),
