@@ -48,7 +48,7 @@ test: environment  ## the whole test suite, two files at a time
 	@OMP_NUM_THREADS=1 $(python) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 torture: environment  ## the tests of what can go wrong, in their long forms; counts go to results/torture.json
-	@TORTURE=results/torture.json $(python) -m pytest -m torture
+	@TORTURE=results/torture.json OMP_NUM_THREADS=1 $(python) -m pytest -m torture -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: environment  ## time the library beside other tools, which it installs; results go to results/bench.json
 	@$(python) -m pip --disable-pip-version-check install -q -c constraints.txt -e ".[bench,sweep]"

@@ -60,9 +60,17 @@ def undisturbed(tmp_path_factory, amount):
     return runs.ended(run, runs.book_run(run))
 
 
-def pytest_sessionfinish(exitstatus):
-    if LONG and exitstatus == pytest.ExitCode.OK:
+def pytest_sessionfinish(session, exitstatus):
+    if (worker := getattr(session.config, "workeroutput", None)) is not None:
+        worker["tried"] = dict(tried)
+    elif LONG and exitstatus == pytest.ExitCode.OK:
         made = {"date": datetime.date.today().isoformat(), "machine": book.machine(),
                 "tried": dict(sorted(tried.items()))}
         with open(LONG, "w", encoding="utf-8") as file:
             file.write(json.dumps(made, indent=1) + "\n")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    """What a worker of pytest-xdist tried counts like what this process did."""
+    tried.update(getattr(node, "workeroutput", {}).get("tried", {}))
