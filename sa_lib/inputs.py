@@ -4,7 +4,7 @@ Every public function looks once at what it is given. A pixel of 255, a label
 of 10 or a seed of -1 would otherwise fail deep inside PyTorch, or not at all.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -98,8 +98,10 @@ def check_values(least: int = 1, **given: Any) -> None:
 def check_names(allowed: Iterable[Any], **given: Any) -> None:
     """Refuse what is not a sequence of names that are all allowed."""
     allowed = list(allowed)
+    known = set(allowed)
     for name, names in given.items():
-        if isinstance(names, str) or not isinstance(names, Sequence) or any(one not in allowed for one in names):
+        if isinstance(names, str) or not isinstance(names, Sequence) or not all(
+                isinstance(one, Hashable) and not isinstance(one, bool) and one in known for one in names):
             raise ValueError(f"{name}={short(names)} is not allowed; use a sequence of {short(allowed)}")
 
 

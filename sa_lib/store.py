@@ -261,6 +261,7 @@ def save_part(path: Path, tensors: Mapping[str, torch.Tensor], info: Mapping[str
 
 def load_part(path: Path) -> Artefact | None:
     """What `save_part` wrote there, or None where nothing whole is."""
+    check_types(path=(path, Path))
     try:
         artefact = load(path)
     except (FileNotFoundError, ValueError):

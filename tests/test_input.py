@@ -104,7 +104,9 @@ TABLE = pd.DataFrame({"step": [0, 1], "value": [1.0, 2.0], "low": [0.5, 1.0], "h
 PAIRS = TABLE.rename(columns={"step": "x", "value": "y"}).assign(value=TABLE["value"])
 PAIRS.index = pd.MultiIndex.from_tuples([("one", "a"), ("one", "b")])
 table = no_tensor | st.sampled_from([TABLE.iloc[:0], TABLE[["low"]].rename(columns={"low": "other"}), TABLE.astype(str)])
+no_numbers = no_tensor | st.sampled_from([TABLE.iloc[:0], TABLE.astype(str)])
 pairs = table | st.sampled_from([PAIRS.reset_index(drop=True), PAIRS.iloc[[0, 0]]])
+unlike = anything.filter(lambda value: value not in ("", {}))
 named = filled | st.lists(anything.filter(lambda v: v is not None), min_size=1)
 json_values = (filled
                | st.sampled_from([{"x": object()}, {"x": ROWS}, {"x": {1, 2}}, {("x",): 1}, {1: 2, "x": 3}]))
@@ -279,7 +281,9 @@ CALLS = {
         dict(before=network | st.just(OTHER), after=network | st.just(OTHER), fisher=diagonal)),
     figures.image_grid: (
         dict(images=IMAGES.view(4, 5, 28, 28), rows=range(4), columns=list("abcde"), marked=[1]),
-        dict(images=images, rows=named | st.just(["one"]), columns=named | st.just(range(4)),
+        dict(images=no_tensor | shaped((N, 784), (28, 28), (0, 5, 28, 28), (2, 3, 4, 28, 28))
+             | spoilt(IMAGES.view(4, 5, 28, 28), not_finite | st.sampled_from([-1e-3, 1.001])),
+             rows=unlike | st.just(["one"]), columns=unlike | st.just(range(4)),
              marked=named | st.just([4]))),
     figures.curves: (
         dict(log=TABLE, names=["value"], suffixes={"": "nats"}),
@@ -288,10 +292,10 @@ CALLS = {
         dict(fisher=DIAGONAL),
         dict(fisher=no_tensor | st.sampled_from([{"bias": ROWS}, {"weight": 3.0}, {"weight": -ROWS.abs()}]))),
     figures.fisher_maps: (dict(fisher=DIAGONAL, config=MODEL), dict(fisher=diagonal, config=config)),
-    figures.confusion: (dict(table=TABLE), dict(table=table)),
+    figures.confusion: (dict(table=TABLE), dict(table=no_numbers)),
     figures.matrices: (
         dict(tables={"one": TABLE, "two": TABLE}, formats={"one": ".1f", "two": ".2f"}, marked={0.1: [1]}),
-        dict(tables=no_tensor | st.builds(lambda t: {"one": t}, table) | st.just({"one": TABLE, "two": TABLE.T}),
+        dict(tables=no_tensor | st.builds(lambda t: {"one": t}, no_numbers) | st.just({"one": TABLE, "two": TABLE.T}),
              formats=no_tensor | st.just({"one": ".1f"}),
              marked=filled | st.sampled_from([{0.5: [1]}, {0.1: [4]}, {0.1: 1}]))),
     figures.embedding: (
@@ -326,11 +330,11 @@ CALLS = {
     store.load: (dict(path="saved"), dict(path=folder)),
     store.get_or_make: (
         dict(kind="cvae", recipe={"seed": 0}, make=lambda: ({"w": ROWS}, {})),
-        dict(kind=no_tensor | st.sampled_from(["../x", "a/b", "/x", ".", ""]), make=no_tensor,
+        dict(kind=folder | st.sampled_from(["../x", "a/b", "/x", ".", ""]), make=no_tensor,
              recipe=json_values | st.sampled_from([{"x": math.nan}, {"x": [math.inf]}]))),
     store.part: (
         dict(kind="cvae", recipe={"seed": 0}),
-        dict(kind=no_tensor | st.sampled_from(["../x", "a/b"]), recipe=json_values)),
+        dict(kind=folder | st.sampled_from(["../x", "a/b"]), recipe=json_values)),
     store.save_part: (
         dict(path=Path("part"), tensors={"w": ROWS}, info={"seconds": 1.0}),
         dict(path=store_path, tensors=tensors, info=json_values)),
