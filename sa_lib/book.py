@@ -38,8 +38,9 @@ from papermill.exceptions import PapermillExecutionError
 
 import sa_lib
 from sa_lib import site
+from sa_lib.files import write_atomically
 from sa_lib.site import BookError
-from sa_lib.store import pack, write_atomically
+from sa_lib.store import pack
 
 __all__ = ["BookError", "chapters", "library_digest", "machine", "models", "new_chapter", "reason", "render",
            "repository", "run", "set_repository", "stamp", "sync", "value"]

@@ -22,10 +22,11 @@ import pandas
 from sa_lib.attacks import AttackConfig
 from sa_lib.checkpoints import read_model
 from sa_lib.data import DATASETS, Dataset
-from sa_lib.inputs import short
+from sa_lib.files import write_atomically
+from sa_lib.inputs import check_types, short
 from sa_lib.judges import Judge, JudgeConfig, get_judge
 from sa_lib.model import ARCHITECTURES, CLASSES, ModelConfig
-from sa_lib.store import tensor_digest, used, write_atomically
+from sa_lib.store import tensor_digest, used
 from sa_lib.training import Trained, TrainingConfig, device, get_cvae
 from sa_lib.unlearning import METHODS, Method, UnlearningConfig, get_never_saw, get_sequence
 
@@ -230,6 +231,7 @@ def say(template: str, **numbers: Any) -> None:
     Raises:
         ValueError: a number is NaN or infinite.
     """
+    check_types(template=(template, str))
     plain = {name: _plain(name, value) for name, value in numbers.items()}
     _show_markdown(template.format(**plain), numbers=plain)
 
@@ -248,7 +250,9 @@ def show_figure(figure: "Figure", caption: str, alt: str) -> None:
     """
     from IPython.display import display
     from matplotlib import pyplot
+    from matplotlib.figure import Figure
     from PIL import Image, ImageChops
+    check_types(figure=(figure, Figure), caption=(caption, str), alt=(alt, str))
     if not caption.strip() or not alt.strip():
         raise ValueError(f"caption={caption!r}, alt={alt!r} will not do; a figure needs both")
     drawn, picture = io.BytesIO(), io.BytesIO()
@@ -281,11 +285,12 @@ def show_table(frame: pandas.DataFrame, caption: str, formats: Mapping[str, str]
         ValueError: the table is empty, or a format names a column it lacks.
     """
     from IPython.display import display
+    check_types(frame=(frame, pandas.DataFrame), caption=(caption, str), formats=(formats, (Mapping, type(None))))
     formats = dict(formats or {})
     if frame.empty:
-        raise ValueError("the table is empty; at least one row and one column are needed")
+        raise ValueError("frame is an empty table; at least one row and one column are needed")
     if unknown := [name for name in formats if name not in frame.columns]:
-        raise ValueError(f"formats names {unknown}; the table's columns are {list(frame.columns)}")
+        raise ValueError(f"formats names {short(unknown)}; the table's columns are {list(frame.columns)}")
     # The name of the index goes into the corner, where it costs no second row of headers.
     framed = frame.rename_axis(columns=frame.index.name) if frame.columns.name is None else frame
     table = framed.rename_axis(index=None).to_html(
@@ -340,7 +345,8 @@ def read_metrics(run_dir: str | Path, chapter: str) -> dict[str, Any]:
 
 
 def _metrics_path(run_dir: str | Path, chapter: str) -> Path:
-    if not isinstance(chapter, str) or not chapter.isidentifier() and not f"_{chapter}".isidentifier():
+    check_types(run_dir=(run_dir, (str, Path)))
+    if not isinstance(chapter, str) or not chapter or not f"_{chapter}".isidentifier():
         raise ValueError(f"chapter={short(chapter)} is not allowed; use letters, digits and underscores")
     return Path(run_dir) / chapter / "metrics.json"
 

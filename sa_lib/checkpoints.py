@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from sa_lib import store
+from sa_lib.inputs import check_types
 from sa_lib.model import CVAE, ModelConfig
 
 __all__ = ["import_official", "load_model", "read_model", "save_model"]
@@ -27,6 +28,7 @@ OFFICIAL = {"encoder.layers.0": "fc1", "encoder.layers.2": "fc2", "encoder.mean"
 
 def save_model(path: str | Path, model: CVAE, info: Mapping[str, Any] | None = None) -> str:
     """Write a model, and whatever JSON values are to be recorded of it; return the digest of its weights."""
+    check_types(model=(model, CVAE), info=(info, (Mapping, type(None))))
     return store.save(path, model.state_dict(), {**(info or {}), "model": model.config.asdict()})
 
 
@@ -62,6 +64,7 @@ def import_official(path: str | Path) -> CVAE:
         FileNotFoundError: there is no such file.
         ValueError: it is not such a checkpoint, or asks for anything but data.
     """
+    check_types(path=(path, (str, Path)))
     if not Path(path).is_file():
         raise FileNotFoundError(f"no file at {path}")
     try:
@@ -84,6 +87,7 @@ def read_model(path: str | Path) -> CVAE:
     Raises:
         FileNotFoundError, ValueError: as these two.
     """
+    check_types(path=(path, (str, Path)))
     try:
         official = zipfile.is_zipfile(path)
     except zipfile.BadZipFile:  # one that says that the rest of it is elsewhere

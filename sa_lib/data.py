@@ -29,8 +29,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sa_lib import store
+from sa_lib.files import cache_root, write_atomically
 from sa_lib.inputs import short
+from sa_lib.store import tensor_digest
 
 __all__ = ["DATASETS", "Dataset", "load", "read_idx"]
 
@@ -82,10 +83,10 @@ def load(name: str = "mnist", root: Path | None = None) -> Dataset:
     if name == "digits":
         arrays = _digits()
     else:
-        arrays = _cached(name, Path(root or os.environ.get("SA_DATA") or store.cache_root() / "data") / name)
+        arrays = _cached(name, Path(root or os.environ.get("SA_DATA") or cache_root() / "data") / name)
     fields = ("train_images", "train_labels", "test_images", "test_labels")
     raw = dict(zip(fields, arrays))
-    digest = store.tensor_digest(raw)
+    digest = tensor_digest(raw)
     tensors = {field: array.long() if array.ndim == 1 else array[:, None].float().div_(255)
                for field, array in raw.items()}
     return Dataset(name, **tensors, digest=digest)
@@ -180,7 +181,7 @@ def _check(files: Mapping[str, bytes], md5: Mapping[str, str]) -> list[Tensor]:
 def _keep(files: Mapping[str, bytes], folder: Path) -> None:
     sums = "".join(f"{_md5(data)}  {file}\n" for file, data in files.items())
     for file, data in {**files, "MD5SUMS": sums.encode()}.items():
-        with store.write_atomically(folder / file) as temporary:
+        with write_atomically(folder / file) as temporary:
             temporary.write_bytes(data)
 
 

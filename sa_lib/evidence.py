@@ -22,10 +22,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from . import attacks, data, evaluation, store, training, unlearning
+from . import attacks, data, evaluation, training, unlearning
 from .attacks import Residual, residual_knowledge
-from .inputs import check_types
-from .store import write_atomically
+from .files import cache_root, write_atomically
+from .inputs import check_name, check_seed, check_types, check_whole, short
 
 __all__ = ["RESULTS", "SWEEPS", "THREATS", "TOLERANCE", "check", "differences", "interval", "read", "residual", "tidy"]
 
@@ -60,9 +60,7 @@ def read(path: str | Path = RESULTS / "evidence.csv") -> pd.DataFrame:
         table = pd.read_csv(path, dtype={"error": str})
     except (ValueError, OverflowError) as error:
         raise ValueError(f"{path} is not a table: {' '.join(str(error).split())}") from None
-    needed = {"cell", "error", "forget", "seed", "models.baseline.nelbo", "models.retrain.nelbo"}
-    if missing := needed - set(table.columns):
-        raise ValueError(f"{path} is not the table of a sweep of 07_methods: it lacks {', '.join(sorted(missing))}")
+    _check_columns(table, str(path), ())
     table["error"] = table["error"].fillna("")
     for name, default in (("dataset", "mnist"), ("architecture", "mlp")):
         table[name] = table[name].fillna(default) if name in table else default
@@ -71,15 +69,26 @@ def read(path: str | Path = RESULTS / "evidence.csv") -> pd.DataFrame:
     return table
 
 
+def _check_columns(table: pd.DataFrame, name: str, more: Sequence[str]) -> None:
+    needed = {"cell", "error", "forget", "seed", "models.baseline.nelbo", "models.retrain.nelbo", *more}
+    if missing := needed - set(table.columns):
+        raise ValueError(f"{name} is not the table of a sweep of 07_methods: it lacks {', '.join(sorted(missing))}")
+
+
 def tidy(table: pd.DataFrame) -> pd.DataFrame:
     """A row for each cell that succeeded and each model in it.
+
+    Args:
+        table: of `read`.
 
     Returns:
         Index dataset, architecture, forget, seed, model; columns: the numbers of 07_methods for the model
         (`probability`, `gray`, `accuracy`, `nelbo`, `relearning`, `seconds`, `digest`) and, for each threat,
         `errors.<threat>`: an array [N] of the attacker's errors; of "either", the lower of the two for each image.
     """
+    check_types(table=(table, pd.DataFrame))
     keys = ["dataset", "architecture", "forget", "seed"]
+    _check_columns(table, "table", keys)
     rows = []
     for _, cell in table[table["error"] == ""].iterrows():
         models: dict[str, dict[str, Any]] = {}
@@ -100,6 +109,10 @@ def residual(rows: pd.DataFrame, model: str, forget: int, threat: str) -> Residu
     Args:
         rows: of `tidy`, of one data set and architecture.
     """
+    _check_rows(rows)
+    check_name(rows.index.unique("forget"), forget=forget)
+    check_name(rows.xs(forget, level="forget").index.unique("model"), model=model)
+    check_name((*THREATS, "either"), threat=threat)
     column = f"errors.{threat}"
     mine = rows.xs((forget, model), level=("forget", "model"))[column]
     base, never = (rows.xs((forget, name), level=("forget", "model"))[column] for name in ("baseline", "retrain"))
@@ -109,15 +122,31 @@ def residual(rows: pd.DataFrame, model: str, forget: int, threat: str) -> Residu
 
 def interval(values: Sequence[float], resamples: int = 2000, seed: int = 0) -> tuple[float, float, float]:
     """A mean with its 95 % interval, by the bootstrap (Efron & Tibshirani 1993) over the values."""
-    values = np.asarray(values, dtype=float)
-    means = np.random.default_rng(seed).choice(values, (resamples, len(values))).mean(1)
-    return float(values.mean()), *map(float, np.quantile(means, (0.025, 0.975)))
+    try:
+        numbers = np.asarray(values, dtype=float)
+    except (TypeError, ValueError):
+        numbers = np.array([np.nan])
+    if numbers.ndim != 1 or not len(numbers) or not np.isfinite(numbers).all():
+        raise ValueError(f"values={short(values)} is not allowed; use at least one finite number")
+    check_whole(resamples=resamples)
+    check_seed(seed)
+    means = np.random.default_rng(seed).choice(numbers, (resamples, len(numbers))).mean(1)
+    return float(numbers.mean()), *map(float, np.quantile(means, (0.025, 0.975)))
 
 
 def differences(rows: pd.DataFrame, measure: str, model: str, other: str) -> pd.Series:
     """`measure` of one model less that of another, in the cells that have both."""
+    _check_rows(rows)
+    check_name(rows.columns, measure=measure)
+    check_name(rows.index.unique("model"), model=model, other=other)
     ours, theirs = (rows.xs(name, level="model")[measure] for name in (model, other))
     return (ours - theirs).dropna()
+
+
+def _check_rows(rows: pd.DataFrame) -> None:
+    check_types(rows=(rows, pd.DataFrame))
+    if not {"forget", "seed", "model"} <= set(rows.index.names):
+        raise ValueError(f"rows are named by {short(list(rows.index.names))}; give rows of tidy")
 
 
 def make(root: Path, names: Sequence[str], seeds: int, scheduler: str | None) -> int:
@@ -198,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return int(make(Path.cwd(), options.sweeps, options.seeds, options.scheduler) > 0)
         table = read()
         with tempfile.TemporaryDirectory() as folder:
-            os.environ.setdefault("SA_DATA", str(store.cache_root() / "data"))
+            os.environ.setdefault("SA_DATA", str(cache_root() / "data"))
             os.environ["SA_CACHE"] = folder
             differing = check(table, datetime.date.today())
     except (OSError, ValueError) as error:

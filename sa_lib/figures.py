@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from .fisher import Diagonal
-from .inputs import (CLASSES, check_fisher, check_images, check_labels, check_names, check_table, check_types,
-                     check_values, short)
+from .inputs import (CLASSES, check_fisher, check_images, check_labels, check_name, check_names, check_table,
+                     check_types, check_values, short)
 from .model import CVAE, ModelConfig
 
 __all__ = ["confusion", "curves", "embedding", "fisher_layers", "fisher_maps", "image_grid", "intervals", "lines",
@@ -233,8 +233,8 @@ def lines(tables: Mapping[str, pd.DataFrame], panels: Mapping[str, str], x: str,
     """
     _check_panels(tables=tables, panels=panels)
     check_table(*panels, **{f"tables[{name!r}]": table for name, table in tables.items()})
-    check_types(scale=(scale, str), bounds=(bounds, Mapping))
-    check_names(("linear", "log", "symlog"), scale=[scale])
+    check_name(("linear", "log", "symlog"), scale=scale)
+    check_types(bounds=(bounds, Mapping))
     check_names(panels, logarithmic=logarithmic)
     figure = Figure(figsize=(WIDTH, 2.9 if len(tables) <= 4 else 3.5), layout="constrained")
     for axes, (column, label) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):

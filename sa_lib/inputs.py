@@ -11,8 +11,8 @@ import pandas as pd
 import torch
 from torch import nn
 
-__all__ = ["CLASSES", "SEEDS", "check_fisher", "check_images", "check_label", "check_labels", "check_names",
-           "check_seed", "check_table", "check_types", "check_values", "check_whole", "short"]
+__all__ = ["CLASSES", "SEEDS", "check_fisher", "check_images", "check_label", "check_labels", "check_name",
+           "check_names", "check_seed", "check_table", "check_types", "check_values", "check_whole", "short"]
 
 CLASSES = 10
 # What PyTorch, NumPy and scikit-learn all take; chapters end at half of it, and count on from there.
@@ -95,13 +95,24 @@ def check_values(least: int = 1, **given: Any) -> None:
                          "values; give rows of the same length")
 
 
+def _among(value: Any, allowed: list[Any]) -> bool:
+    """Whether it is one of them; True is not 1, and an array is nothing to compare."""
+    return isinstance(value, Hashable) and not isinstance(value, bool) and value in set(allowed)
+
+
+def check_name(allowed: Iterable[Any], **given: Any) -> None:
+    """Refuse what is not among those allowed."""
+    allowed = list(allowed)
+    for name, value in given.items():
+        if not _among(value, allowed):
+            raise ValueError(f"{name}={short(value)} is not allowed; use one of {short(allowed)}")
+
+
 def check_names(allowed: Iterable[Any], **given: Any) -> None:
     """Refuse what is not a sequence of names that are all allowed."""
     allowed = list(allowed)
-    known = set(allowed)
     for name, names in given.items():
-        if isinstance(names, str) or not isinstance(names, Sequence) or not all(
-                isinstance(one, Hashable) and not isinstance(one, bool) and one in known for one in names):
+        if isinstance(names, str) or not isinstance(names, Sequence) or not all(_among(one, allowed) for one in names):
             raise ValueError(f"{name}={short(names)} is not allowed; use a sequence of {short(allowed)}")
 
 

@@ -17,10 +17,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from sa_lib.attacks import Attack, AttackConfig
 from sa_lib.data import Dataset
+from sa_lib.files import write_atomically
 from sa_lib.inputs import check_types, short
 from sa_lib.judges import Judge
 from sa_lib.model import CLASSES
-from sa_lib.store import tensor_digest, write_atomically
+from sa_lib.store import tensor_digest
 from sa_lib.training import Trained, retained
 
 __all__ = ["FILES", "MOST", "export"]

@@ -19,28 +19,24 @@ import os
 import re
 import threading
 import time
-import uuid
 import warnings
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
-from http.client import HTTPException
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from urllib.request import urlopen
 
-import platformdirs
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialised
 
+from . import archive
+from .files import cache_root, write_atomically
 from .inputs import check_types, short
 
-__all__ = ["Artefact", "cache_root", "code_digest", "fingerprint", "get_or_make", "load",
-           "load_part", "pack", "part", "save", "save_part", "tensor_digest", "used", "write_atomically"]
+__all__ = ["Artefact", "code_digest", "fingerprint", "get_or_make", "load", "load_part", "pack", "part", "save",
+           "save_part", "tensor_digest", "used"]
 
 Tensors = dict[str, torch.Tensor]
 
@@ -48,12 +44,6 @@ Tensors = dict[str, torch.Tensor]
 SIGN_OF_LIFE, PATIENCE = 1.0, 15.0
 # Seconds after which what a writer left beside an artefact is no one's any more.
 ABANDONED = 86_400.0
-
-# The longest that fetching an archive may take, which a trickling server would otherwise stretch for ever.
-FETCH_SECONDS = 3600
-
-# How many times larger than its archive a member may be; weights hardly shrink.
-MOST_SWOLLEN = 100
 
 # What the folders of the store may be called.
 KIND = r"[A-Za-z0-9_]+"
@@ -76,11 +66,6 @@ class Artefact:
     tensors: Tensors
     info: dict[str, Any]
     path: Path
-
-
-def cache_root() -> Path:
-    """The folder of everything that can be made again: ``SA_CACHE``, or the user's cache."""
-    return Path(os.environ.get("SA_CACHE") or platformdirs.user_cache_dir("sa_lib"))
 
 
 def tensor_digest(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -147,24 +132,6 @@ def fingerprint(values: Mapping[str, torch.Tensor], weights: Iterable[torch.Tens
         norm = sum(float(g.square().sum()) for g in gradients if g is not None) ** 0.5
         marks[name] = [f"{number:.5e}" for number in (float(value.detach()), norm)]
     return marks
-
-
-@contextmanager
-def write_atomically(path: Path):
-    """Give a temporary path beside `path`; rename it to `path` if the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not tempfile, whose files are for the owner's eyes alone: caches are shared.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.errno and error.filename in (None, str(temporary)):  # a full disk names no file
-            error.filename = str(path)
-        raise
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def save(path: str | Path, tensors: Mapping[str, torch.Tensor], info: Mapping[str, Any]) -> str:
@@ -313,77 +280,17 @@ def pack(names: Iterable[str], path: Path) -> str:
     for name in names:
         if not isinstance(name, str) or not re.fullmatch(rf"{KIND}/[0-9a-f]{{24}}\.safetensors", name):
             raise ValueError(f"names has {short(name)}; use names as in store.used")
-    with write_atomically(path) as temporary:
-        # Weights hardly shrink; a Fisher diagonal does, to half.
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-            for name in sorted(names):
-                content = load(_models() / name).path.read_bytes()
-                archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)  # without a date
-        digest = _file_digest(temporary)
-    return f"{path}#sha256={digest}"
+    return archive.pack({name: load(_models() / name).path.read_bytes() for name in sorted(names)}, path)
 
 
 def _unpack(path: Path) -> bool:
     """Whether the archive that ``SA_MODELS`` names, if it does, had this file of the store, which is then there."""
-    if not (address := os.environ.get("SA_MODELS")):
+    if (content := archive.member(f"{path.parent.name}/{path.name}")) is None:
         return False
-    archive, name = _archive(address), f"{path.parent.name}/{path.name}"
-    try:
-        with zipfile.ZipFile(archive) as members:
-            if name not in members.namelist():
-                return False
-            if members.getinfo(name).file_size > MOST_SWOLLEN * archive.stat().st_size:
-                raise ValueError(f"{name} was made to swell when read")
-            content = members.read(name)
-    except Exception as error:  # a broken archive can fail in any way
-        raise ValueError(f"SA_MODELS={address!r} is not an archive of models: {_said(error)}") from None
     # The path is the store's own: no name in the archive leads anywhere else.
     with write_atomically(path) as temporary:
         temporary.write_bytes(content)
     return True
-
-
-@cache
-def _archive(address: str) -> Path:
-    """The archive at a path or https address, fetched if need be, once its digest has been found right."""
-    place, _, digest = address.rpartition("#sha256=")
-    remote = place.startswith("https://")
-    if not place or not re.fullmatch("[0-9a-f]{64}", digest) or "://" in place and not remote:
-        raise ValueError(f"SA_MODELS={address!r} is not allowed; use the path or the https address of a file that "
-                         "make models made, with #sha256= and its digest behind it")
-    path = cache_root() / "archives" / f"{digest}.zip" if remote else Path(place)
-    try:
-        if remote and not path.is_file():
-            end = time.monotonic() + FETCH_SECONDS
-            try:
-                _fetch(place, path, end)
-            except (OSError, HTTPException):  # a failure may pass: there is a second try
-                _fetch(place, path, end)
-        found = _file_digest(path)
-    except (OSError, HTTPException, ValueError) as error:
-        raise OSError(f"SA_MODELS={address!r} cannot be read: {_said(error)}") from None
-    if found != digest:
-        if remote:
-            path.unlink()
-        raise ValueError(f"SA_MODELS={address!r} is damaged or another file: its SHA-256 is {found}")
-    return path
-
-
-def _said(error: Exception) -> str:
-    return " ".join(str(error).split()) or repr(error)
-
-
-def _fetch(url: str, path: Path, end: float) -> None:
-    with write_atomically(path) as temporary, urlopen(url, timeout=60) as answer, open(temporary, "wb") as file:
-        while block := answer.read1(1 << 20):
-            if time.monotonic() > end:
-                raise OSError(f"it took longer than {FETCH_SECONDS} s")
-            file.write(block)
-
-
-def _file_digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _models() -> Path:

@@ -42,8 +42,8 @@ from tqdm.auto import tqdm
 
 from sa_lib import book
 from sa_lib.book import machine
+from sa_lib.files import write_atomically
 from sa_lib.inputs import short
-from sa_lib.store import write_atomically
 
 __all__ = ["Cell", "SweepError", "cells", "read_grid", "sweep"]
 

@@ -176,7 +176,7 @@ def test_a_table_formats_escapes_and_has_one_row_of_headers(shown):
     assert page.count("<tr") == 3 and "<th>digit</th>" in page
     with pytest.raises(ValueError, match=r"formats names \['nll'\]"):
         chapter.show_table(frame, "Shares", {"nll": "{}"})
-    with pytest.raises(ValueError, match="the table is empty"):
+    with pytest.raises(ValueError, match="frame is an empty table"):
         chapter.show_table(frame.iloc[:0], "Shares")
 
 

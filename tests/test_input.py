@@ -18,10 +18,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from matplotlib.figure import Figure
 from torch import nn
 
-from sa_lib import (attacks, book, chapter, data, evaluation, figures, fisher, judges, latent, model, playground, site,
-                    store, sweep, training, unlearning)
+from sa_lib import (attacks, book, chapter, checkpoints, data, evaluation, evidence, figures, fisher, judges, latent,
+                    model, playground, site, store, sweep, training, unlearning)
 from sa_lib.inputs import short
 from sa_lib.training import Trained
 
@@ -126,6 +127,8 @@ def played():
 
 
 PLAYED = played()
+CELLS = evidence.read()
+TIDY = evidence.tidy(CELLS).droplevel(["dataset", "architecture"])
 
 
 def loss(step):
@@ -339,6 +342,42 @@ CALLS = {
         dict(path=Path("part"), tensors={"w": ROWS}, info={"seconds": 1.0}),
         dict(path=store_path, tensors=tensors, info=json_values)),
     store.load_part: (dict(path=Path("part")), dict(path=store_path)),
+    checkpoints.save_model: (
+        dict(path="saved", model=NET, info={"note": "x"}),
+        dict(path=folder, model=network, info=json_values.filter(lambda value: value is not None))),
+    # Their good calls are in test_checkpoints.py.
+    checkpoints.load_model: (dict(path="saved"), dict(path=folder)),
+    checkpoints.read_model: (dict(path="saved"), dict(path=folder)),
+    checkpoints.import_official: (dict(path="saved"), dict(path=folder)),
+    evidence.read: (dict(), dict(path=folder)),
+    evidence.tidy: (dict(table=CELLS), dict(table=table)),
+    evidence.residual: (
+        dict(rows=TIDY, model="unseen", forget=9, threat="y free"),
+        dict(rows=table, model=no_tensor, forget=anything | st.integers(max_value=-1) | st.integers(min_value=10),
+             threat=no_tensor)),
+    evidence.interval: (
+        dict(values=[1.0, 2.0], resamples=9, seed=0),
+        dict(values=anything | st.integers() | st.sampled_from([[], [math.nan], [1.0, math.inf], np.zeros((2, 1))]),
+             resamples=count, seed=seed)),
+    evidence.differences: (
+        dict(rows=TIDY, measure="nelbo", model="unseen", other="baseline"),
+        dict(rows=table, measure=no_tensor, model=no_tensor, other=no_tensor)),
+    chapter.say: (dict(template="{x:.1f}", x=1.0), dict(template=folder, x=not_finite | st.just(object()))),
+    chapter.show_figure: (
+        dict(figure=Figure(), caption="It rises.", alt="a line"),
+        dict(figure=no_tensor, caption=folder | st.just(" "), alt=folder | st.just(""))),
+    chapter.show_table: (
+        dict(frame=TABLE, caption="Numbers.", formats={"low": "{:.1f}"}),
+        dict(frame=table.filter(lambda value: not isinstance(value, pd.DataFrame) or value.empty), caption=folder,
+             formats=filled.filter(lambda value: value is not None) | st.just({"other": "{}"}))),
+    chapter.write_metrics: (
+        dict(run_dir="run", chapter="01_baseline", metrics={"x": 1.0}),
+        dict(run_dir=folder, chapter=folder | st.sampled_from(["../x", "a/b", ""]),
+             metrics=st.sampled_from([{"x": math.nan}, {"x": object()}, {"x": {1}}]))),
+    # Its good calls are in test_chapter.py.
+    chapter.read_metrics: (
+        dict(run_dir="run", chapter="01_baseline"),
+        dict(run_dir=folder, chapter=folder | st.sampled_from(["../x", "a/b", ""]))),
     store.pack: (
         dict(names=[], path=Path("models.zip")),
         dict(names=filled | st.sampled_from(
@@ -355,8 +394,9 @@ ELSEWHERE = {
     unlearning.ewc_penalty: "unlearn",
     **{method.terms: "unlearn" for method in unlearning.METHODS.values()},
     attacks.Attack: "attack makes it", attacks.Residual: "residual_knowledge makes it",
-    store.Artefact: "get_or_make makes it", store.cache_root: "none", store.code_digest: "modules, not values",
-    store.write_atomically: "what writes",
+    store.Artefact: "get_or_make makes it", store.code_digest: "modules, not values",
+    # In test_evidence.py, test_chapter.py and, for every chapter, below.
+    evidence.check: "no reader calls it", chapter.Parameters: "validate makes it", chapter.validate: "below",
 }
 
 
@@ -371,8 +411,9 @@ def sentence(error):
 
 
 def test_every_public_function_is_here():
+    # The others run a book or a sweep, and say what is wrong with that in errors of their own.
     modules = (data, model, training, fisher, unlearning, evaluation, judges, attacks, latent, figures, playground,
-               store)
+               store, checkpoints, evidence, chapter)
     public = [getattr(module, name) for module in modules for name in module.__all__]
     public = {thing for thing in public if callable(thing) and getattr(thing, "__module__", "").startswith("sa_lib")}
     assert public == (CALLS.keys() | ELSEWHERE.keys()) - {judges.Judge.probabilities}
@@ -382,7 +423,9 @@ def test_every_public_function_is_here():
 ALIASES = {**dict.fromkeys(("forget", "forgotten", "sequence", "without"), "classes|forget"), "name": "dataset|name",
            **dict.fromkeys(("training_config", "model_config"), "config"), "fishers": "weights"}
 BAD = [(function, name) for function, (_, bad) in CALLS.items() for name in bad]
-GOOD = [function for function in CALLS if function not in (fisher.squared_gradients, store.load)]
+READERS = (fisher.squared_gradients, store.load, checkpoints.load_model, checkpoints.read_model,
+           checkpoints.import_official, chapter.read_metrics)
+GOOD = [function for function in CALLS if function not in READERS]
 
 
 def called(function, name=""):

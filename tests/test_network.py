@@ -10,7 +10,8 @@ from urllib.request import urlopen
 import pytest
 import torch
 
-from sa_lib import data, store
+from sa_lib import archive as archive_module
+from sa_lib import data
 from test_data import SMALL
 
 pytestmark = pytest.mark.torture
@@ -159,9 +160,9 @@ def test_a_failure_that_passes_is_not_one(tmp_path, monkeypatch, server, amount,
 @pytest.fixture
 def archive(server, tmp_path, monkeypatch):
     """The address of an archive at the server, which stands for one that speaks https."""
-    store._archive.cache_clear()
+    archive_module.fetched.cache_clear()
     monkeypatch.setenv("SA_CACHE", str(tmp_path))
-    monkeypatch.setattr(store, "urlopen",
+    monkeypatch.setattr(archive_module, "urlopen",
                         lambda url, timeout: urlopen(url.replace("https://models.invalid/", server.address), timeout=5))
     return f"https://models.invalid/models.zip#sha256={hashlib.sha256(Server.files['models.zip']).hexdigest()}"
 
@@ -169,14 +170,14 @@ def archive(server, tmp_path, monkeypatch):
 @pytest.mark.parametrize("way", [*WAYS, "a closed port"])
 def test_an_archive_that_does_not_come_whole_is_one_sentence_and_not_kept(server, archive, tmp_path, monkeypatch, way,
                                                                           tally):
-    monkeypatch.setattr(store, "FETCH_SECONDS", 1)
+    monkeypatch.setattr(archive_module, "FETCH_SECONDS", 1)
     server.behave(way)
     if way == "a closed port":
         server.shutdown()
         server.server_close()
     started = time.monotonic()
     with pytest.raises((OSError, ValueError)) as caught:
-        store._archive(archive)
+        archive_module.fetched(archive)
     assert time.monotonic() - started < 60
     whole = way in ("truncated", "page", "wrong bytes")
     said = "is damaged or another file: its SHA-256 is" if whole else "cannot be read: "
@@ -189,21 +190,21 @@ def test_an_archive_that_does_not_come_whole_is_one_sentence_and_not_kept(server
 
 def test_an_archive_is_asked_for_twice_and_no_more(server, archive, tally):
     server.behave("500", failures=1)
-    assert store._archive(archive).read_bytes() == Server.files["models.zip"]
+    assert archive_module.fetched(archive).read_bytes() == Server.files["models.zip"]
     assert server.asked == 2
-    store._archive.cache_clear()
-    store._archive(archive).unlink()
-    store._archive.cache_clear()
+    archive_module.fetched.cache_clear()
+    archive_module.fetched(archive).unlink()
+    archive_module.fetched.cache_clear()
     server.behave("500", failures=2)
     with pytest.raises(OSError, match="^SA_MODELS=.* cannot be read: HTTP Error 500"):
-        store._archive(archive)
+        archive_module.fetched(archive)
     tally["failures that passed"] += 1
 
 
 @pytest.mark.parametrize("place", ["https://", "https://a b.invalid/models.zip", "https://[::1/models.zip",
                                    f"https://{'x' * 70}.invalid/m.zip", "https://models.invalid:port/m.zip"])
 def test_an_address_that_leads_nowhere_is_one_sentence(tmp_path, monkeypatch, place):
-    store._archive.cache_clear()
+    archive_module.fetched.cache_clear()
     monkeypatch.setenv("SA_CACHE", str(tmp_path))
     with pytest.raises(OSError, match="^SA_MODELS='https://.*' cannot be read: [^\n]+$"):
-        store._archive(f"{place}#sha256={64 * '0'}")
+        archive_module.fetched(f"{place}#sha256={64 * '0'}")

@@ -18,7 +18,9 @@ import torch
 from safetensors.torch import load_file
 
 from runs import PROJECT, book_run, copied, ended, numbers
-from sa_lib import attacks, evaluation, evidence, fisher, inputs, latent, store, training
+from sa_lib import archive, attacks, evaluation, evidence
+from sa_lib import files as files_module
+from sa_lib import fisher, inputs, latent, store, training
 from sa_lib.attacks import THREATS, AttackConfig, get_reconstruction
 from sa_lib.data import load
 from sa_lib.judges import NETWORKS, JudgeConfig, get_judge
@@ -268,7 +270,7 @@ def test_a_chapter_does_not_depend_on_which_cells_ran_before(undisturbed, tmp_pa
 # Never stale ---------------------------------------------------------------------------------
 
 # What keeps what is made, or lets an argument through or does not, changes no number.
-AS_IT_IS = (store, inputs)
+AS_IT_IS = (store, files_module, archive, inputs)
 WAYS = {
     "cvae": lambda base, digits, more=0: get_cvae(digits, SMALL, TrainingConfig(epochs=1 + more)),
     "judge": lambda base, digits, more=0: get_judge(digits, JudgeConfig("B", epochs=1 + more)),

@@ -18,7 +18,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from sa_lib import archive as archive_module
 from sa_lib import store
+from sa_lib.files import cache_root, write_atomically
 
 TENSORS = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.tensor(7), "c": torch.zeros(0, 4).bool()}
 INFO = {"log": {"step": [0, 50], "loss": [1.5, 0.1 + 0.2]}, "name": "née 9 → gray", "nothing": None}
@@ -188,7 +190,9 @@ WRITER = """
 import os, sys, time
 from pathlib import Path
 import torch
+from sa_lib import archive as archive_module
 from sa_lib import store
+from sa_lib.files import cache_root, write_atomically
 
 def wait():
     print("now", flush=True)
@@ -240,12 +244,12 @@ def test_a_failed_making_leaves_nothing(make, cache):
 def test_an_interrupted_write_keeps_the_old_file_and_cleans_up(tmp_path, error):
     path = tmp_path / "metrics.json"
     path.write_text("old")
-    with pytest.raises(type(error)), store.write_atomically(path) as temporary:
+    with pytest.raises(type(error)), write_atomically(path) as temporary:
         assert temporary.parent == path.parent and temporary != path
         temporary.write_text("half")
         raise error
     assert files(tmp_path) == [path] and path.read_text() == "old"
-    with store.write_atomically(path) as temporary:
+    with write_atomically(path) as temporary:
         temporary.write_text("new")
         assert path.read_text() == "old"
     assert files(tmp_path) == [path] and path.read_text() == "new"
@@ -275,10 +279,10 @@ def test_the_code_digest_changes_with_any_of_the_sources(tmp_path, monkeypatch):
 
 
 def test_the_cache_is_where_it_is_said_to_be(tmp_path, monkeypatch):
-    assert store.cache_root() == tmp_path
+    assert cache_root() == tmp_path
     monkeypatch.delenv("SA_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME" if os.name == "posix" else "LOCALAPPDATA", str(tmp_path / "user"))
-    assert store.cache_root().name == "sa_lib"
+    assert cache_root().name == "sa_lib"
 
 
 def test_a_recipe_must_be_json(make, cache):
@@ -291,7 +295,9 @@ MAKER = """
 import sys, time
 from pathlib import Path
 import torch
+from sa_lib import archive as archive_module
 from sa_lib import store
+from sa_lib.files import cache_root, write_atomically
 
 store.PATIENCE = 3.0
 
@@ -347,7 +353,7 @@ def test_what_killed_writers_left_is_removed_a_day_later_and_nothing_else(make, 
 def test_a_write_that_fails_names_the_file_that_was_to_be(tmp_path):
     path = tmp_path / "metrics.json"
     with pytest.raises(OSError, match=re.escape(f"[Errno 28] No space left on device: '{path}'")):
-        with store.write_atomically(path):
+        with write_atomically(path):
             raise OSError(errno.ENOSPC, "No space left on device")
 
 
@@ -457,7 +463,7 @@ def test_a_remote_archive_is_fetched_once_and_never_kept_damaged(make, cache, ar
         asked.append(url)
         return open(path if asked[1:] else __file__, "rb")
 
-    monkeypatch.setattr(store, "urlopen", answer)
+    monkeypatch.setattr(archive_module, "urlopen", answer)
     url = "https://example.org/models.zip"
     monkeypatch.setenv("SA_MODELS", f"{url}#sha256={digest}")
     with pytest.raises(ValueError, match="is damaged or another file"):

@@ -1,0 +1,94 @@
+"""Trained models in one zip archive, on this machine or at an https address, which ``SA_MODELS`` names.
+
+The address carries the archive's digest, so that what is fetched is what was packed.
+"""
+
+import os
+import re
+import time
+import zipfile
+from collections.abc import Mapping
+from functools import cache
+from http.client import HTTPException
+from pathlib import Path
+from urllib.request import urlopen
+
+from .files import cache_root, file_digest, write_atomically
+
+__all__ = ["fetched", "member", "pack"]
+
+# The longest that fetching an archive may take, which a trickling server would otherwise stretch for ever.
+FETCH_SECONDS = 3600
+
+# How many times larger than its archive a member may be; weights hardly shrink.
+MOST_SWOLLEN = 100
+
+
+def pack(members: Mapping[str, bytes], path: Path) -> str:
+    """Write files, by their names, into an archive at `path`; return its address for ``SA_MODELS``."""
+    with write_atomically(path) as temporary:
+        # Weights hardly shrink; a Fisher diagonal does, to half.
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            for name, content in members.items():
+                archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)  # without a date
+        digest = file_digest(temporary)
+    return f"{path}#sha256={digest}"
+
+
+def member(name: str) -> bytes | None:
+    """What the archive that ``SA_MODELS`` names has under this name; None if it has nothing, or there is no archive.
+
+    Raises:
+        ValueError: ``SA_MODELS`` is no such address, or the archive is damaged or another than its digest says.
+        OSError: the archive cannot be read or fetched.
+    """
+    if not (address := os.environ.get("SA_MODELS")):
+        return None
+    path = fetched(address)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if name not in archive.namelist():
+                return None
+            if archive.getinfo(name).file_size > MOST_SWOLLEN * path.stat().st_size:
+                raise ValueError(f"{name} was made to swell when read")
+            return archive.read(name)
+    except Exception as error:  # a broken archive can fail in any way
+        raise ValueError(f"SA_MODELS={address!r} is not an archive of models: {_said(error)}") from None
+
+
+@cache
+def fetched(address: str) -> Path:
+    """The archive at a path or https address, fetched if need be, once its digest has been found right."""
+    place, _, digest = address.rpartition("#sha256=")
+    remote = place.startswith("https://")
+    if not place or not re.fullmatch("[0-9a-f]{64}", digest) or "://" in place and not remote:
+        raise ValueError(f"SA_MODELS={address!r} is not allowed; use the path or the https address of a file that "
+                         "make models made, with #sha256= and its digest behind it")
+    path = cache_root() / "archives" / f"{digest}.zip" if remote else Path(place)
+    try:
+        if remote and not path.is_file():
+            end = time.monotonic() + FETCH_SECONDS
+            try:
+                _fetch(place, path, end)
+            except (OSError, HTTPException):  # a failure may pass: there is a second try
+                _fetch(place, path, end)
+        found = file_digest(path)
+    except (OSError, HTTPException, ValueError) as error:
+        raise OSError(f"SA_MODELS={address!r} cannot be read: {_said(error)}") from None
+    if found != digest:
+        if remote:
+            path.unlink()
+        raise ValueError(f"SA_MODELS={address!r} is damaged or another file: its SHA-256 is {found}")
+    return path
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split()) or repr(error)
+
+
+def _fetch(url: str, path: Path, end: float) -> None:
+    with write_atomically(path) as temporary, urlopen(url, timeout=60) as answer, open(temporary, "wb") as file:
+        while block := answer.read1(1 << 20):
+            if time.monotonic() > end:
+                raise OSError(f"it took longer than {FETCH_SECONDS} s")
+            file.write(block)
