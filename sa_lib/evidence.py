@@ -33,13 +33,30 @@ __all__ = ["RESULTS", "SWEEPS", "THREATS", "TOLERANCE", "check", "differences", 
 RESULTS = next((path for path in (Path(__file__).parent / "results", Path(__file__).parent.parent / "results")
                 if path.is_dir()), Path("results"))
 THREATS = ("y on the simplex", "y free")
+# What each method was given in the search for its settings: its own and four others, on one digit and one seed.
+SEARCH = {
+    "ewc_gray": [{"peak_lr": 1e-3}, {"peak_lr": 4e-3}, {"gray": 78.4}, {"ewc": 10.0}],
+    "ewc_gray_replay": [{"peak_lr": 1e-3}, {"peak_lr": 4e-3}, {"ewc": 10.0}, {"ewc": 1000.0}],
+    "selective_amnesia": [{"peak_lr": 6e-4}, {"peak_lr": 2e-3}, {"ewc": 0.078125}, {"ewc": 7.8125}],
+    "gradient_ascent": [{"steps": 35}, {"steps": 140}, {"peak_lr": 7.5e-5}, {"peak_lr": 3e-4}],
+    "gradient_ascent_retain": [{"peak_lr": 1e-3}, {"forget": 0.005}, {"forget": 0.1},
+                               {"steps": 800, "peak_lr": 1e-3}],
+    "saliency": [{"peak_lr": 1e-3}, {"peak_lr": 4e-3}, {"forget": 0.1}, {"salient": 0.2}],
+    "fine_tune": [{"peak_lr": 4e-3}, {"peak_lr": 1.6e-2}, {"steps": 3200}, {"steps": 3200, "peak_lr": 1.6e-2}],
+    "unseen": [{"peak_lr": 8e-3}, {"steps": 1600}, {"fresh": 0.5}, {"fresh": 0.85}],
+}
 # What the book stands on: the grid of each sweep of 07_methods, and the parameters that its cells share.
 SWEEPS = {
     "evidence": ({"forget": [*range(10)], "seed": [*range(5)]}, {"methods": ["ewc_gray", "unseen"]}),
-    # The digits on which no setting was looked for.
-    "evidence-methods": ({"forget": [5, 6, 7, 8, 9], "seed": [2]}, {"longest": 10_000}),
-    "evidence-digits": ({"forget": [*range(10)], "seed": [*range(5)]},
-                        {"dataset": "digits", "methods": ["ewc_gray", "unseen"]}),
+    **{f"search-{method}": ({"changes": [{}, *others]},
+                            {"methods": [method], "forget": 3, "seed": 0, "longest": 3200})
+       for method, others in SEARCH.items()},
+    # The digits on which no setting was looked for, from a baseline that is in no other sweep.
+    "methods": ({"forget": [5, 6, 7, 8, 9]}, {"seed": 5, "longest": 10_000}),
+    "digits": ({"forget": [*range(10)], "seed": [0, 1]}, {"dataset": "digits", "methods": ["ewc_gray", "unseen"]}),
+    # With the rate of its training and half of its updates, as the others have.
+    "conv": ({"forget": [1, 9]}, {"architecture": "conv", "methods": ["ewc_gray", "unseen"],
+                                  "changes": {"peak_lr": 3e-3}, "longest": 936}),
 }
 # How far a cell made again may lie from its committed row on another machine, where sums are rounded otherwise:
 # a training then ends in other weights, like one from another seed.
@@ -150,25 +167,28 @@ def _check_rows(rows: pd.DataFrame) -> None:
 
 
 def make(root: Path, names: Sequence[str], seeds: int, scheduler: str | None) -> int:
-    """Run these of `SWEEPS` and write ``results/``; return the number of cells that failed."""
+    """Run these of `SWEEPS` and put their rows into ``results/``; return the number of cells that failed.
+
+    Rows of other sweeps stay, each with what it was made with in ``provenance.json``.
+    """
     from . import sweep
-    tables, grids = [], {}
+    folder = root / "results"
+    path, provenance = folder / "evidence.csv", folder / "provenance.json"
+    made = json.loads(provenance.read_text(encoding="utf-8")) if provenance.is_file() else {}
+    tables = dict([*pd.read_csv(path, index_col="cell").groupby("sweep")] if path.is_file() else [])
     for name in names:
         grid, shared = SWEEPS[name]
-        grid = {**grid, "seed": grid["seed"][:seeds]}
-        grids[name] = grid, shared
+        grid = {**grid, "seed": grid["seed"][:seeds]} if "seed" in grid else grid
         wanted = sweep.cells(root, "07_methods", grid, shared)
-        tables.append(sweep.sweep(root, root / "runs" / name, "07_methods", wanted, scheduler).assign(sweep=name))
-    table = pd.concat(tables)
-    folder = root / "results"
-    with write_atomically(folder / "evidence.csv") as temporary:
-        table.to_csv(temporary)
-    made = {"date": datetime.date.today().isoformat(), "sweeps": grids, "cells": len(table),
-            "failed": int((table["error"] != "").sum()), "cell_hours": float(table["seconds"].sum() / 3600),
-            "machine": sweep.machine()}
-    with write_atomically(folder / "provenance.json") as temporary:
-        temporary.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-    return made["failed"]
+        table = tables[name] = sweep.sweep(root, root / "runs" / name, "07_methods", wanted, scheduler).assign(sweep=name)
+        made[name] = {"grid": grid, "shared": shared, "date": datetime.date.today().isoformat(), "cells": len(table),
+                      "failed": int((table["error"] != "").sum()),
+                      "cell_hours": float(table["seconds"].sum() / 3600), "machine": sweep.machine()}
+        with write_atomically(path) as temporary:
+            pd.concat([tables[name] for name in SWEEPS if name in tables]).dropna(axis=1, how="all").to_csv(temporary)
+        with write_atomically(provenance) as temporary:
+            temporary.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    return sum(made[name]["failed"] for name in names)
 
 
 def check(table: pd.DataFrame, day: datetime.date, config: Mapping[str, float] = TOLERANCE) -> list[str]:
