@@ -116,11 +116,10 @@ chapter.show_table(settings.rename_axis("method"), "The settings of this run.",
 # %% [markdown]
 # **How they were chosen.** Those of selective_amnesia are its authors', converted
 # from sums over a batch to means. Those of ewc_gray come from [the chapter on
-# EWC](02_ewc_unlearning.ipynb). For unseen they were looked for on the digits 0
-# to 4 and one seed; for all others a few were tried by hand on the digit 0. That
-# is not the same search for each: a method that ranks low here may do better
-# with settings that no one has tried, and the parameter `changes` is there to
-# try them.
+# EWC](02_ewc_unlearning.ipynb), those of unseen from trials on the digits 0 to 4,
+# the others from the shape of their papers' and a few trials on the digit 0. All
+# were then searched alike: five settings each, on the digit 3; [the chapter on
+# evidence](08_evidence.ipynb) has the table. The parameter `changes` tries others.
 
 # %% [markdown]
 # ## What they draw

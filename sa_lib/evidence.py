@@ -79,7 +79,7 @@ def read(path: str | Path = RESULTS / "evidence.csv") -> pd.DataFrame:
         raise ValueError(f"{path} is not a table: {' '.join(str(error).split())}") from None
     _check_columns(table, str(path), ())
     table["error"] = table["error"].fillna("")
-    for name, default in (("dataset", "mnist"), ("architecture", "mlp")):
+    for name, default in (("dataset", "mnist"), ("architecture", "mlp"), ("sweep", "")):
         table[name] = table[name].fillna(default) if name in table else default
     if not (table["error"] == "").any():
         raise ValueError(f"no cell of {path} succeeded; the column 'error' says why")

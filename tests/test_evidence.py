@@ -2,12 +2,13 @@
 
 import datetime
 import json
+import math
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from sa_lib import evidence
+from sa_lib import evidence, sweep
 
 THREATS = evidence.THREATS
 
@@ -77,5 +78,27 @@ def test_the_committed_table_is_whole():
     rows = evidence.tidy(evidence.read())
     assert {"baseline", "retrain", "ewc_gray", "unseen"} <= set(rows.index.unique("model"))
     provenance = json.loads((evidence.RESULTS / "provenance.json").read_text())
-    assert provenance["cells"] == len(evidence.read())
-    datetime.date.fromisoformat(provenance["date"])
+    made = evidence.read().groupby("sweep")
+    assert {name: one["cells"] for name, one in provenance.items()} == made.size().to_dict()
+    assert provenance.keys() <= evidence.SWEEPS.keys()
+    for name, rows in made:
+        grid, shared = evidence.SWEEPS[name]
+        assert provenance[name]["grid"] == grid and provenance[name]["shared"] == shared
+        assert math.prod(map(len, grid.values())) == len(rows)
+        assert datetime.date.fromisoformat(provenance[name]["date"]) >= datetime.date.fromisoformat(rows["date"].max())
+
+
+def test_a_sweep_made_again_replaces_its_own_rows_alone(tmp_path, monkeypatch):
+    (tmp_path / "results").mkdir()
+    monkeypatch.setattr(evidence, "SWEEPS", {"one": ({"forget": [1]}, {}), "two": ({"forget": [2, 3]}, {})})
+    monkeypatch.setattr(sweep, "cells", lambda root, chapter, grid, shared: grid["forget"])
+    monkeypatch.setattr(sweep, "sweep", lambda root, out, chapter, wanted, scheduler: pd.DataFrame(
+        [cell(k, 0, 0.1) | {"seconds": tally[out.name], "error": "it failed" * (k == 3)} for k in wanted]).set_index("cell"))
+    tally = {"one": 10, "two": 20}
+    assert evidence.make(tmp_path, ["one", "two"], 5, None) == 1
+    tally["two"] = 30
+    assert evidence.make(tmp_path, ["two"], 5, None) == 1
+    table = pd.read_csv(tmp_path / "results" / "evidence.csv")
+    assert table[["sweep", "forget", "seconds"]].to_numpy().tolist() == [["one", 1, 10], ["two", 2, 30], ["two", 3, 30]]
+    provenance = json.loads((tmp_path / "results" / "provenance.json").read_text())
+    assert [(one["cells"], one["failed"]) for one in provenance.values()] == [(1, 0), (2, 1)]
