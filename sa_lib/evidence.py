@@ -74,7 +74,7 @@ def read(path: str | Path = RESULTS / "evidence.csv") -> pd.DataFrame:
     if not Path(path).is_file():
         raise FileNotFoundError(f"no table at {path}; make evidence, or a sweep of 07_methods, makes one")
     try:
-        table = pd.read_csv(path, dtype={"error": str})
+        table = pd.read_csv(path, dtype={"error": str}).copy()  # in one piece: so many columns are slow to add to
     except (ValueError, OverflowError) as error:
         raise ValueError(f"{path} is not a table: {' '.join(str(error).split())}") from None
     _check_columns(table, str(path), ())
