@@ -1,4 +1,7 @@
-"""Figures: every function takes results and returns a Matplotlib figure."""
+"""Figures: every function takes results and returns a Matplotlib figure.
+
+What it cannot draw is refused with a TypeError or ValueError that names the argument and what is allowed.
+"""
 
 from collections.abc import Mapping, Sequence
 

@@ -95,6 +95,7 @@ def test_the_page_says_what_was_measured(bench, tmp_path):
     text = (PROJECT / "book" / "speed.md").read_text()
     assert set(re.findall(r"{{speed of (\w+)}}", text)) == parts.keys()
     assert not re.search(r"\d+\.\d", text), "no measured number is typed by hand"
+    assert bench["groups"]["t-SNE"]["unit"] == "embedding of 10,000 points", "as its goal says"
     assert "40 s together, [](../notebooks/02_other) the longest: 30 s" in parts["book"]
     pictures = re.findall(r"../figures/(\S+)\n:alt: (.+)\n", "".join(parts.values()))
     assert len(pictures) == 2 and all((tmp_path / name).is_file() and len(alt) > 50 for name, alt in pictures)
