@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 
 import runs
-from sa_lib import book, data
+from sa_lib import book, chapter, data, playground
+from sa_lib.attacks import THREATS, AttackConfig, get_reconstruction
 
 # `make torture` names here the file for its counts; the tests marked `torture` then try much more.
 LONG = os.environ.get("TORTURE")
@@ -25,6 +26,25 @@ def small_cache(tmp_path_factory):
 @pytest.fixture(scope="session")
 def digits():
     return data.load("digits")
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory, digits):
+    """Models, judge and answers as chapter 5 has them, and the folder of what the playground was given of them."""
+    config = AttackConfig(steps=60, restarts=3)
+    made = chapter.validate(dataset="digits", profile="smoke", forget=[9, 2])
+    first, both = made.sequence(digits, [9, 2])
+    models = {"baseline": made.baseline(digits), "forgot 9": first, "forgot 9, 2": both,
+              "never saw 9, seed 0": made.never_saw(digits, [9])}
+    judge = made.judge(digits, "B")
+    real = digits.test_images[digits.test_labels == 9][:6]
+    found = {(threat, 9, name): get_reconstruction(trained, real, 9, THREATS[threat], config)
+             for threat in ("z in the prior", *playground.THREATS) for name, trained in models.items()}
+    folder = tmp_path_factory.mktemp("run") / "05_attacks"
+    arguments = {"models": models, "judge": judge, "dataset": digits, "forgotten": [9, 2], "found": found,
+                 "config": config}
+    playground.export(folder, **arguments)
+    return {"folder": folder, "real": real, **arguments}
 
 
 @pytest.fixture(scope="session")

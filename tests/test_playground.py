@@ -13,12 +13,10 @@ import torch
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
-from sa_lib import attacks, chapter, model, playground
-from sa_lib.attacks import THREATS, AttackConfig, get_reconstruction
+from sa_lib import attacks, model, playground
+from sa_lib.attacks import THREATS
 
 PROJECT = Path(__file__).resolve().parent.parent
-SEQUENCE = [9, 2]
-CONFIG = AttackConfig(steps=60, restarts=3)
 # The image that a model draws in the page may differ from PyTorch's by this much, and the judge's probabilities.
 PIXEL, PROBABILITY = 2e-3, 1e-2
 # How far the error of the page's attack may lie from the library's: they draw different starts.
@@ -26,30 +24,12 @@ FACTOR = 1.25
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory, digits):
-    """Models, judge and answers as chapter 5 has them, and the folder of what was exported of them."""
-    made = chapter.validate(dataset="digits", profile="smoke", forget=SEQUENCE)
-    first, both = made.sequence(digits, SEQUENCE)
-    models = {"baseline": made.baseline(digits), "forgot 9": first, "forgot 9, 2": both,
-              "never saw 9, seed 0": made.never_saw(digits, [9])}
-    judge = made.judge(digits, "B")
-    real = digits.test_images[digits.test_labels == 9][:6]
-    found = {(threat, 9, name): get_reconstruction(trained, real, 9, THREATS[threat], CONFIG)
-             for threat in ("z in the prior", *playground.THREATS) for name, trained in models.items()}
-    folder = tmp_path_factory.mktemp("run") / "05_attacks"
-    arguments = {"models": models, "judge": judge, "dataset": digits, "forgotten": SEQUENCE, "found": found,
-                 "config": CONFIG}
-    playground.export(folder, **arguments)
-    return {"folder": folder, "real": real, **arguments}
-
-
-@pytest.fixture(scope="session")
-def site(run, tmp_path_factory):
+def site(exported, tmp_path_factory):
     """The address of a server with the page, in a folder of its own as on a project's site."""
     root = tmp_path_factory.mktemp("server")
     static = root / "project" / "_static"
     shutil.copytree(PROJECT / "book" / "_static", static)
-    shutil.copytree(run["folder"], static / "playground")
+    shutil.copytree(exported["folder"], static / "playground")
     body = re.search(r"```{raw} html\n(.*?)\n```", (PROJECT / "book" / "playground.md").read_text(), re.DOTALL)[1]
     (root / "project" / "book").mkdir()
     (root / "project" / "book" / "playground.html").write_text(
@@ -100,12 +80,12 @@ def errors(page):
     return [float(text.removeprefix("error ")) for text in page.locator(".error").all_inner_texts()]
 
 
-def test_what_is_exported_is_of_this_run_and_small_enough_for_a_phone(run):
-    about = json.loads((run["folder"] / "playground.json").read_text())
-    assert about["bytes"] == (run["folder"] / "playground.bin").stat().st_size < playground.MOST
-    assert {m["name"]: m["digest"] for m in about["models"]} == {n: t.digest for n, t in run["models"].items()}
+def test_what_is_exported_is_of_this_run_and_small_enough_for_a_phone(exported):
+    about = json.loads((exported["folder"] / "playground.json").read_text())
+    assert about["bytes"] == (exported["folder"] / "playground.bin").stat().st_size < playground.MOST
+    assert {m["name"]: m["digest"] for m in about["models"]} == {n: t.digest for n, t in exported["models"].items()}
     assert about["attack"]["errors"]["y free"]["forgot 9"] == pytest.approx(
-        float(run["found"]["y free", 9, "forgot 9"].loss[-1].mean()))
+        float(exported["found"]["y free", 9, "forgot 9"].loss[-1].mean()))
     assert [about["targets"]["labels"].count(k) for k in range(10)] == [1, 1, 3, 1, 1, 1, 1, 1, 1, 3]
     names = [preset["name"] for preset in about["presets"]]
     through = re.fullmatch(r"a 9 through (\d) and (\d)", names[2])
@@ -116,27 +96,27 @@ def test_what_is_exported_is_of_this_run_and_small_enough_for_a_phone(run):
     assert (gray["z"], gray["y"]) == (known["z"], known["y"]) and gray["model"] == "forgot 9"
 
 
-def test_what_the_page_cannot_draw_is_not_exported(run, tmp_path):
-    arguments = {key: value for key, value in run.items() if key not in ("folder", "real")}
-    shutil.copytree(run["folder"], tmp_path, dirs_exist_ok=True)
+def test_what_the_page_cannot_draw_is_not_exported(exported, tmp_path):
+    arguments = {key: value for key, value in exported.items() if key not in ("folder", "real")}
+    shutil.copytree(exported["folder"], tmp_path, dirs_exist_ok=True)
     conv = {name: replace(trained, model=model.build(model.ARCHITECTURES["conv"], 0))
-            for name, trained in run["models"].items()}
+            for name, trained in exported["models"].items()}
     playground.export(tmp_path, **arguments | {"models": conv})
     assert list(tmp_path.iterdir()) == [], "what another architecture left is not this run's"
     large = model.build(model.ModelConfig(), 0)
     torch.nn.init.constant_(large.decoder.layers[0].weight, 1e5)
-    models = {**run["models"], "forgot 9": replace(run["models"]["forgot 9"], model=large)}
+    models = {**exported["models"], "forgot 9": replace(exported["models"]["forgot 9"], model=large)}
     with pytest.raises(ValueError, match=r"forgot 9 reaches 1e\+05; float16 holds up to 65504"):
         playground.export(tmp_path, **arguments | {"models": models})
-    many = {**run["models"], "one more": run["models"]["baseline"]}
-    found = run["found"] | {(threat, 9, "one more"): run["found"][threat, 9, "baseline"]
+    many = {**exported["models"], "one more": exported["models"]["baseline"]}
+    found = exported["found"] | {(threat, 9, "one more"): exported["found"][threat, 9, "baseline"]
                             for threat in playground.THREATS}
     with pytest.raises(ValueError, match="bytes; 5000000 are allowed"):
         playground.export(tmp_path, **arguments | {"models": many, "found": found})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_page_draws_and_judges_as_pytorch_does(chromium, site, run):
+def test_the_page_draws_and_judges_as_pytorch_does(chromium, site, exported):
     generator = torch.Generator().manual_seed(0)
     z = 1.5 * torch.randn(50, 8, generator=generator)
     y = torch.cat([torch.eye(10), torch.rand(20, 10, generator=generator).softmax(1),
@@ -148,32 +128,33 @@ def test_the_page_draws_and_judges_as_pytorch_does(chromium, site, run):
         }))""", [z.tolist(), y.tolist()])
         real = asked(page, "(m, book) => book.targets.map(({ image }) => m.judged(book.judge, image))")
         target = asked(page, "(m, book) => book.targets.map(({ image }) => Array.from(image))")
-    for (name, trained), drawn in zip(run["models"].items(), said, strict=True):
+    for (name, trained), drawn in zip(exported["models"].items(), said, strict=True):
         images = trained.model.decode(z, y)
         theirs = torch.tensor([image for image, _ in drawn]).view_as(images)
         assert (theirs - images).abs().max() < PIXEL, name
         odds = torch.tensor([odds for _, odds in drawn])
-        assert (odds - run["judge"].probabilities(images)).abs().max() < PROBABILITY, name
+        assert (odds - exported["judge"].probabilities(images)).abs().max() < PROBABILITY, name
     shown = torch.tensor(target).view(-1, 1, 28, 28)
-    assert (torch.tensor(real) - run["judge"].probabilities(shown)).abs().max() < PROBABILITY
-    assert (run["judge"].probabilities(shown).argmax(1) != 10).float().mean() > 0.5, "the judge can tell digits"
+    assert (torch.tensor(real) - exported["judge"].probabilities(shown)).abs().max() < PROBABILITY
+    assert (exported["judge"].probabilities(shown).argmax(1) != 10).float().mean() > 0.5, "the judge can tell digits"
 
 
 @pytest.mark.parametrize("threat", playground.THREATS)
-def test_the_page_attacks_as_the_library_does(chromium, site, run, threat):
-    spend = {"steps": CONFIG.steps, "restarts": CONFIG.restarts, "lr": CONFIG.lr}
+def test_the_page_attacks_as_the_library_does(chromium, site, exported, threat):
+    config = exported["config"]
+    spend = {"steps": config.steps, "restarts": config.restarts, "lr": config.lr}
     with opened(chromium, site) as page:
         found = asked(page, """(m, book, [targets, free, spend]) => book.models.map((model) => targets.map((t, n) => {
             const all = [...m.attack(model, t, 9, free, spend, n)];
             const { loss, z, y, image } = all.at(-1).best;
             return { first: all[0].best.loss, loss, z, y, image: Array.from(image), looks: all.length };
-        }))""", [run["real"].flatten(1).tolist(), threat == "y free", spend])
-    for (name, trained), answers in zip(run["models"].items(), found, strict=True):
-        library = float(run["found"][threat, 9, name].loss[-1].mean())
+        }))""", [exported["real"].flatten(1).tolist(), threat == "y free", spend])
+    for (name, trained), answers in zip(exported["models"].items(), found, strict=True):
+        library = float(exported["found"][threat, 9, name].loss[-1].mean())
         mine = sum(answer["loss"] for answer in answers) / len(answers)
         assert library / FACTOR < mine < library * FACTOR, f"{name}: {mine:.1f}, by the library {library:.1f}"
-        for answer, target in zip(answers, run["real"]):
-            assert answer["loss"] < answer["first"] and answer["looks"] == CONFIG.steps + 1
+        for answer, target in zip(answers, exported["real"]):
+            assert answer["loss"] < answer["first"] and answer["looks"] == config.steps + 1
             z, y = torch.tensor([answer["z"]]), torch.tensor([answer["y"]])
             image = trained.model.decode(z, y)
             assert (image.flatten() - torch.tensor(answer["image"])).abs().max() < PIXEL

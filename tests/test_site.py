@@ -49,8 +49,12 @@ LOOK = """() => {
 }"""
 
 
-def smallest_site(root):
-    """A site of the real settings and pages in which every chapter is the same small one, run once."""
+def smallest_site(root, playground):
+    """A site of the real settings and pages in which every chapter is the same small one, run once.
+
+    Args:
+        playground: the folder of what the page of that name fetches.
+    """
     names = book.chapters(PROJECT)
     (root / "notebooks").mkdir()
     for name in names:
@@ -80,13 +84,16 @@ chapter.show_table(pandas.DataFrame([[0.5] * 20]), "A wide table.")
         (root / run_dir / name / "metrics.json").write_text(json.dumps(metrics[name]))
         if name != names[0]:
             shutil.copy(root / run_dir / f"{names[0]}.ipynb", root / run_dir / f"{name}.ipynb")
+    shutil.copytree(playground, root / run_dir / playground.name, dirs_exist_ok=True)
     return book.render(root, run_dir).parent
 
 
 @pytest.fixture(scope="session")
-def site(chromium, tmp_path_factory):
+def site(chromium, request, tmp_path_factory):
     """The folder of the site."""
-    return Path(os.environ["SITE"]) if os.environ.get("SITE") else smallest_site(tmp_path_factory.mktemp("site"))
+    if os.environ.get("SITE"):
+        return Path(os.environ["SITE"])
+    return smallest_site(tmp_path_factory.mktemp("site"), request.getfixturevalue("exported")["folder"])
 
 
 @pytest.fixture(scope="session")
