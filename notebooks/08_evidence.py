@@ -419,9 +419,8 @@ broken = [f"{m}: {c}" for m, c, _, h in claims if not h]
 chapter.say(
     "{count} of {total} claims fail in this table{which}. A row of a digit or a seed in which the class is still drawn, "
     "or an attacker who gets more out of an unlearned model than out of those that never saw the class, with the same "
-    "budget, would falsify what this book says of the method. So would another data set: the rows of other data sets "
-    "in the table are below.",
-    count=len(broken), total=len(claims), which=": " + "; ".join(broken) if broken else "")
+    "budget, would falsify what this book says of the method. So would another data set or model: {others}.",
+    others="their rows are below" if (~main).any() else "the table has none yet", count=len(broken), total=len(claims), which=": " + "; ".join(broken) if broken else "")
 
 # %% tags=["remove-input"]
 others = {}
