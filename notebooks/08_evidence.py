@@ -357,8 +357,10 @@ if there:
     nearest = stacked["|ρ|"].groupby(level=-1).mean().idxmin()
     chapter.say(
         "By the sum of ranks, {first} comes first; by |ρ| alone, {nearest}. {reading}{official}{missing}", first=first,
-        nearest=nearest, reading="" if first == nearest else "Which of them is better depends on what is asked: never "
-        "to show the class again and to be quick, or to be as one that never saw it. ",
+        nearest=nearest, reading=("" if first == nearest else "Which of them is better depends on what is asked: never "
+                                  "to show the class again and to be quick, or to be as one that never saw it. ")
+        + ("" if nearest == "unseen" else f"So {nearest} lands nearer to a model that never saw the class than unseen, "
+           "which was made for that. "),
         official=f"selective_amnesia had {min(paper, longest):,.0f} of the {paper:,} updates of its paper. "
         if longest == longest else "", missing=f"The table does not have {', '.join(absent)} yet: they are compared for one digit in [the chapter on "
         "methods](07_methods.ipynb)." if absent else "")
