@@ -289,20 +289,17 @@ def scored(value):
 
 
 if tried:
-    chapter.show_table(
-        pd.DataFrame({method: {
-            "its own": scored(found["own"]), "others": "; ".join(
-                f"{setting}: {scored(value)}" for setting, value in found.items() if setting != "own")}
-            for method, found in tried.items()}).T.rename_axis("method"),
-        f"The score of each setting, on the digit {', '.join(map(str, sorted(search['forget'].unique())))} alone: the "
-        "lower the better, 1 would meet every limit." + "".join(
-            f" Failed: {error.rpartition('failed with ')[2]}." for error in search["error"].unique() if error))
+    chapter.say("{listed}", listed="\n".join(
+        f"- **{method}**: {scored(found['own'])} with its own; " + "; ".join(
+            f"{scored(value)} ({setting})" for setting, value in found.items() if setting != "own")
+        for method, found in tried.items()) + "".join(
+            f"\n\nFailed: {error.rpartition('failed with ')[2]}." for error in search["error"].unique() if error))
     better = {m: min(found, key=found.get) for m, found in tried.items() if min(found.values()) < 0.8 * found["own"]}
     hopeless = [m for m, found in tried.items() if min(found.values()) > 10]
     chapter.say(
         "{count} cells, {hours:.1f} hours of work of single cores. {reading}{lost} The settings were left as they are: "
         "one digit and one seed show who is held back by far, not which of two close settings is right. Who is held "
-        "back by far should be read below with this table beside it.",
+        "back by far should be read below with this list beside it.",
         count=len(search), hours=search["seconds"].sum() / 3600, reading="By more than a fifth better than its own: " + "; ".join(
             f"{m} with {setting} ({scored(tried[m]['own'])} to {scored(tried[m][setting])})"
             for m, setting in better.items()) + "." if better else "No other setting is better by more than a fifth.",
@@ -335,18 +332,21 @@ for place, one in there.items():
     ranks[place] = scores[place].rank().sum(axis=1)
 
 # %% tags=["remove-input"]
-compared = {}
+compared, paired = {}, {}
 if there:
     total = pd.DataFrame(ranks).mean(axis=1).sort_values()
     stacked = pd.concat(scores)
     for method in total.index:
         mine, ours = (stacked.xs(m, level=-1) for m in (method, "unseen"))
-        compared[method] = {"rank sum": f"{total[method]:.1f}", **{
-            c: f"{mine[c].mean():.2f}" + ("" if method == "unseen" else f" ({worded(mine[c] - ours[c])})")
-            for c in ("|ρ|", "nats lost", "points lost")}, "seconds": f"{mine['seconds'].mean():.0f}"}
+        compared[method] = {"rank sum": total[method], **mine[["|ρ|", "nats lost", "points lost", "seconds"]].mean()}
+        paired[method] = {c: worded(mine[c] - ours[c]) for c in ("|ρ|", "nats lost", "points lost")}
     chapter.show_table(pd.DataFrame(compared).T.rename_axis("method"),
-                       f"{len(there)} cells, of the digits {', '.join(map(str, sorted({d for d, _ in there})))}: means, "
-                       "and in parentheses the paired difference to unseen with its 95 % interval over cells.")
+                       f"{len(there)} cells, of the digits {', '.join(map(str, sorted({d for d, _ in there})))}: means.",
+                       {"rank sum": "{:.1f}", "|ρ|": "{:.2f}", "nats lost": "{:.2f}", "points lost": "{:.2f}",
+                        "seconds": "{:.0f}"})
+    if len(paired) > 1:
+        chapter.show_table(pd.DataFrame(paired).T.drop(index="unseen").rename_axis("method"),
+                           "The same less that of unseen, in pairs, with its 95 % interval over cells.")
 
 # %% tags=["remove-input"]
 if there:
