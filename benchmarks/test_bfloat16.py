@@ -4,7 +4,7 @@ The control is the noise of the seed: how far two float32 models lie apart. Thos
 """
 
 import math
-import time
+from functools import partial
 
 import pytest
 import torch
@@ -14,12 +14,20 @@ from sa_lib.evaluation import negative_elbo
 from sa_lib.model import ARCHITECTURES, build
 from sa_lib.training import TrainingConfig, get_cvae, train_cvae
 
-MLP, SEEDS = ARCHITECTURES["mlp"], (0, 1)
+MLP, SEEDS, STEPS = ARCHITECTURES["mlp"], (0, 1), 30
 CONFIG = TrainingConfig()
 
 
+def trained(images, labels, config, seed, half):
+    model = build(MLP, seed)
+    # With its cache autocast would go on with the weights as they were at the first step.
+    with torch.autocast("cpu", torch.bfloat16, enabled=half, cache_enabled=False):
+        train_cvae(model, images, labels, config, seed)
+    return model.eval()
+
+
 @pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this processor does not know bfloat16")
-def test_bfloat16(benchmark):
+def test_bfloat16(compare, benchmark, sample):
     try:
         mnist = data.load("mnist")
     except OSError as error:
@@ -28,17 +36,9 @@ def test_bfloat16(benchmark):
     def nats(model):
         return float(negative_elbo(model, mnist.test_images, mnist.test_labels).mean())
 
-    def trained(seed):
-        model = build(MLP, seed)
-        begun = time.process_time()
-        # With its cache it would go on with the weights as they were at the first step.
-        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
-            train_cvae(model, mnist.train_images, mnist.train_labels, CONFIG, seed)
-        return nats(model.eval()), (time.process_time() - begun) / (CONFIG.epochs * (len(mnist.train_images) // CONFIG.batch))
-
-    benchmark.group = "bfloat16"
-    halves = benchmark.pedantic(lambda: [trained(seed) for seed in SEEDS])
-    assert all(math.isfinite(nats) for nats, _ in halves)
-    benchmark.extra_info |= {
-        "rounds": 1, "seconds": min(seconds for _, seconds in halves), "half": [nats for nats, _ in halves],
-        "full": [nats(get_cvae(mnist, MLP, CONFIG, seed).model) for seed in SEEDS]}
+    images, labels, _ = sample(STEPS * CONFIG.batch, MLP.latent_dim)
+    compare("bfloat16", "step", {name: (partial(trained, images, labels, TrainingConfig(epochs=1), 0, half), STEPS)
+                                 for name, half in (("float32", False), ("bfloat16", True))})
+    half = [nats(trained(mnist.train_images, mnist.train_labels, CONFIG, seed, True)) for seed in SEEDS]
+    assert all(map(math.isfinite, half))
+    benchmark.extra_info |= {"half": half, "full": [nats(get_cvae(mnist, MLP, CONFIG, seed).model) for seed in SEEDS]}

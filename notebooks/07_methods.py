@@ -45,7 +45,8 @@ import time
 import pandas as pd
 import torch
 
-from sa_lib import attacks, chapter, data, evaluation, figures
+from sa_lib import (attacks, chapter, data, evaluation, figures,
+                    latent)
 from sa_lib.attacks import (THREATS, get_reconstruction,
                             residual_knowledge)
 from sa_lib.unlearning import fine_tune, get_forgotten
@@ -267,6 +268,11 @@ chapter.say(
     }.items() if names))
 
 # %% tags=["remove-cell"]
+# The first 2,000: the layers of a convolution are large.
+seen = latent.activations(base.model, ds.test_images[:2000], latent.neutral(len(ds.test_images[:2000])))["mean"]
+apart = latent.class_distances(seen, ds.test_labels[:2000])
+
+
 def plain(residual):
     values = {"value": residual.rho, "low": residual.low, "high": residual.high}
     return {key: value if value == value else None for key, value in values.items()}
@@ -281,7 +287,7 @@ chapter.write_metrics(run.run_dir, "07_methods", {
         "rho": {threat: plain(rho[threat][name]) for threat in strong},
         "errors": {threat: [round(float(e), 3) for e in errors[threat][name]] for threat in strong},
         "digest": models[name].digest} for name, row in summary.iterrows()},
-    "confusion": judge_b.probabilities(real).mean(0)[:10].tolist(),
+    "confusion": judge_b.probabilities(real).mean(0)[:10].tolist(), "latent_distances": apart.loc[digit].tolist(),
     "ranks": ranks["sum"].to_dict(), "best": ranks.index[0], "worst": ranks.index[-1],
     "chapter_seconds": time.perf_counter() - started})
 

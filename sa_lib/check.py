@@ -106,6 +106,8 @@ CLAIMS = (
           lambda m: m["nats"]["unseen"], "<=", lambda m: 0.5, COMMITTED),
     Claim("evidence: nats lost on what is kept, ewc_gray", EVIDENCE,
           lambda m: m["nats"]["ewc_gray"], "<=", lambda m: 0.5, COMMITTED),
+    Claim("evidence: relearning, from a retrained model's, unseen", EVIDENCE,
+          lambda m: abs(m["relearning"]["unseen"]), "<=", lambda m: 0.05, COMMITTED),
 )
 
 

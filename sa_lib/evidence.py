@@ -53,6 +53,8 @@ SWEEPS = {
        for method, others in SEARCH.items()},
     # Digits on which no setting was looked for, from a baseline that is in no other sweep; 9 is that of ewc_gray.
     "methods": ({"forget": [5, 6, 7, 8]}, {"seed": 5, "longest": 10_000}),
+    # Followed through all digits because it came first in "methods"; from baselines that are in no other sweep.
+    "saliency": ({"forget": [*range(10)], "seed": [*range(6, 9)]}, {"methods": ["saliency"]}),
     "digits": ({"forget": [*range(10)], "seed": [0, 1]}, {"dataset": "digits", "methods": ["ewc_gray", "unseen"]}),
     # With the rate of its training and half of its updates, as the others have.
     "conv": ({"forget": [1, 9]}, {"architecture": "conv", "methods": ["ewc_gray", "unseen"],

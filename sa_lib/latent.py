@@ -22,8 +22,8 @@ from .fisher import Diagonal
 from .inputs import check_fisher, check_images, check_labels, check_seed, check_types, check_values, check_whole
 from .model import CLASSES, CVAE
 
-__all__ = ["activations", "joint_tsne", "knn_recall", "linear_cka", "neutral", "probe_recall", "silhouette",
-           "weight_changes"]
+__all__ = ["activations", "class_distances", "joint_tsne", "knn_recall", "linear_cka", "neutral", "probe_recall",
+           "silhouette", "weight_changes"]
 
 PERPLEXITY = 30  # roughly, the neighbours of a point that t-SNE looks at
 
@@ -115,6 +115,17 @@ def silhouette(values: torch.Tensor, labels: torch.Tensor) -> pd.Series:
                          "least two classes, and fewer than points")
     samples = pd.Series(silhouette_samples(values.numpy(), labels.numpy()))
     return samples.groupby(labels.numpy()).mean().rename_axis("class")
+
+
+def class_distances(values: torch.Tensor, labels: torch.Tensor) -> pd.DataFrame:
+    """Euclidean distances between the means of the classes of points [N, d]: [10, 10], from 0.
+
+    A class of which there is no point has NaN.
+    """
+    check_values(values=values)
+    check_labels(labels, len(values))
+    means = torch.stack([values[labels == k].mean(0) for k in range(CLASSES)])
+    return pd.DataFrame(torch.cdist(means, means).numpy()).rename_axis("class")
 
 
 def linear_cka(first: torch.Tensor, second: torch.Tensor) -> float:

@@ -60,7 +60,7 @@ def speed(path: Path, folder: Path, seconds: Mapping[str, float]) -> dict[str, s
     groups = bench["groups"]
     return {"machine": _machine(bench), "goals": _goals(groups), "fisher": _fisher(groups, folder),
             "training": _compared(groups["Training step, mlp"]),
-            "half": _half(groups.get("bfloat16"), groups["Training step, mlp"]),
+            "half": _half(groups.get("bfloat16")),
             "unlearning": _unlearning(groups["Unlearning, mlp"]),
             "attacks": _attacks(groups["Attack, mlp"]), "embedding": _embedding(groups.get("t-SNE")),
             "growth": _growth(groups, folder), "profile": _profile(groups["Profile, mlp"]["shares"]),
@@ -140,15 +140,14 @@ def _fisher(groups: Bench, folder: Path) -> str:
     return "\n\n".join(parts)
 
 
-def _half(group: Mapping[str, Any] | None, steps: Mapping[str, Any]) -> str:
+def _half(group: Mapping[str, Any] | None) -> str:
     if group is None:
         return "It was not measured: the processor does not know bfloat16, or MNIST was not there."
-    ours = next(row["seconds"] for row in steps["rows"] if row["name"] == "ours")
-    full, half = group["full"], group["half"]
+    full, half, step = group["full"], group["half"], group["rows"][1]
     change = sum(half) / len(half) - sum(full) / len(full)
     said = [" and ".join(f"{nats:.2f}" for nats in one) for one in (half, full)]
-    return (f"Under `torch.autocast` a step takes {_time(group['seconds'])}, {group['seconds'] / ours:.2f} times that "
-            f"in float32. Whole trainings on MNIST with it end at {said[0]} nats a test image, those in float32 from the "
+    return (f"Under `torch.autocast` a step takes {_time(step['seconds'])}, {step['ratio']:.2f} times that in "
+            f"float32. Whole trainings on MNIST with it end at {said[0]} nats a test image, those in float32 from the "
             f"same seeds at {said[1]}: {change:+.2f} on the mean, where the seed alone makes a difference of "
             f"{max(full) - min(full):.2f}.")
 
@@ -224,8 +223,9 @@ def _install(groups: Bench) -> str:
 
 def _book(seconds: Mapping[str, float]) -> str:
     slowest = max(seconds, key=seconds.get)
-    return (f"In the run that made this site the chapters took {sum(seconds.values()):.0f} s together, "
-            f"[](../notebooks/{slowest}) the longest: {seconds[slowest]:.0f} s.")
+    return (f"In the run that made this site the chapters took {sum(seconds.values()):.0f} s together, two at a time: "
+            f"{sum(seconds.values()) / 120:.1f} minutes or a little more on the clock. [](../notebooks/{slowest}) took the "
+            f"longest: {seconds[slowest]:.0f} s.")
 
 
 def tried(path: Path) -> dict[str, str]:

@@ -275,6 +275,7 @@ CALLS = {
     latent.silhouette: (
         dict(values=ROWS, labels=ROW_LABELS),
         dict(values=rows, labels=row_labels | st.just(ROW_LABELS * 0))),
+    latent.class_distances: (dict(values=ROWS, labels=ROW_LABELS), dict(values=rows, labels=row_labels)),
     latent.linear_cka: (dict(first=ROWS, second=ROWS), dict(first=rows | st.just(ROWS[1:]), second=rows)),
     latent.joint_tsne: (
         dict(encodings=[ROWS, ROWS + 1]),

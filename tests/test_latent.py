@@ -51,6 +51,13 @@ def test_silhouettes_tell_clusters_from_noise():
     assert abs(latent.silhouette(noise, labels).mean()) < 0.1
 
 
+def test_classes_are_as_far_apart_as_their_means():
+    values = torch.tensor([[0.0, 0.0], [0.0, 2.0], [3.0, 5.0]])
+    found = latent.class_distances(values, torch.tensor([4, 4, 7]))
+    assert found.loc[4, 7] == found.loc[7, 4] == 5 and found.loc[4, 4] == 0
+    assert found.isna().sum().sum() == 100 - 4, "there is no point of the others"
+
+
 def test_cka_does_not_see_rotation_and_scale_and_does_see_chance():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(300, 6, generator=generator)
