@@ -242,13 +242,14 @@ def of_classes(column):
     """Of each digit, what its cells say of every class."""
     found = cells[main].dropna(subset=[column])
     return pd.DataFrame({
-        int(d): np.mean([json.loads(text) for text in texts], axis=0)
+        int(d): np.mean([json.loads(text) for text in texts], 0)
         for d, texts in found.groupby("forget")[column]}).T
 
 
 confused, codes = map(of_classes, ("confusion", "latent_distances"))
 traits = pd.DataFrame({d: {
-    "gap": squared_error("retrain", d) - squared_error("baseline", d),
+    "gap": (squared_error("retrain", d)
+            - squared_error("baseline", d)),
     "mistaken for": confused.loc[d].drop(d).max(),
     "nearest code": codes.loc[d].drop(d).min()} for d in digits}).T
 

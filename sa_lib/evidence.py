@@ -166,6 +166,8 @@ def _check_rows(rows: pd.DataFrame) -> None:
     check_types(rows=(rows, pd.DataFrame))
     if not {"forget", "seed", "model"} <= set(rows.index.names):
         raise ValueError(f"rows are named by {short(list(rows.index.names))}; give rows of tidy")
+    if rows.index.has_duplicates:
+        raise ValueError("rows have a model of the same class and seed twice; give those of one data set and architecture")
 
 
 def make(root: Path, names: Sequence[str], seeds: int, scheduler: str | None) -> int:

@@ -49,6 +49,15 @@ def test_rho_of_all_seeds_together_is_what_it_was_made_with(path):
         assert found.rho == pytest.approx(0.1 * forget, abs=1e-6) and found.low <= found.rho <= found.high
 
 
+def test_rows_of_two_data_sets_are_not_taken_for_one(path):
+    rows = evidence.tidy(evidence.read(path)).droplevel(["dataset", "architecture"])
+    twice = pd.concat([rows, rows])
+    for ask in (lambda: evidence.residual(twice, "unseen", 1, THREATS[0]),
+                lambda: evidence.differences(twice, "nelbo", "unseen", "baseline")):
+        with pytest.raises(ValueError, match="rows have a model of the same class and seed twice; give those of one"):
+            ask()
+
+
 def test_differences_are_taken_within_a_cell(path):
     rows = evidence.tidy(evidence.read(path)).droplevel(["dataset", "architecture"])
     assert evidence.differences(rows, "nelbo", "unseen", "baseline").tolist() == [1.0] * 6
