@@ -473,7 +473,7 @@ for (dataset, architecture), group in cells[~main].groupby(["dataset", "architec
         found = [value for value in found if value == value] or [np.nan]
         nats, name = evidence.differences(part, "nelbo", m, "baseline"), f"{dataset}, {architecture}: {m}"
         others[name] = {"cells": str(len(nats)), "mean |ρ|": f"{np.mean(found):.2f}", "largest |ρ|": f"{max(found):.2f}",
-                        "nats": worded(nats), "gray, largest": f"{part.xs(m, level='model')['gray'].max():.4f}"}
+                        "nats": worded(nats) if len(nats) > 1 else f"{nats.mean():+.2f}", "gray, largest": f"{part.xs(m, level='model')['gray'].max():.4f}"}
         missed += [f"{name}, {what}" for what, value, limit in (
             ("mean |ρ|", np.mean(found), 0.10), ("largest |ρ|", max(found), 0.25), ("nats lost", nats.mean(), 0.5))
             if value > limit]
@@ -481,8 +481,8 @@ if others:
     chapter.show_table(pd.DataFrame(others).T.replace("nan", "–").rename_axis("data, model: method"),
                        "The same for other data and models. Where ρ is not defined (the baseline is no better than models "
                        "that never saw the class), it is left out.")
-    chapter.say("Beyond the limits of the claims above: {missed}. The settings are those for MNIST and the mlp, and a "
-                "claim about them is a claim about that data and that model.",
+    chapter.say("Beyond the limits of the claims above: {missed}. The settings were found for MNIST and the mlp, "
+                "and a claim about them is a claim about that data and that model.",
                 missed="; ".join(missed) or "none")
 
 # %% tags=["remove-cell"]
