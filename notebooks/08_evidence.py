@@ -82,9 +82,10 @@ chapter.say(
 #
 # Some methods are followed through all digits and seeds: **ewc_gray**, the
 # book's own; **unseen**, which was made to land where a model that never saw the
-# class would; and **saliency**, the best of the others, which draws another class
-# in place of the forgotten one. All are described in [the chapter on
-# methods](07_methods.ipynb).
+# class would; and, of the methods of others, **saliency**, which draws another
+# class in place of the forgotten one. It was chosen after the comparison of all
+# methods below, whose cells are among its own. All are described in [the chapter
+# on methods](07_methods.ipynb).
 #
 # For each digit, $\rho$ of a method is taken over all its seeds at once: the
 # errors of all unlearned models, of their baselines, and of all models that
@@ -473,7 +474,8 @@ for (dataset, architecture), group in cells[~main].groupby(["dataset", "architec
         found = [value for value in found if value == value] or [np.nan]
         nats, name = evidence.differences(part, "nelbo", m, "baseline"), f"{dataset}, {architecture}: {m}"
         others[name] = {"cells": str(len(nats)), "mean |ρ|": f"{np.mean(found):.2f}", "largest |ρ|": f"{max(found):.2f}",
-                        "nats": worded(nats) if len(nats) > 1 else f"{nats.mean():+.2f}", "gray, largest": f"{part.xs(m, level='model')['gray'].max():.4f}"}
+                        "nats": worded(nats) if len(nats) > 1 else f"{nats.mean():+.2f}",
+                        "gray, largest": f"{part.xs(m, level='model')['gray'].max():.4f}"}
         missed += [f"{name}, {what}" for what, value, limit in (
             ("mean |ρ|", np.mean(found), 0.10), ("largest |ρ|", max(found), 0.25), ("nats lost", nats.mean(), 0.5))
             if value > limit]

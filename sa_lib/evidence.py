@@ -58,7 +58,7 @@ SWEEPS = {
     "digits": ({"forget": [*range(10)]}, {"seed": 0, "dataset": "digits", "methods": ["ewc_gray", "unseen"]}),
     # With the rate of its training and half of its updates, as the others have.
     "conv": ({"forget": [9]}, {"architecture": "conv", "methods": ["ewc_gray", "unseen"],
-                                  "changes": {"peak_lr": 3e-3}, "longest": 936}),
+                               "changes": {"peak_lr": 3e-3}, "longest": 936}),
 }
 # How far a cell made again may lie from its committed row on another machine, where sums are rounded otherwise:
 # a training then ends in other weights, like one from another seed.

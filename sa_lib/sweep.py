@@ -129,7 +129,7 @@ def execute(chapter: str, text: str, parameters: Mapping[str, Any], library: str
     if book.library_digest() != library:
         raise SweepError(f"the worker on {platform.node()} has another sa_lib than the one that started the sweep")
     os.environ["OMP_NUM_THREADS"] = str(get_worker().state.nthreads)  # the kernel's torch takes it from here
-    # With what a dask worker sets, memory goes back at once and is asked for again at every step: a quarter of the time.
+    # With what a dask worker sets, freed memory goes back at once, and a training asks for it again at every step.
     os.environ.pop("MALLOC_TRIM_THRESHOLD_", None)
     started, error = time.perf_counter(), ""
     with tempfile.TemporaryDirectory() as folder:
