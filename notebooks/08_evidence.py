@@ -270,12 +270,13 @@ chapter.show_table(
 # %% tags=["remove-input"]
 links = {(m, trait): spearmanr(traits[trait], mean_rho[m]) for m in core for trait in traits}
 clear = {pair: link for pair, link in links.items() if link.pvalue <= 0.05 / len(links)}
-chapter.say(
-    "Rank correlation with |ρ| over {count} digits: {links}. {reading}", count=len(digits),
-    links="; ".join(f"{m}: " + ", ".join(f"{trait} {links[m, trait].statistic:+.2f}" for trait in traits) for m in core),
-    reading="More than chance, with as many looks as these: " + ", ".join(f"{m} with {t}" for m, t in clear) + "."
-    if clear else f"None is more than chance would bring with {len(links)} looks: none of this says by how much "
-    "forgetting misses which digit.")
+if len(digits) > 3:
+    chapter.say(
+        "Rank correlation with |ρ| over {count} digits: {links}. {reading}", count=len(digits),
+        links="; ".join(f"{m}: " + ", ".join(f"{trait} {links[m, trait].statistic:+.2f}" for trait in traits) for m in core),
+        reading="More than chance, with as many looks as these: " + ", ".join(f"{m} with {t}" for m, t in clear) + "."
+        if clear else f"None is more than chance would bring with {len(links)} looks: none of this says by how much "
+        "forgetting misses which digit.")
 
 # %% [markdown]
 # ## The search for settings
