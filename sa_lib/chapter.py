@@ -1,223 +1,29 @@
-"""What the cells of a chapter call: parameters in, prose with numbers, figures and tables out.
+"""The page: what the cells of a chapter call to show prose with numbers, figures and tables, and to leave metrics.
 
 Everything shown is an ordinary notebook output, so a chapter reads the same in
-Jupyter, in Colab and on GitHub. What the rendered book does differently (numbered
-figures, one banner a page) is said in the metadata of the output under the key
-``sa_lib``, which `sa_lib.book` reads. IPython is imported when something is
-shown, not before: the library works without it.
+Jupyter, in Colab and on GitHub. The metadata of an output, under the key
+``sa_lib``, tells the rendered book how to treat it (numbered figures, one
+banner a page). IPython and matplotlib are imported when something is shown,
+not before: `read_metrics` works without them.
 """
 
 import html
 import io
 import json
 import math
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas
+import pandas as pd
 
-from sa_lib.attacks import AttackConfig
-from sa_lib.checkpoints import read_model
-from sa_lib.data import DATASETS, Dataset
-from sa_lib.files import write_atomically
-from sa_lib.inputs import check_types, short
-from sa_lib.judges import Judge, JudgeConfig, get_judge
-from sa_lib.model import ARCHITECTURES, CLASSES, ModelConfig
-from sa_lib.store import tensor_digest, used
-from sa_lib.training import Trained, TrainingConfig, device, get_cvae
-from sa_lib.unlearning import METHODS, Method, UnlearningConfig, get_never_saw, get_sequence
+from .checks import check_types, shorten
+from .store import requested, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["PROFILES", "Parameters", "read_metrics", "say", "show_figure",
-           "show_table", "validate", "write_metrics"]
-
-PROFILES = ("full", "smoke")
-
-
-@dataclass(frozen=True)
-class Parameters:
-    """The checked parameters of a chapter; see `validate`."""
-
-    dataset: str
-    seed: int
-    forget_sequence: tuple[int, ...]
-    profile: str
-    architecture: str
-    run_dir: Path
-    checkpoint: Path | None = None
-    chosen: tuple[str, ...] = ()
-    changes: Mapping[str, Any] = field(default_factory=dict)
-    longest: int = 0
-
-    @property
-    def forget(self) -> int:
-        """The class to forget, or the first of them."""
-        return self.forget_sequence[0]
-
-    @property
-    def smoke(self) -> bool:
-        """Whether this is the quick run on little data that only shows that everything works."""
-        return self.profile == "smoke"
-
-    @property
-    def model(self) -> ModelConfig:
-        """The model that the chapters train: like the one in the checkpoint, where one is given."""
-        return read_model(self.checkpoint).config if self.checkpoint else ARCHITECTURES[self.architecture]
-
-    @property
-    def training(self) -> TrainingConfig:
-        """How they train it. The few images of `digits` are gone through more often, and convolutions, which cost
-        twenty times as much a step, take fewer of them."""
-        epochs = (40 if self.smoke else 400 if self.dataset == "digits" else
-                  8 if self.architecture == "conv" else TrainingConfig.epochs)
-        return TrainingConfig(epochs=epochs, peak_lr=2e-3 if self.architecture == "conv" else 8e-3)
-
-    @property
-    def unlearning(self) -> UnlearningConfig:
-        """How they make it forget."""
-        return UnlearningConfig(steps=100) if self.smoke else UnlearningConfig()
-
-    @property
-    def methods(self) -> dict[str, Method]:
-        """The chosen methods, with the changes to their configurations, and no more updates than `longest`."""
-        most = 100 if self.smoke else self.longest
-        changed = {name: replace(METHODS[name].config, **self.changes) for name in self.chosen or METHODS}
-        return {name: replace(METHODS[name], config=replace(config, steps=min(config.steps, most)))
-                for name, config in changed.items()}
-
-    @property
-    def attack(self) -> AttackConfig:
-        """What an attacker may spend."""
-        return AttackConfig(steps=30, restarts=2) if self.smoke else AttackConfig()
-
-    @property
-    def guided(self) -> AttackConfig:
-        """What a guided attacker may spend: fewer steps, for in each a classifier is asked as well."""
-        return replace(self.attack, steps=3 * self.attack.steps // 10, restarts=2)
-
-    @property
-    def targets(self) -> int:
-        """Images of a class that an attacker tries to reach."""
-        return 20 if self.smoke else 100
-
-    def baseline(self, dataset: Dataset, seed: int | None = None, without: Sequence[int] = ()) -> Trained:
-        """The model that has learned all ten classes, or those not in `without`, from the store if it is there."""
-        return get_cvae(dataset, self.model, self.training, self.seed if seed is None else seed, without)
-
-    def sequence(self, dataset: Dataset, forget: Sequence[int]) -> list[Trained]:
-        """The baseline made to forget classes one after another; see `unlearning.get_sequence`."""
-        return get_sequence(self.baseline(dataset), dataset, forget, self.unlearning, self.seed)
-
-    def never_saw(self, dataset: Dataset, forget: Sequence[int], seed: int | None = None,
-                  rounds: int | None = None) -> Trained:
-        """The reference for `sequence`, or for what took another number of rounds; see `unlearning.get_never_saw`."""
-        return get_never_saw(dataset, sorted(forget), self.model, self.training, self.unlearning,
-                             len(forget) if rounds is None else rounds, self.seed if seed is None else seed)
-
-    def subject(self, dataset: Dataset) -> Trained:
-        """The model in the checkpoint, or the last of `sequence` where none is given."""
-        if self.checkpoint is None:
-            return self.sequence(dataset, self.forget_sequence)[-1]
-        model = read_model(self.checkpoint).requires_grad_(False).to(device())
-        return Trained(model, pandas.DataFrame(), 0.0, tensor_digest(model.state_dict()))
-
-    @property
-    def samples(self) -> int:
-        """Images drawn from the prior for each class where a model is measured."""
-        return 100 if self.smoke else 1000
-
-    def judge(self, dataset: Dataset, name: str) -> Judge:
-        """The judge of this name, from the store if it is there."""
-        epochs = 12 if self.smoke else 60 if self.dataset == "digits" else JudgeConfig.epochs
-        return get_judge(dataset, JudgeConfig(name, epochs=epochs), self.seed)
-
-
-def validate(*, dataset: str = "mnist", seed: int = 0, forget: Any = (), forget_sequence: Any = (),
-             at_most: int = CLASSES - 1, methods: Any = (), changes: Any = "{}", longest: int = 10_000,
-             profile: str = "full", architecture: str = "mlp", model: str = "", run_dir: str | Path = "runs/full") -> Parameters:
-    """Check a chapter's parameters and say so on the page if this is a smoke run.
-
-    Args:
-        dataset: one of `sa_lib.data.DATASETS`.
-        seed: 0 to 2**31 - 1.
-        forget: the class to forget, 0 to 9, or the list of them in their
-            order; as text ("[3, 5]") too, for that is how papermill's ``-p``
-            hands over a list.
-        forget_sequence: the same under the name that it has where the order matters.
-        at_most: how many classes the chapter can forget.
-        methods: names in `unlearning.METHODS`, all if empty; a list, or text as for `forget`.
-        changes: field -> value for their configurations; a mapping, or text as for `forget`.
-        longest: the most updates that a method may take, from 1.
-        profile: "full" or "smoke".
-        architecture: a name in `sa_lib.model.ARCHITECTURES`.
-        model: the path of a checkpoint that `checkpoints.read_model` reads, whose
-            architecture then takes the place of `architecture`; or "".
-        run_dir: the folder for what the chapter writes.
-
-    Raises:
-        ValueError: a parameter is not allowed; the message names it, its value and what is.
-    """
-    for name, value, allowed in (("dataset", dataset, DATASETS), ("profile", profile, PROFILES),
-                                 ("architecture", architecture, tuple(ARCHITECTURES))):
-        if not isinstance(value, str) or value not in allowed:
-            raise ValueError(f"{name}={short(value)} is not allowed; use one of {', '.join(allowed)}")
-    if type(seed) is not int or not 0 <= seed < 2**31:
-        raise ValueError(f"seed={short(seed)} is not allowed; use a whole number from 0 to {2**31 - 1}")
-    if not isinstance(run_dir, (str, Path)) or not str(run_dir) or "\0" in str(run_dir):
-        raise ValueError(f"run_dir={short(run_dir)} is not allowed; use the path of a folder")
-    sequence = _classes("forget", forget, at_most) or _classes("forget_sequence", forget_sequence, at_most)
-    chosen, changed = _from_text(methods), _from_text(changes)
-    if not isinstance(chosen, (list, tuple)) or not all(isinstance(name, str) and name in METHODS for name in chosen):
-        raise ValueError(f"methods={short(methods)} is not allowed; use a list of names among {', '.join(METHODS)}")
-    try:
-        UnlearningConfig(**changed)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"changes={short(changes)} is not allowed; use values for fields of UnlearningConfig "
-                         f"({' '.join(str(error).split())})") from None
-    if type(longest) is not int or longest < 1:
-        raise ValueError(f"longest={short(longest)} is not allowed; use a whole number from 1")
-    # The page shows the file's name, which must be no Markdown and no HTML.
-    if not isinstance(model, str) or "\0" in model or not re.fullmatch(r"[\w .,+=@()#~-]*", Path(model).name):
-        raise ValueError(f"model={short(model)} is not allowed; use the path of a checkpoint that is named "
-                         "in letters, digits and . , + = @ ( ) # ~ - _, or '' for the book's own")
-    parameters = Parameters(dataset, seed, sequence, profile, architecture, Path(run_dir),
-                            Path(model) if model else None, tuple(chosen), changed, longest)
-    if model:
-        try:
-            parameters = replace(parameters, architecture=read_model(model).config.architecture)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"model={short(model)} is not allowed: {' '.join(str(error).split())}") from None
-    if parameters.smoke:
-        _show_markdown("> **Smoke run.** Little data and few steps: this run shows that everything "
-                       "works, and its numbers mean nothing.", role="banner")
-    return parameters
-
-
-def _classes(name: str, value: Any, at_most: int) -> tuple[int, ...]:
-    """A class, or several different ones; () is the value of a parameter that a chapter does not have."""
-    classes = _from_text(value)
-    classes = (classes,) if type(classes) is int else classes
-    if (not isinstance(classes, (list, tuple)) or not (classes or value == ())
-            or not all(type(k) is int and 0 <= k < CLASSES for k in classes)
-            or len(set(classes)) != len(classes) or len(classes) > at_most):
-        several = f", or a list of up to {at_most} different ones" if at_most > 1 else ""
-        raise ValueError(f"{name}={short(value)} is not allowed; use a whole number from 0 to {CLASSES - 1}{several}")
-    return tuple(classes)
-
-
-def _from_text(value: Any) -> Any:
-    """What JSON text stands for; anything else as it is."""
-    if isinstance(value, str):
-        try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
-            pass
-    return value
+__all__ = ["read_metrics", "say", "show_figure", "show_markdown", "show_table", "write_metrics"]
 
 
 def say(template: str, **numbers: Any) -> None:
@@ -235,7 +41,7 @@ def say(template: str, **numbers: Any) -> None:
     """
     check_types(template=(template, str))
     plain = {name: _plain(name, value) for name, value in numbers.items()}
-    _show_markdown(template.format(**plain), numbers=plain)
+    show_markdown(template.format(**plain), numbers=plain)
 
 
 def show_figure(figure: "Figure", caption: str, alt: str) -> None:
@@ -264,17 +70,17 @@ def show_figure(figure: "Figure", caption: str, alt: str) -> None:
     with Image.open(drawn) as image:
         opaque = image.convert("RGB")
     gray = opaque.convert("L")
-    colourful = ImageChops.difference(opaque, gray.convert("RGB")).getbbox()
-    (opaque if colourful else gray).save(picture, format="png", optimize=True)
+    colorful = ImageChops.difference(opaque, gray.convert("RGB")).getbbox()
+    (opaque if colorful else gray).save(picture, format="png", optimize=True)
     data = picture.getvalue()
     width, height = (int.from_bytes(data[at:at + 4], "big") // 2 for at in (16, 20))  # of the PNG's IHDR
     display({"image/png": data, "text/plain": alt}, raw=True,
             metadata={"image/png": {"width": width, "height": height, "alt": alt},
                       "sa_lib": {"role": "figure", "caption": caption, "alt": alt, "width": width}})
-    _show_markdown(f"*{caption}*", role="caption")
+    show_markdown(f"*{caption}*", role="caption")
 
 
-def show_table(frame: pandas.DataFrame, caption: str, formats: Mapping[str, str] | None = None) -> None:
+def show_table(frame: pd.DataFrame, caption: str, formats: Mapping[str, str] | None = None) -> None:
     """Show a table that scrolls sideways where it is wider than the page.
 
     Args:
@@ -287,12 +93,12 @@ def show_table(frame: pandas.DataFrame, caption: str, formats: Mapping[str, str]
         ValueError: the table is empty, or a format names a column it lacks.
     """
     from IPython.display import display
-    check_types(frame=(frame, pandas.DataFrame), caption=(caption, str), formats=(formats, (Mapping, type(None))))
+    check_types(frame=(frame, pd.DataFrame), caption=(caption, str), formats=(formats, (Mapping, type(None))))
     formats = dict(formats or {})
     if frame.empty:
         raise ValueError("frame is an empty table; at least one row and one column are needed")
     if unknown := [name for name in formats if name not in frame.columns]:
-        raise ValueError(f"formats names {short(unknown)}; the table's columns are {list(frame.columns)}")
+        raise ValueError(f"formats names {shorten(unknown)}; the table's columns are {list(frame.columns)}")
     # The name of the index goes into the corner, where it costs no second row of headers.
     framed = frame.rename_axis(columns=frame.index.name) if frame.columns.name is None else frame
     table = framed.rename_axis(index=None).to_html(
@@ -324,7 +130,7 @@ def write_metrics(run_dir: str | Path, chapter: str, metrics: Mapping[str, Any])
     with write_atomically(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
     with write_atomically(path.with_name("models.txt")) as temporary:
-        temporary.write_text("".join(f"{name}\n" for name in sorted(used)))
+        temporary.write_text("".join(f"{name}\n" for name in sorted(requested)))
 
 
 def read_metrics(run_dir: str | Path, chapter: str) -> dict[str, Any]:
@@ -349,7 +155,7 @@ def read_metrics(run_dir: str | Path, chapter: str) -> dict[str, Any]:
 def _metrics_path(run_dir: str | Path, chapter: str) -> Path:
     check_types(run_dir=(run_dir, (str, Path)))
     if not isinstance(chapter, str) or not chapter or not f"_{chapter}".isidentifier():
-        raise ValueError(f"chapter={short(chapter)} is not allowed; use letters, digits and underscores")
+        raise ValueError(f"chapter={shorten(chapter)} is not allowed; use letters, digits and underscores")
     return Path(run_dir) / chapter / "metrics.json"
 
 
@@ -368,7 +174,8 @@ def _plain(name: str, value: Any) -> Any:
     raise ValueError(f"{name} is a {type(value).__name__}; numbers, text, lists and mappings are allowed")
 
 
-def _show_markdown(text: str, **about: Any) -> None:
+def show_markdown(text: str, **about: Any) -> None:
+    """Show Markdown; `about` tells the rendered book how to treat it."""
     from IPython.display import display
     display({"text/markdown": text, "text/plain": text}, raw=True, metadata={"sa_lib": about})
 

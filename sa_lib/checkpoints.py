@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from sa_lib import store
-from sa_lib.inputs import check_types
-from sa_lib.model import CVAE, ModelConfig
+from . import store
+from .checks import check_types
+from .model import CVAE, ModelConfig
 
 __all__ = ["import_official", "load_model", "read_model", "save_model"]
 

@@ -1,26 +1,27 @@
-"""What may be handed to the library, and one sentence about what may not.
+"""Argument checks: every public function looks once at its arguments and refuses a bad one in one sentence.
 
-Every public function looks once at what it is given. A pixel of 255, a label
-of 10 or a seed of -1 would otherwise fail deep inside PyTorch, or not at all.
+A pixel of 255, a label of 10 or a seed of -1 would otherwise fail deep inside PyTorch, or not at all.
+Messages have one form: "{name} must be ..., got ...". Checks of labels are in `sa_lib.labels`.
 """
 
+import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import nn
 
-__all__ = ["CLASSES", "SEEDS", "check_fisher", "check_images", "check_label", "check_labels", "check_name",
-           "check_names", "check_seed", "check_table", "check_types", "check_values", "check_whole", "short"]
+__all__ = ["SEEDS", "check_config", "check_fisher", "check_images", "check_name", "check_names", "check_number",
+           "check_seed", "check_table", "check_types", "check_values", "check_whole", "shorten"]
 
-CLASSES = 10
-# What PyTorch, NumPy and scikit-learn all take; chapters end at half of it, and count on from there.
+# PyTorch, NumPy and scikit-learn all take seeds below this. Chapters accept half of them, and count on from there.
 SEEDS = 2**32
 
 
-def short(value: Any) -> str:
-    """A value as a message shows it: on one line, and no more of it than tells which it was."""
+def shorten(value: Any) -> str:
+    """A value on one line of at most 120 characters, for a message."""
     try:
         text = " ".join(repr(value).split())
     except Exception:  # a number of ten thousand digits has no text, and a foreign object may have none either
@@ -28,110 +29,115 @@ def short(value: Any) -> str:
     return text if len(text) <= 120 else f"{text[:117]}..."
 
 
-def check_types(**given: tuple[Any, type | tuple[type, ...]]) -> None:
-    """Refuse values, each given as name=(value, type), that are not of their type."""
-    for name, (value, wanted) in given.items():
-        if not isinstance(value, wanted):
-            allowed = " or ".join(kind.__name__ for kind in (wanted if isinstance(wanted, tuple) else (wanted,)))
-            raise TypeError(f"{name}={short(value)} is a {type(value).__name__}; use a {allowed}")
+def check_types(**arguments: tuple[Any, type | tuple[type, ...]]) -> None:
+    """Refuse values, each given as name=(value, type), that are not of their type.
+
+    Raises:
+        TypeError: names the argument, its type and the allowed types.
+    """
+    for name, (value, allowed) in arguments.items():
+        if not isinstance(value, allowed):
+            kinds = " or ".join(kind.__name__ for kind in (allowed if isinstance(allowed, tuple) else (allowed,)))
+            raise TypeError(f"{name} must be a {kinds}, got {shorten(value)} (a {type(value).__name__})")
 
 
-def check_whole(**given: Any) -> None:
-    """Refuse what is no whole number from 1."""
-    for name, value in given.items():
-        if type(value) is not int or value < 1:
-            raise ValueError(f"{name}={short(value)} is not allowed; use a whole number from 1")
+def check_whole(least: int = 1, **arguments: Any) -> None:
+    """Refuse anything but whole numbers from `least`."""
+    for name, value in arguments.items():
+        if type(value) is not int or value < least:
+            raise ValueError(f"{name} must be a whole number from {least}, got {shorten(value)}")
+
+
+def check_number(**arguments: Any) -> None:
+    """Refuse anything but finite numbers from 0."""
+    for name, value in arguments.items():
+        if type(value) not in (int, float) or not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be a finite number from 0, got {shorten(value)}")
+
+
+def check_config(config: Any) -> None:
+    """Refuse a configuration whose whole numbers are below 1 or whose other numbers are negative or not finite."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.type is int:
+            check_whole(**{field.name: value})
+        if field.type is float:
+            check_number(**{field.name: value})
 
 
 def check_seed(seed: Any) -> None:
-    """Refuse what is no whole number from 0 to 2**32 - 1."""
+    """Refuse anything but a whole number from 0 to 2**32 - 1."""
     if type(seed) is not int or not 0 <= seed < SEEDS:
-        raise ValueError(f"seed={short(seed)} is not allowed; use a whole number from 0 to {SEEDS - 1}")
-
-
-def check_label(label: Any) -> None:
-    """Refuse what is no digit."""
-    if type(label) is not int or not 0 <= label < CLASSES:
-        raise ValueError(f"label={short(label)} is not allowed; use a digit from 0 to {CLASSES - 1}")
+        raise ValueError(f"seed must be a whole number from 0 to {SEEDS - 1}, got {shorten(seed)}")
 
 
 def check_images(images: Any, name: str = "images") -> None:
-    """Refuse what is not images [N, 1, 28, 28], N >= 1, of floating-point pixels from 0 to 1."""
+    """Refuse anything but images [N, 1, 28, 28], N >= 1, with floating-point pixels from 0 to 1."""
     check_types(**{name: (images, torch.Tensor)})
     if images.shape[1:] != (1, 28, 28) or not len(images) or not images.is_floating_point():
-        raise ValueError(f"{name} of shape {tuple(images.shape)} and dtype {images.dtype} will not do; give at least "
-                         "one image, as floating-point [N, 1, 28, 28]")
-    lowest, highest = torch.stack(images.detach().aminmax()).tolist()  # both in one look, which makes a GPU wait
+        raise ValueError(f"{name} must be floating-point [N, 1, 28, 28] with at least one image, "
+                         f"got {images.dtype} {list(images.shape)}")
+    lowest, highest = torch.stack(images.detach().aminmax()).tolist()  # one transfer, for which a GPU has to wait
     if not (0 <= lowest and highest <= 1):
-        raise ValueError(f"{name} with pixels from {lowest:g} to {highest:g} will not do; divide by what is white, "
-                         "so that all are numbers from 0 to 1")
+        raise ValueError(f"{name} must have pixels in [0, 1], got [{lowest:g}, {highest:g}]; "
+                         "divide by the white level (usually 255)")
 
 
-def check_labels(labels: Any, count: int | None = None, outcomes: int = CLASSES, name: str = "labels") -> None:
-    """Refuse what is not integer labels [N], from 0, and as many as `count`."""
-    check_types(**{name: (labels, torch.Tensor)})
-    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise ValueError(f"{name} of shape {tuple(labels.shape)} and dtype {labels.dtype} will not do; "
-                         "give integers of shape [N]")
-    if count is not None and len(labels) != count:
-        raise ValueError(f"{name} are {len(labels)}, for {count} images or rows; give one for each")
-    if len(labels):
-        lowest, highest = torch.stack(labels.aminmax()).tolist()
-        if not (0 <= lowest and highest < outcomes):
-            raise ValueError(f"{name} run from {lowest} to {highest}; 0 to {outcomes - 1} are allowed")
-
-
-def check_values(least: int = 1, **given: Any) -> None:
-    """Refuse what is not finite floating-point rows [N, d], at least `least` of them, all of one length."""
-    check_types(**{name: (values, torch.Tensor) for name, values in given.items()})
-    for name, values in given.items():
+def check_values(least: int = 1, **arguments: Any) -> None:
+    """Refuse anything but finite floating-point rows [N, d], N >= `least`, all of one length d."""
+    check_types(**{name: (values, torch.Tensor) for name, values in arguments.items()})
+    for name, values in arguments.items():
         if values.ndim != 2 or len(values) < least or not values.shape[1] or not values.is_floating_point():
-            raise ValueError(f"{name} of shape {tuple(values.shape)} and dtype {values.dtype} will not do; give "
-                             f"floating-point [N, d] with N of at least {least}")
+            raise ValueError(f"{name} must be floating-point [N, d] with N of at least {least}, "
+                             f"got {values.dtype} {list(values.shape)}")
         if not values.isfinite().all():
-            raise ValueError(f"{name} of shape {tuple(values.shape)} will not do; all values must be finite")
-    if len({values.shape[1] for values in given.values()}) > 1:
-        raise ValueError(f"{', '.join(given)} have rows of {', '.join(str(v.shape[1]) for v in given.values())} "
-                         "values; give rows of the same length")
+            raise ValueError(f"{name} must be finite everywhere, got {int((~values.isfinite()).sum())} values that "
+                             "are not")
+    lengths = [values.shape[1] for values in arguments.values()]
+    if len(set(lengths)) > 1:
+        raise ValueError(f"{', '.join(arguments)} must have rows of one length, got {', '.join(map(str, lengths))}")
 
 
-def _among(value: Any, allowed: list[Any]) -> bool:
-    """Whether it is one of them; True is not 1, and an array is nothing to compare."""
+def _is_among(value: Any, allowed: list[Any]) -> bool:
+    """Whether the value is one of those allowed; True is not 1, and an array cannot be compared."""
     return isinstance(value, Hashable) and not isinstance(value, bool) and value in set(allowed)
 
 
-def check_name(allowed: Iterable[Any], **given: Any) -> None:
-    """Refuse what is not among those allowed."""
+def check_name(allowed: Iterable[Any], **arguments: Any) -> None:
+    """Refuse a value that is not among those allowed."""
     allowed = list(allowed)
-    for name, value in given.items():
-        if not _among(value, allowed):
-            raise ValueError(f"{name}={short(value)} is not allowed; use one of {short(allowed)}")
+    for name, value in arguments.items():
+        if not _is_among(value, allowed):
+            raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, got {shorten(value)}")
 
 
-def check_names(allowed: Iterable[Any], **given: Any) -> None:
-    """Refuse what is not a sequence of names that are all allowed."""
+def check_names(allowed: Iterable[Any], **arguments: Any) -> None:
+    """Refuse anything but a sequence of allowed names."""
     allowed = list(allowed)
-    for name, names in given.items():
-        if isinstance(names, str) or not isinstance(names, Sequence) or not all(_among(one, allowed) for one in names):
-            raise ValueError(f"{name}={short(names)} is not allowed; use a sequence of {short(allowed)}")
+    for name, names in arguments.items():
+        if (isinstance(names, str) or not isinstance(names, Sequence)
+                or not all(_is_among(one, allowed) for one in names)):
+            raise ValueError(f"{name} must be a list of names among {', '.join(map(str, allowed))}, "
+                             f"got {shorten(names)}")
 
 
-def check_table(*columns: str, **given: Any) -> None:
-    """Refuse what is not a table of numbers with at least a row, and with these columns."""
-    check_types(**{name: (table, pd.DataFrame) for name, table in given.items()})
-    for name, table in given.items():
-        numbers = table.select_dtypes("number").columns
-        if table.empty or not set(columns or table.columns) <= set(numbers):
-            raise ValueError(f"{name} with {len(table)} rows and numbers in the columns {short(list(numbers))} will not "
-                             f"do; give at least a row, and numbers in {', '.join(columns) or 'all columns'}")
+def check_table(*columns: str, **arguments: Any) -> None:
+    """Refuse anything but a table with at least one row, and numbers in these columns (in all, if none is named)."""
+    check_types(**{name: (table, pd.DataFrame) for name, table in arguments.items()})
+    for name, table in arguments.items():
+        numeric = table.select_dtypes("number").columns
+        if table.empty or not set(columns or table.columns) <= set(numeric):
+            raise ValueError(f"{name} must be a table with at least one row and numbers in "
+                             f"{', '.join(columns) or 'all columns'}, got {len(table)} rows with numbers in "
+                             f"{shorten(list(numeric))}")
 
 
 def check_fisher(model: nn.Module, fisher: Mapping[str, torch.Tensor], name: str = "fisher") -> None:
-    """Refuse what does not have a tensor for each parameter of the model, of its shape."""
+    """Refuse anything but one tensor for each parameter of the model, of the parameter's shape."""
     check_types(**{name: (fisher, Mapping)})
-    wanted = {key: weight.shape for key, weight in model.named_parameters()}
-    odd = sorted(map(str, {key for key in fisher.keys() | wanted.keys()
-                           if getattr(fisher.get(key), "shape", None) != wanted.get(key, ())}))
+    shapes = {key: weight.shape for key, weight in model.named_parameters()}
+    odd = sorted(map(str, {key for key in fisher.keys() | shapes.keys()
+                           if getattr(fisher.get(key), "shape", None) != shapes.get(key, ())}))
     if odd:
-        raise ValueError(f"{name} does not fit the model: {', '.join(odd[:4])}{', ...' if odd[4:] else ''} is missing, "
-                         "has another shape or should not be there; give one of a model of the same configuration")
+        raise ValueError(f"{name} must be of a model with the same configuration, got a wrong shape for, too few or "
+                         f"too many of: {', '.join(odd[:4])}{', ...' if odd[4:] else ''}")

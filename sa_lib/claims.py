@@ -1,20 +1,16 @@
-"""Hold a run's numbers to the book's claims: one line a claim, and an exit status.
+"""The book's claims: each is a number of a chapter and its bound, stated once.
 
-    python -m sa_lib.check runs/full
-
-The claims are stated for the default data, model and profile, whatever the
-digit and the seed; of other runs they say nothing.
+They are stated for the default data, model and profile, and for any digit and
+seed; they do not apply to other runs.
 """
 
-import argparse
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .chapter import read_metrics
-from .inputs import short
+from .checks import shorten
 
 __all__ = ["CLAIMS", "Claim", "check"]
 
@@ -130,28 +126,10 @@ def check(run_dir: Path, claims: Sequence[Claim] = CLAIMS) -> list[str]:
             holds = claim.holds(metrics)
         except (LookupError, AttributeError, TypeError, ValueError, ArithmeticError) as error:
             raise ValueError(f"the metrics of {claim.chapter} in {run_dir} cannot be held to "
-                             f"'{claim.name}': {short(error)}") from None
+                             f"'{claim.name}': {shorten(error)}") from None
         other = [f"{name}={value}" for name, value in given.items() if value != claim.stated_for[name]]
         verdict = f"does not apply ({', '.join(other)})" if other else "holds" if holds else "DOES NOT HOLD"
         print(f"{claim.name:57} {numbers}  {verdict}")
         if not other and not holds:
             failed.append(claim.name)
     return failed
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Check one run; return 0 if no claim fails, 1 if one does, 2 if there is nothing to check."""
-    parser = argparse.ArgumentParser(prog="python -m sa_lib.check", description=__doc__.split("\n")[0])
-    parser.add_argument("run_dir", type=Path, help="a folder in runs/")
-    try:
-        failed = check(parser.parse_args(arguments).run_dir)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if failed:
-        print(f"does not hold: {'; '.join(failed)}")
-    return int(bool(failed))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

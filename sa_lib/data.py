@@ -29,9 +29,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sa_lib.files import cache_root, write_atomically
-from sa_lib.inputs import short
-from sa_lib.store import tensor_digest
+from .store import cache_root, write_atomically
+from .checks import shorten
+from .store import tensor_digest
 
 __all__ = ["DATASETS", "Dataset", "load", "read_idx"]
 
@@ -79,7 +79,7 @@ def load(name: str = "mnist", root: Path | None = None) -> Dataset:
         OSError: no source could give the data; the message says what was tried.
     """
     if not isinstance(name, str) or name not in DATASETS:
-        raise ValueError(f"dataset={short(name)} is not known; use one of {', '.join(map(repr, DATASETS))}")
+        raise ValueError(f"dataset={shorten(name)} is not known; use one of {', '.join(map(repr, DATASETS))}")
     if name == "digits":
         arrays = _digits()
     else:

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import pandas as pd
 import torch
 
+from .checks import check_images, check_seed, check_types, check_values, check_whole
 from .data import Dataset
-from .inputs import check_images, check_labels, check_seed, check_types, check_values, check_whole, short
 from .judges import NOT_A_DIGIT, Judge
-from .model import CLASSES, CVAE, one_hot
-from .training import device, retained
-from .unlearning import distance_to_gray
+from .labels import CLASSES, check_labels, one_hot, retain_set
+from .methods import distance_to_gray
+from .model import CVAE, device
 
 __all__ = ["evaluate", "expected_calibration_error", "fidelity", "frechet_distance", "negative_elbo",
            "prior_samples", "retained_means"]
@@ -44,7 +44,7 @@ def negative_elbo(model: CVAE, images: torch.Tensor, labels: torch.Tensor, seed:
     """
     check_types(model=(model, CVAE), images=(images, torch.Tensor))
     if images.numel() == 0 or type(draws) is not int or draws < 1:
-        raise ValueError(f"{len(images)} images and draws={short(draws)} will not do; "
+        raise ValueError(f"{len(images)} images and draws={shorten(draws)} will not do; "
                          "at least one of each is needed")
     check_images(images)
     check_labels(labels, len(images))
@@ -91,7 +91,7 @@ def evaluate(model: CVAE, dataset: Dataset, judge: Judge, features: Judge | None
                 features=(features, (Judge, type(None))))
     check_seed(seed)
     if type(samples) is not int or samples <= NEIGHBOURS:
-        raise ValueError(f"samples={short(samples)} is not allowed; use a whole number from {NEIGHBOURS + 1}")
+        raise ValueError(f"samples={shorten(samples)} is not allowed; use a whole number from {NEIGHBOURS + 1}")
     check_images(dataset.test_images)
     check_labels(dataset.test_labels, len(dataset.test_images))
     counts = torch.bincount(dataset.test_labels, minlength=CLASSES)
@@ -125,9 +125,9 @@ def evaluate(model: CVAE, dataset: Dataset, judge: Judge, features: Judge | None
 def retained_means(table: pd.DataFrame, forget: Sequence[int]) -> pd.Series:
     """The means over the classes not in `forget` of an `evaluate` table; every class counts the same."""
     check_types(table=(table, pd.DataFrame))
-    if missing := set(kept := retained(forget)) - set(table.index):
+    if missing := set(kept := retain_set(forget)) - set(table.index):
         raise ValueError(f"table lacks the classes {sorted(missing)}; give one of evaluate, with a row a class")
-    return table.loc[kept].mean()
+    return table.loc[list(kept)].mean()
 
 
 def fidelity(real: torch.Tensor, fake: torch.Tensor, neighbours: int = NEIGHBOURS) -> dict[str, float]:

@@ -13,9 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from .checks import (check_fisher, check_images, check_name, check_names, check_table, check_types, check_values,
+                     shorten)
 from .fisher import Diagonal
-from .inputs import (CLASSES, check_fisher, check_images, check_labels, check_name, check_names, check_table,
-                     check_types, check_values, short)
+from .labels import CLASSES, check_labels
 from .model import CVAE, ModelConfig
 
 __all__ = ["confusion", "curves", "embedding", "fisher_layers", "fisher_maps", "image_grid", "intervals", "lines",
@@ -44,7 +45,7 @@ def image_grid(images: torch.Tensor, rows: Sequence[str] = (), columns: Sequence
     images = images.reshape(count, across, 28, 28)
     for name, labels, wanted in (("rows", rows, count), ("columns", columns, across)):
         if not isinstance(labels, Sequence) or len(labels) not in (0, wanted):
-            raise ValueError(f"{name}={short(labels)} is not allowed; give a sequence of {wanted} labels, or none")
+            raise ValueError(f"{name}={shorten(labels)} is not allowed; give a sequence of {wanted} labels, or none")
     check_names(range(count), marked=marked)
     side = min(WIDTH / across, 0.6)
     figure = Figure(figsize=(side * across, side * count), layout="none")
@@ -82,8 +83,8 @@ def curves(log: pd.DataFrame, names: Sequence[str], suffixes: Mapping[str, str])
     _check_panels(suffixes=suffixes)
     if isinstance(names, str) or not isinstance(names, Sequence) or not {
             f"{name}{suffix}" for name in names for suffix in suffixes} & set(log.columns):
-        raise ValueError(f"names={short(names)} is not allowed; use a sequence with a column of the log in it: "
-                         f"{short(list(log.columns))}")
+        raise ValueError(f"names={shorten(names)} is not allowed; use a sequence with a column of the log in it: "
+                         f"{shorten(list(log.columns))}")
     figure = Figure(figsize=(WIDTH, 2.8 if len(suffixes) > 1 else 3.2), layout="constrained")
     panels = figure.subplots(1, len(suffixes), squeeze=False)[0]
     styles = ["-", "--", "-.", ":"]
@@ -104,7 +105,7 @@ def fisher_layers(fisher: Diagonal) -> Figure:
     check_types(fisher=(fisher, Mapping))
     if not any(str(name).endswith("weight") for name in fisher) or not all(
             isinstance(values, torch.Tensor) and (values >= 0).all() for values in fisher.values()):
-        raise ValueError(f"fisher with {short(list(fisher))} will not do; give tensors of numbers from 0, at least one "
+        raise ValueError(f"fisher with {shorten(list(fisher))} will not do; give tensors of numbers from 0, at least one "
                          "of them of a weight matrix")
     order = sorted((name for name in fisher if name.endswith("weight")),
                    key=lambda name: name.startswith("decoder"))
@@ -175,7 +176,7 @@ def matrices(tables: Mapping[str, pd.DataFrame], formats: Mapping[str, str],
     if len({table.shape for table in tables.values()}) > 1:
         raise ValueError(f"tables are of shapes {[table.shape for table in tables.values()]}; give them the same")
     if missing := tables.keys() - formats.keys():
-        raise ValueError(f"formats={short(formats)} is not allowed; it lacks {short(missing)}")
+        raise ValueError(f"formats={shorten(formats)} is not allowed; it lacks {shorten(missing)}")
     figure = Figure(figsize=(WIDTH, len(tables) * (0.3 * rows + 0.75)), layout="constrained")
     for axes, (title, table) in zip(figure.subplots(len(tables), 1, squeeze=False)[:, 0], tables.items()):
         sns.heatmap(table, ax=axes, cmap="cividis", annot=True, fmt=formats[title], cbar=False, linewidths=0.5,
@@ -326,13 +327,13 @@ def _check_panels(**given: Mapping) -> None:
     check_types(**{name: (panels, Mapping) for name, panels in given.items()})
     for name, panels in given.items():
         if not panels:
-            raise ValueError(f"{name}={short(panels)} is not allowed; use a mapping with at least one entry")
+            raise ValueError(f"{name}={shorten(panels)} is not allowed; use a mapping with at least one entry")
 
 
 def _check_pairs(table: pd.DataFrame) -> None:
     """Refuse a table whose rows are not named by pairs, each once."""
     if table.index.nlevels != 2 or table.index.has_duplicates:
-        raise ValueError(f"table with the rows {short(list(table.index))} will not do; name them by pairs, each once")
+        raise ValueError(f"table with the rows {shorten(list(table.index))} will not do; name them by pairs, each once")
 
 
 def _label(axes: Axes, x: str, y: str) -> None:

@@ -20,15 +20,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .inputs import check_images, check_labels, check_types, check_values, check_whole, short
-from .model import CVAE, one_hot
+from .checks import check_images, check_types, check_values, check_whole, shorten
+from .data import Dataset
+from .labels import check_labels, one_hot
+from .model import CVAE
 
-__all__ = ["Diagonal", "combine", "fisher_by_class", "fisher_diagonal", "sampled_fisher_diagonal",
+__all__ = ["Diagonal", "combine", "dataset_fishers", "fisher_by_class", "fisher_diagonal", "sampled_fisher_diagonal",
            "squared_gradients"]
 
 Diagonal = dict[str, torch.Tensor]
 
-# So many numbers stay in a processor's cache: the gradients of more images at once would go through its memory.
+# This many numbers fit into a processor's cache; the gradients of more images at once would go through main memory.
 IN_CACHE = 2**20
 
 
@@ -65,8 +67,8 @@ def squared_gradients(model: nn.Module, losses: Callable[[], torch.Tensor]) -> D
     Args:
         model: made of Linear, Conv2d and ConvTranspose2d layers, each used
             once; it may be frozen, and is left as it was.
-        losses: runs the model once and returns the losses [N], the n-th of
-            which depends on the n-th sample alone.
+        losses: runs the model once and returns the losses [N]; the n-th
+            loss must depend on the n-th sample alone.
 
     Returns:
         Parameter name -> tensor of its shape.
@@ -79,7 +81,7 @@ def squared_gradients(model: nn.Module, losses: Callable[[], torch.Tensor]) -> D
 
     def keep(name, layer, inputs, output):
         if name in seen:
-            raise TypeError(f"layer {name!r} is used twice; every layer may be used once")
+            raise TypeError(f"model must use every layer once, got layer {name!r} twice")
         # In a frozen model the outputs are leaves; without this no gradient would reach them.
         output.requires_grad_()
         seen[name] = (inputs[0].detach(), output)
@@ -88,8 +90,8 @@ def squared_gradients(model: nn.Module, losses: Callable[[], torch.Tensor]) -> D
     for name, layer in layers.items():
         if (type(layer) not in RULES or getattr(layer, "groups", 1) != 1
                 or getattr(layer, "padding_mode", "zeros") != "zeros"):
-            raise TypeError(f"layer {name!r} is a {layer}; Linear, Conv2d and ConvTranspose2d "
-                            "without groups and padded with zeros are allowed")
+            raise TypeError("model must be of Linear, Conv2d and ConvTranspose2d layers without groups, padded with "
+                            f"zeros, got layer {name!r}: {layer}")
     hooks = [layer.register_forward_hook(partial(keep, name)) for name, layer in layers.items()]
     try:
         with torch.enable_grad():
@@ -130,8 +132,8 @@ def fisher_diagonal(model: CVAE, images: torch.Tensor, labels: torch.Tensor, noi
     check_whole(batch=batch)
     if len({t.shape[:1] for t in (images, labels, noise)}) > 1 or not images.numel():
         counts = [str(*t.shape[:1]) or "none" for t in (images, labels, noise)]
-        raise ValueError(f"images, labels and noise are {counts[0]}, {counts[1]} and {counts[2]}; "
-                         "equal numbers of at least 1 are needed")
+        raise ValueError("images, labels and noise must be equally many, at least 1, "
+                         f"got {counts[0]}, {counts[1]} and {counts[2]}")
     check_images(images)
     check_values(noise=noise)
     where = next(model.parameters()).device
@@ -146,14 +148,21 @@ def fisher_diagonal(model: CVAE, images: torch.Tensor, labels: torch.Tensor, noi
 
 def fisher_by_class(model: CVAE, images: torch.Tensor, labels: torch.Tensor, noise: torch.Tensor,
                     batch: int = 512) -> dict[int, Diagonal]:
-    """One data Fisher for each class among the labels; `combine` gives that of any set of them."""
+    """One data Fisher for each class among the labels; `combine` gives the Fisher of any set of classes."""
     check_types(images=(images, torch.Tensor), noise=(noise, torch.Tensor))
     if images.shape[:1] != noise.shape[:1] or not images.numel():
-        raise ValueError(f"images of shape {tuple(images.shape)} and noise of shape {tuple(noise.shape)} will not do; "
-                         "give equal numbers of at least 1")
+        raise ValueError("images and noise must be equally many, at least 1, "
+                         f"got {list(images.shape)} and {list(noise.shape)}")
     check_labels(labels, len(images))
     where = {k: (labels == k).nonzero().squeeze(1) for k in labels.unique().tolist()}
     return {k: fisher_diagonal(model, images[i], labels[i], noise[i], batch) for k, i in where.items()}
+
+
+def dataset_fishers(model: CVAE, dataset: Dataset, seed: int) -> dict[int, Diagonal]:
+    """The data Fisher of each class over all its training images, with noise drawn from `seed`."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(len(dataset.train_labels), model.config.latent_dim, generator=generator)
+    return fisher_by_class(model, dataset.train_images, dataset.train_labels, noise)
 
 
 def combine(fishers: Mapping[int, Diagonal], weights: Mapping[int, float]) -> Diagonal:
@@ -168,15 +177,15 @@ def combine(fishers: Mapping[int, Diagonal], weights: Mapping[int, float]) -> Di
     check_types(fishers=(fishers, Mapping), weights=(weights, Mapping))
     numbers = all(type(w) is not bool and isinstance(w, (int, float)) and 0 <= w < math.inf for w in weights.values())
     if not set(weights) <= set(fishers) or not numbers or not (total := sum(weights.values())) > 0:
-        raise ValueError(f"weights={short(dict(weights))} will not do; give non-negative weights, not all zero, "
-                         f"for classes among {sorted(fishers)}")
+        raise ValueError(f"weights must be non-negative, not all zero, for classes among {sorted(fishers)}, "
+                         f"got {shorten(dict(weights))}")
     names = next(iter(fishers.values()))
     return {name: sum(w / total * fishers[k][name] for k, w in weights.items()) for name in names}
 
 
 def sampled_fisher_diagonal(model: CVAE, labels: torch.Tensor, generator: torch.Generator,
                             batch: int = 512) -> Diagonal:
-    """The model-sampled Fisher: over images the model itself generates for `labels` [N].
+    """The model-sampled Fisher: over images that the model itself generates for `labels` [N].
 
     As in Heng & Soh (2023, section 3.2): z is drawn from the prior, the
     image is the decoder's mean, and the gradient is that of its negative

@@ -1,4 +1,4 @@
-"""Judges: classifiers that say what an image shows, or that it shows no digit.
+"""Judges: classifiers that tell which digit an image shows, or that it shows no digit.
 
 Judge A may be used by an attacker; judge B, of another architecture and seed,
 is held out and only ever scores. A third network, trained on the ten digits
@@ -6,8 +6,7 @@ alone, supplies the features for FID and precision/recall.
 """
 
 import math
-import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 
 import pandas as pd
@@ -15,13 +14,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from . import store
+from .checks import check_config, check_images, check_name, check_types, check_whole
 from .data import Dataset
-from .inputs import check_images, check_labels, check_seed, check_types, check_whole, short
-from .model import CLASSES
-from .training import batches, check_numbers, device, minimise
+from .labels import CLASSES, check_labels
+from .model import device
+from .training import batches, minimize
 
-__all__ = ["NOT_A_DIGIT", "Judge", "JudgeConfig", "get_judge", "not_digits"]
+__all__ = ["NETWORKS", "NOT_A_DIGIT", "Judge", "JudgeConfig", "new_judge", "not_digits", "train_judge"]
 
 NOT_A_DIGIT = CLASSES
 
@@ -43,13 +42,8 @@ class JudgeConfig:
     held_out: int = 5000
 
     def __post_init__(self):
-        _check_name(self.name)
-        check_numbers(self)
-
-
-def _check_name(name: str) -> None:
-    if not isinstance(name, str) or name not in NETWORKS:
-        raise ValueError(f"name={short(name)} is not a judge; use one of {', '.join(NETWORKS)}")
+        check_name(NETWORKS, name=self.name)
+        check_config(self)
 
 
 def _convolutions(kernel: int, *channels: int) -> list[nn.Module]:
@@ -85,7 +79,7 @@ class Judge(nn.Module):
     """A classifier of images [N, 1, 28, 28] in [0, 1]; logits [N, 11] (features: [N, 10])."""
 
     def __init__(self, name: str):
-        _check_name(name)
+        check_name(NETWORKS, name=name)
         super().__init__()
         self.body, self.head = NETWORKS[name]()
         self.register_buffer("temperature", torch.ones(()))
@@ -110,8 +104,9 @@ def not_digits(images: torch.Tensor, labels: torch.Tensor, count: int,
     """Images that show no digit, [count, 1, 28, 28] in [0, 1], for training and testing judges.
 
     A third each: flat gray of any level with faint noise; noise of any mean,
-    strength and coarseness; blends of four images. A blend of two, or mere
-    blur, is what a VAE makes of a digit it is unsure of, and still a digit.
+    strength and coarseness; blends of four images. A blend of two images, or
+    a blurred image, still counts as a digit: a VAE draws digits like that
+    when it is unsure.
     """
     check_images(images)
     check_labels(labels, len(images))
@@ -135,7 +130,7 @@ def _not_digits(images: torch.Tensor, labels: torch.Tensor, count: int, generato
     noise = uniform(count, 1, 1, 1) + (0.1 + 0.5 * uniform(count, 1, 1, 1)) * coarse
     four = torch.randint(len(images), (4, count), generator=generator, device=where)
     blend = images[four].mean(0)
-    # Four images of fewer than three classes may well blend into a digit: gray takes their place.
+    # Four images of fewer than three classes may blend into a digit, so gray replaces them.
     kinds = F.one_hot(labels[four], CLASSES).amax(0).sum(1)
     blend = torch.where((kinds < 3)[:, None, None, None], gray, blend)
     kind = torch.randint(3, (count, 1, 1, 1), generator=generator, device=where)
@@ -145,8 +140,8 @@ def _not_digits(images: torch.Tensor, labels: torch.Tensor, count: int, generato
 def augmented(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """The batch [N, 1, 28, 28] moved by up to a pixel each way and, in part, blurred.
 
-    Blur, because a VAE's samples are smoother than its data: without it a
-    judge holds smoothness itself against an image.
+    The samples of a VAE are smoother than its data. Without blur in training,
+    a judge would take smoothness as a sign of no digit.
     """
     across, down = torch.randint(-1, 2, (2,), generator=generator, device=images.device).tolist()
     images = images.roll((across, down), dims=(2, 3))
@@ -158,8 +153,8 @@ def train_judge(judge: Judge, images: torch.Tensor, labels: torch.Tensor, config
                 seed: int) -> pd.DataFrame:
     """Train on digits and, for eleven outcomes, as many non-digits as of each digit; then calibrate.
 
-    The last `held_out` images are not trained on: the temperature (Guo et al.
-    2017, arXiv 1706.04599) is fitted on them and on fresh non-digits.
+    The last `held_out` images are kept aside: the temperature (Guo et al.
+    2017, arXiv 1706.04599) is fitted on them and on new non-digits.
     """
     check_images(images)
     check_labels(labels, len(images))
@@ -184,7 +179,7 @@ def train_judge(judge: Judge, images: torch.Tensor, labels: torch.Tensor, config
         return F.cross_entropy(judge(x), y), {}
 
     steps = config.epochs * max(1, count // config.batch)
-    log = minimise(judge.parameters(), loss, steps, config.peak_lr, f"train judge {config.name}")
+    log = minimize(judge.parameters(), loss, steps, config.peak_lr, f"train judge {config.name}")
     judge.eval().requires_grad_(False)
     x, y = images[count:], labels[count:]
     if refuses:
@@ -194,7 +189,7 @@ def train_judge(judge: Judge, images: torch.Tensor, labels: torch.Tensor, config
 
 
 def calibrate(judge: Judge, images: torch.Tensor, labels: torch.Tensor) -> None:
-    """Set the temperature that minimises the cross-entropy on images not trained on."""
+    """Set the temperature that minimizes the cross-entropy on images kept aside from training."""
     logits = torch.cat([judge(part) for part in images.split(2000)]) * judge.temperature
     # A grid is exact enough for one positive number, and cannot diverge.
     grid = torch.logspace(math.log10(0.25), math.log10(4), 161, device=logits.device)
@@ -202,27 +197,14 @@ def calibrate(judge: Judge, images: torch.Tensor, labels: torch.Tensor) -> None:
     judge.temperature.copy_(grid[losses.argmin()])
 
 
-def get_judge(dataset: Dataset, config: JudgeConfig, seed: int = 0) -> Judge:
-    """The judge trained on `dataset`, from the store if it is there; frozen.
+def new_judge(dataset: Dataset, config: JudgeConfig, seed: int) -> tuple[Judge, pd.DataFrame]:
+    """A judge trained on `dataset`, frozen, and its log.
 
-    The judges' seeds differ by name, so that A and B share neither
-    architecture nor draws.
+    Each judge's own seed depends on its name too, so that A and B share
+    neither architecture nor draws.
     """
-    check_types(dataset=(dataset, Dataset), config=(config, JudgeConfig))
-    check_seed(seed)
-    recipe = {"config": asdict(config), "seed": seed, "data": dataset.digest,
-              "code": store.code_digest(sys.modules[__name__], sys.modules[minimise.__module__])}
     own_seed = 1000 * seed + 1 + list(NETWORKS).index(config.name)
-
-    def make():
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(own_seed)
-            judge = Judge(config.name).to(device())
-        log = train_judge(judge, dataset.train_images, dataset.train_labels, config, own_seed)
-        return judge.state_dict(), {"log": log.to_dict("list")}
-
-    artefact = store.get_or_make("judge", recipe, make)
-    with torch.device("meta"):
-        judge = Judge(config.name)
-    judge.load_state_dict(artefact.tensors, assign=True)
-    return judge.to(device()).eval().requires_grad_(False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(own_seed)
+        judge = Judge(config.name).to(device())
+    return judge, train_judge(judge, dataset.train_images, dataset.train_labels, config, own_seed)

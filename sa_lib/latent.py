@@ -18,9 +18,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
+from .checks import check_fisher, check_images, check_seed, check_types, check_values, check_whole
 from .fisher import Diagonal
-from .inputs import check_fisher, check_images, check_labels, check_seed, check_types, check_values, check_whole
-from .model import CLASSES, CVAE
+from .labels import CLASSES, check_labels
+from .model import CVAE
 
 __all__ = ["activations", "class_distances", "joint_tsne", "knn_recall", "linear_cka", "neutral", "probe_recall",
            "silhouette", "weight_changes"]

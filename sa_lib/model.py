@@ -12,16 +12,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .inputs import CLASSES, check_labels, check_seed, check_types, short
+from .checks import check_name, check_seed, check_types, shorten
+from .labels import CLASSES
 
-__all__ = ["ARCHITECTURES", "CLASSES", "CVAE", "ModelConfig", "build", "one_hot"]
+__all__ = ["ARCHITECTURES", "CVAE", "ModelConfig", "build", "copy_of", "device"]
 
 PIXELS = 28 * 28
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What it takes to build a `CVAE`.
+    """The shape of a `CVAE`.
 
     Attributes:
         architecture: "mlp" or "conv".
@@ -35,12 +36,11 @@ class ModelConfig:
     hidden: tuple[int, int] = (512, 256)
 
     def __post_init__(self):
-        if not isinstance(self.architecture, str) or self.architecture not in ("mlp", "conv"):
-            raise ValueError(f"architecture={short(self.architecture)} is not known; use 'mlp' or 'conv'")
+        check_name(("mlp", "conv"), architecture=self.architecture)
         sizes = (self.latent_dim, *self.hidden) if isinstance(self.hidden, (list, tuple)) else ()
         if len(sizes) != 3 or not all(type(size) is int and 1 <= size <= 65536 for size in sizes):
-            raise ValueError(f"latent_dim={short(self.latent_dim)}, hidden={short(self.hidden)} will not do; "
-                             "use whole numbers from 1 to 65536, two of them in hidden")
+            raise ValueError("latent_dim and hidden must be one and two whole numbers from 1 to 65536, "
+                             f"got {shorten(self.latent_dim)} and {shorten(self.hidden)}")
         object.__setattr__(self, "hidden", tuple(self.hidden))
 
     def asdict(self) -> dict:
@@ -54,14 +54,9 @@ ARCHITECTURES = {
 }
 
 
-def one_hot(labels: torch.Tensor) -> torch.Tensor:
-    """Integer labels [N] as float label vectors [N, 10].
-
-    Raises:
-        ValueError: a label is outside 0-9, or the tensor is not integer and one-dimensional.
-    """
-    check_labels(labels)
-    return F.one_hot(labels.long(), CLASSES).float()
+def device() -> torch.device:
+    """The GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class MLPEncoder(nn.Module):
@@ -160,7 +155,7 @@ class CVAE(nn.Module):
 
         Args:
             noise: standard normal [N, latent_dim], the one draw of the
-                reparameterised z = mean + exp(log_var / 2) * noise.
+                reparameterized z = mean + exp(log_var / 2) * noise.
 
         Returns:
             log-likelihood log p(x|z,y) and divergence KL(q(z|x,y) || N(0, I)),
@@ -182,20 +177,26 @@ class CVAE(nn.Module):
 
 
 def build(config: ModelConfig, seed: int) -> CVAE:
-    """A CVAE with PyTorch's default initialisation drawn from `seed` alone."""
+    """A CVAE with PyTorch's default initialization drawn from `seed` alone."""
     check_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return CVAE(config)
 
 
+def copy_of(model: CVAE) -> CVAE:
+    """A copy with weights of its own, on the same device."""
+    copy = build(model.config, 0).to(next(model.parameters()).device)
+    copy.load_state_dict(model.state_dict())
+    return copy
+
+
 def _check_input(name: str, tensor: torch.Tensor, tail: tuple[int, ...], weight: torch.Tensor,
                  count: int | None = None) -> None:
-    """What can be seen of an input without a look at its values, for which a GPU would have to wait at every step."""
+    """Check shape and dtype only: checking values would force a GPU synchronization at every step."""
     check_types(**{name: (tensor, torch.Tensor)})
     if tensor.ndim == 0 or tuple(tensor.shape[1:]) != tail:
-        needed = ", ".join(["N", *map(str, tail)])
-        raise ValueError(f"{name} has shape {tuple(tensor.shape)}; [{needed}] is needed")
+        raise ValueError(f"{name} must have shape [{', '.join(['N', *map(str, tail)])}], got {list(tensor.shape)}")
     if tensor.dtype != weight.dtype or count not in (None, len(tensor)):
-        raise ValueError(f"{name} has {len(tensor)} rows of {tensor.dtype}; rows of {weight.dtype}, as the weights "
-                         "are, and as many of every input, are needed")
+        raise ValueError(f"{name} must have as many rows as the other input, of the weights' {weight.dtype}, "
+                         f"got {len(tensor)} of {tensor.dtype}")

@@ -15,14 +15,13 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from sa_lib.attacks import Attack, AttackConfig
-from sa_lib.data import Dataset
-from sa_lib.files import write_atomically
-from sa_lib.inputs import check_types, short
-from sa_lib.judges import Judge
-from sa_lib.model import CLASSES
-from sa_lib.store import tensor_digest
-from sa_lib.training import Trained, retained
+from .attacks import AttackConfig, AttackResult
+from .checks import check_types, shorten
+from .data import Dataset
+from .judges import Judge
+from .labels import CLASSES, forget_set
+from .store import tensor_digest, write_atomically
+from .trained import Trained
 
 __all__ = ["FILES", "MOST", "export"]
 
@@ -34,7 +33,7 @@ THREATS = ("y on the simplex", "y free")
 
 
 def export(folder: str | Path, models: Mapping[str, Trained], judge: Judge, dataset: Dataset,
-           forgotten: Sequence[int], found: Mapping[tuple[str, int, str], Attack], config: AttackConfig) -> None:
+           forgotten: Sequence[int], found: Mapping[tuple[str, int, str], AttackResult], config: AttackConfig) -> None:
     """Write `FILES` for the page; or remove them where the models are not "mlp", the one decoder that it knows.
 
     Args:
@@ -55,15 +54,14 @@ def export(folder: str | Path, models: Mapping[str, Trained], judge: Judge, data
     check_types(folder=(folder, (str, Path)), models=(models, Mapping), judge=(judge, Judge),
                 dataset=(dataset, Dataset), found=(found, Mapping), config=(config, AttackConfig))
     if len(models) < 2 or not all(isinstance(trained, Trained) for trained in models.values()):
-        raise ValueError(f"models={short(models)} is not allowed; use at least two that are trained, by their names")
-    if len(retained(forgotten)) == CLASSES:
-        raise ValueError(f"forgotten={short(forgotten)} is not allowed; use at least one class")
+        raise ValueError(f"models={shorten(models)} is not allowed; use at least two that are trained, by their names")
+    forgotten = forget_set(forgotten, name="forgotten")
     folder, digit = Path(folder), forgotten[0]
     needed = {(threat, digit, name) for threat in THREATS for name in models} | {
         ("z in the prior", digit, next(iter(models)))}
-    if missing := needed - {key for key, value in found.items() if isinstance(value, Attack)}:
+    if missing := needed - {key for key, value in found.items() if isinstance(value, AttackResult)}:
         raise ValueError(f"found lacks the attack {min(missing)}; give one by (threat, class, model) for all models")
-    if any(trained.model.config.architecture != "mlp" for trained in models.values()):
+    if any(trained.net.config.architecture != "mlp" for trained in models.values()):
         for name in FILES:
             (folder / name).unlink(missing_ok=True)
         return
@@ -88,14 +86,14 @@ def export(folder: str | Path, models: Mapping[str, Trained], judge: Judge, data
     about = {
         "digit": digit,
         "models": [{"name": name, "digest": trained.digest,
-                    "layers": layers(name, trained.model.decoder.layers[::2])} for name, trained in models.items()],
+                    "layers": layers(name, trained.net.decoder.layers[::2])} for name, trained in models.items()],
         "judge": {"digest": tensor_digest(judge.state_dict()), "convolutions": layers("the judge", convolutions),
                   "head": layers("the judge", [head])[0]},
         "targets": {"labels": labels, "images": kept("an image", images.flatten(1))},
         "presets": presets(models, judge, digit, found),
         "attack": asdict(config) | {
-            "targets": len(found[THREATS[0], digit, next(iter(models))].loss[-1]),
-            "errors": {threat: {name: float(found[threat, digit, name].loss[-1].mean()) for name in models}
+            "targets": len(found[THREATS[0], digit, next(iter(models))].errors),
+            "errors": {threat: {name: float(found[threat, digit, name].errors.mean()) for name in models}
                        for threat in THREATS}}}
     if (size := sum(map(len, parts))) > MOST:
         raise ValueError(f"the playground would take {size} bytes; {MOST} are allowed")
@@ -107,7 +105,7 @@ def export(folder: str | Path, models: Mapping[str, Trained], judge: Judge, data
 
 
 def presets(models: Mapping[str, Trained], judge: Judge, digit: int,
-            found: Mapping[tuple[str, int, str], Attack]) -> list[dict[str, Any]]:
+            found: Mapping[tuple[str, int, str], AttackResult]) -> list[dict[str, Any]]:
     """Inputs worth a look; of the answers that an attack gave for its targets, the one that the judge is surest of.
 
     Args:
@@ -131,7 +129,7 @@ def presets(models: Mapping[str, Trained], judge: Judge, digit: int,
     def preset(name: str, model: str, z: torch.Tensor, y: torch.Tensor, seen_in: str,
                off_simplex: bool = False) -> dict[str, Any]:
         with torch.no_grad():
-            images = models[seen_in].model.decode(z, y)
+            images = models[seen_in].net.decode(z, y)
         surest = judge.probabilities(images)[:, digit].argmax()
         return {"name": name, "model": model, "z": z[surest].tolist(), "y": y[surest].tolist(),
                 "free": off_simplex}

@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sa_lib.figures import PALETTE, WIDTH
+from ..figures import PALETTE, WIDTH
 
 __all__ = ["speed", "table", "tried"]
 

@@ -18,13 +18,15 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
-from sa_lib import pages
-from sa_lib.chapter import read_metrics
-from sa_lib.evidence import RESULTS, TOLERANCE
-from sa_lib.inputs import short
-from sa_lib.pages import table
+from ..chapter import read_metrics
+from ..checks import shorten
+from ..evidence import RESULTS, TOLERANCE
+from . import pages
+from .notebooks import BookError, repository
+from .pages import table
+from .run import executed
 
-__all__ = ["BookError", "render"]
+__all__ = ["figures", "render"]
 
 SMOKE = ("```{admonition} Smoke run\n:class: warning\nLittle data and few steps: this run shows that "
          "everything works, and its numbers and pictures mean nothing.\n```")
@@ -32,25 +34,21 @@ SMOKE = ("```{admonition} Smoke run\n:class: warning\nLittle data and few steps:
 MATHJAX = ("startup.js", "core.js", "input/tex.js", "output/chtml.js", "output/chtml", "a11y/assistive-mml.js")
 
 
-class BookError(Exception):
-    """Why there is no book, in one sentence for the reader."""
-
-
-def render(root: Path, run_dir: Path, notebooks: Mapping[str, NotebookNode], address: str) -> Path:
+def render(root: Path, run_dir: Path) -> Path:
     """Make the site of one run.
 
     Args:
         run_dir: relative to `root`.
-        notebooks: name -> executed chapter, in their order.
-        address: of the repository.
 
     Returns:
-        the path of its first page, ``_build/html/index.html`` under `root`.
+        the path of its first page, ``_build/html/index.html`` under `root`; ``_build/executed`` then holds
+        the executed notebooks.
 
     Raises:
-        BookError: the run lacks a number that a page quotes, or Jupyter Book found
-            anything to warn of. The site that was there before is left as it was.
+        BookError: the run lacks a chapter, mixes parameters, or lacks a number that a
+            page quotes, or Jupyter Book warned of anything. An earlier site stays as it was.
     """
+    notebooks = executed(root, root / run_dir)
     stage, site = root / "_build" / "stage", root / "_build" / "html"
     shutil.rmtree(stage, ignore_errors=True)
     shutil.copytree(root / "book", stage / "book")
@@ -59,7 +57,7 @@ def render(root: Path, run_dir: Path, notebooks: Mapping[str, NotebookNode], add
     _add_mathjax(stage / "book" / "_static" / "mathjax")
     for folder in ("notebooks", "executed", "figures", "book/_static/playground"):
         (stage / folder).mkdir()
-    _write_pages(stage, root / run_dir, notebooks, address)
+    _write_pages(stage, root / run_dir, notebooks, repository(root))
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()",
                "build", "-n", "-W", "--keep-going", str(stage)]
     built = subprocess.run(command, capture_output=True, text=True)
@@ -68,13 +66,19 @@ def render(root: Path, run_dir: Path, notebooks: Mapping[str, NotebookNode], add
         complaints = [line for line in said.splitlines() if re.search("WARNING|ERROR|Error:", line)]
         raise BookError("\n".join([f"Jupyter Book could not render {run_dir}:", *(complaints or [said])]))
     _lighten(stage / "_build" / "html", root / "notebooks")
-    old = site.with_name("html.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if site.exists():
-        site.rename(old)
-    (stage / "_build" / "html").rename(site)
-    shutil.rmtree(old, ignore_errors=True)
+    _replace(site, stage / "_build" / "html")
+    _replace(root / "_build" / "executed", stage / "executed")
     return site / "index.html"
+
+
+def _replace(folder: Path, new: Path) -> None:
+    """Put `new` in the place of `folder`, which stays whole until then."""
+    old = folder.with_name(f"{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_pages(stage: Path, run_dir: Path, notebooks: Mapping[str, NotebookNode], address: str) -> None:
@@ -82,7 +86,7 @@ def _write_pages(stage: Path, run_dir: Path, notebooks: Mapping[str, NotebookNod
     try:
         _write(stage, run_dir, notebooks, address)
     except (AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
-        raise BookError(f"{run_dir} is damaged: {short(error)}; without its notebooks, make run makes them "
+        raise BookError(f"{run_dir} is damaged: {shorten(error)}; without its notebooks, make run makes them "
                         "again") from None
 
 
@@ -162,6 +166,12 @@ def _set_figures(name: str, position: int, cell: NotebookNode) -> None:
         output.get("metadata", {}).get("image/png", {}).pop("height", None)
 
 
+def figures(notebook: NotebookNode) -> list[NotebookNode]:
+    """The outputs of an executed chapter that are figures, in their order."""
+    return [output for cell in notebook.cells for output in cell.get("outputs", [])
+            if _said(output).get("role") == "figure"]
+
+
 def _marked(text: str, mark: str) -> str:
     """A Markdown page with `mark` below its title."""
     return re.sub(r"^# .*$", lambda title: f"{title[0]}\n\n{mark}", text, count=1, flags=re.MULTILINE)
@@ -239,12 +249,11 @@ def _with_figures(text: str, path: Path, notebooks: Mapping[str, NotebookNode], 
     """A prose page with each ``{{figure 02_ewc_unlearning 4}}`` replaced by that figure of the run, caption and all."""
     def figure(match: re.Match) -> str:
         name, number = match[1], int(match[2])
-        found = [output for cell in notebooks.get(name, nbformat.v4.new_notebook()).cells
-                 for output in cell.get("outputs", []) if _said(output).get("role") == "figure"]
-        if not 1 <= number <= len(found):
-            raise BookError(f"{path.name} shows {match[0]}, but {name} has {len(found)} figures")
-        about, picture = _said(found[number - 1]), folder / f"{name}-{number}.png"
-        picture.write_bytes(base64.b64decode(found[number - 1].data["image/png"]))
+        shown = figures(notebooks.get(name, nbformat.v4.new_notebook()))
+        if not 1 <= number <= len(shown):
+            raise BookError(f"{path.name} shows {match[0]}, but {name} has {len(shown)} figures")
+        about, picture = _said(shown[number - 1]), folder / f"{name}-{number}.png"
+        picture.write_bytes(base64.b64decode(shown[number - 1].data["image/png"]))
         return (f"```{{figure}} ../figures/{picture.name}\n:alt: {about.alt}\n:width: {about.width}px\n"
                 f"{about.caption}\n```")
     return re.sub(r"\{\{figure (\w+) (\d+)\}\}", figure, text)

@@ -40,18 +40,14 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from tqdm.auto import tqdm
 
-from sa_lib import book
-from sa_lib.book import machine
-from sa_lib.files import write_atomically
-from sa_lib.inputs import short
+from ..checks import shorten
+from ..store import write_atomically
+from .notebooks import BookError, chapters
+from .run import library_digest, machine, reason, stamp
 
-__all__ = ["Cell", "SweepError", "cells", "read_grid", "sweep"]
+__all__ = ["Cell", "cells", "read_grid", "sweep"]
 
 CONNECT = 20  # seconds until a scheduler must have answered
-
-
-class SweepError(Exception):
-    """Why there is no sweep, in one sentence for who started it."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +69,7 @@ def read_grid(text: str) -> tuple[str, list[Any]]:
     """``name=0:10``, ``name=3,[9,2],7`` or ``name=mnist,fashion`` as a name and its values.
 
     Raises:
-        SweepError: the text is none of these.
+        BookError: the text is none of these.
     """
     name, equals, listed = text.partition("=")
     if span := re.fullmatch(r"(\d+):(\d+)", listed):
@@ -84,7 +80,7 @@ def read_grid(text: str) -> tuple[str, list[Any]]:
         except ValueError:
             values = [value for value in listed.split(",") if value]
     if not name.isidentifier() or not equals or not values:
-        raise SweepError(f"grid {text!r} is not allowed; use name=first:end or name=value,value,...")
+        raise BookError(f"grid {text!r} is not allowed; use name=first:end or name=value,value,...")
     return name, values
 
 
@@ -92,15 +88,15 @@ def cells(root: Path, chapter: str, grid: Mapping[str, Sequence[Any]], shared: M
     """The cells of a grid, neighbours apart: two that run at once should not wait for one baseline.
 
     Raises:
-        SweepError: there is no such chapter, or it has no such parameter.
+        BookError: there is no such chapter, or it has no such parameter.
     """
-    if chapter not in (names := book.chapters(root)):
-        raise SweepError(f"chapter={chapter!r} is not allowed; there are {', '.join(names)}")
+    if chapter not in (names := chapters(root)):
+        raise BookError(f"chapter={chapter!r} is not allowed; there are {', '.join(names)}")
     source = root / "notebooks" / f"{chapter}.ipynb"
     known = set(papermill.inspect_notebook(source)) - {"run_dir"}
     for name in [*grid, *shared]:
         if name not in known or (name in grid and name in shared):
-            raise SweepError(f"{name!r} is not a parameter to set here, or is set twice; "
+            raise BookError(f"{name!r} is not a parameter to set here, or is set twice; "
                              f"{chapter} has {', '.join(sorted(known))}")
     sizes = [len(values) for values in grid.values()]
     places = sorted(itertools.product(*map(range, sizes)),
@@ -110,9 +106,9 @@ def cells(root: Path, chapter: str, grid: Mapping[str, Sequence[Any]], shared: M
         own = {name: values[at] for (name, values), at in zip(grid.items(), place)}
         parameters = {**shared, **own}
         title = ",".join(f"{name}-{json.dumps(value, separators=(',', ':'))}" for name, value in own.items())
-        found.append(Cell(re.sub(r"[^\w,.-]+", "_", title) or "cell", parameters, book.stamp(source, parameters)))
+        found.append(Cell(re.sub(r"[^\w,.-]+", "_", title) or "cell", parameters, stamp(source, parameters)))
     if len({cell.name for cell in found}) < len(found):
-        raise SweepError("two values of the grid are the same, or are written alike; every cell needs a name of its own")
+        raise BookError("two values of the grid are the same, or are written alike; every cell needs a name of its own")
     return found
 
 
@@ -124,10 +120,10 @@ def execute(chapter: str, text: str, parameters: Mapping[str, Any], library: str
         the seconds it took, and where it ran.
 
     Raises:
-        SweepError: the worker has another `sa_lib` than `library`, its digest, says.
+        BookError: the worker has another `sa_lib` than `library`, its digest, says.
     """
-    if book.library_digest() != library:
-        raise SweepError(f"the worker on {platform.node()} has another sa_lib than the one that started the sweep")
+    if library_digest() != library:
+        raise BookError(f"the worker on {platform.node()} has another sa_lib than the one that started the sweep")
     os.environ["OMP_NUM_THREADS"] = str(get_worker().state.nthreads)  # the kernel's torch takes it from here
     # With what a dask worker sets, freed memory goes back at once, and a training asks for it again at every step.
     os.environ.pop("MALLOC_TRIM_THRESHOLD_", None)
@@ -141,7 +137,7 @@ def execute(chapter: str, text: str, parameters: Mapping[str, Any], library: str
                                            cwd=folder, progress_bar=False, stdout_file=file, stderr_file=file,
                                            extra_arguments=["--log-level=ERROR"])
             except (PapermillExecutionError, DeadKernelError) as failure:
-                error = book.reason(failure, target)
+                error = reason(failure, target)
         metrics = Path(folder) / "run" / chapter / "metrics.json"
         if not error and not metrics.is_file():
             error = f"{chapter} left no metrics"
@@ -155,7 +151,7 @@ def connected(scheduler: str | None, workers: int | None) -> Iterator[Client]:
     """A client of the cluster at `scheduler`, or of one on this machine for as long as the block lasts.
 
     Raises:
-        SweepError: there is no scheduler at this address, or no worker within a minute.
+        BookError: there is no scheduler at this address, or no worker within a minute.
     """
     if scheduler is None:
         count = workers or machine()["cores"]
@@ -167,7 +163,7 @@ def connected(scheduler: str | None, workers: int | None) -> Iterator[Client]:
         client = Client(scheduler, timeout=CONNECT)
         client.wait_for_workers(1, timeout=3 * CONNECT)
     except (OSError, TimeoutError, ValueError) as error:
-        raise SweepError(f"scheduler={scheduler!r} does not answer, or has no worker ({error})") from None
+        raise BookError(f"scheduler={scheduler!r} does not answer, or has no worker ({error})") from None
     with client:
         yield client
 
@@ -203,7 +199,7 @@ def sweep(root: Path, out: Path, chapter: str, wanted: Sequence[Cell], scheduler
 
 def _run(client: Client, root: Path, out: Path, chapter: str, missing: Sequence[Cell]) -> None:
     text = (root / "notebooks" / f"{chapter}.ipynb").read_text(encoding="utf-8")
-    library = book.library_digest()
+    library = library_digest()
     futures = {client.submit(execute, chapter, text, cell.parameters, library, key=f"{cell.name}-{cell.stamp}",
                              pure=False): cell for cell in missing}
     failed = 0
@@ -213,10 +209,10 @@ def _run(client: Client, root: Path, out: Path, chapter: str, missing: Sequence[
             try:
                 made = future.result()
             except CancelledError:
-                raise SweepError("the scheduler went away; started again, the sweep does what is missing") from None
+                raise BookError("the scheduler went away; started again, the sweep does what is missing") from None
             except Exception as failure:  # whatever stops a worker concerns one cell
                 said = ("its worker died, again and again" if isinstance(failure, KilledWorker)
-                        else str(failure) if isinstance(failure, SweepError) else repr(failure))
+                        else str(failure) if isinstance(failure, BookError) else repr(failure))
                 made = {"error": said, "seconds": None, "machine": {}}
             _keep(out / cell.name, chapter, cell, made)
             failed += bool(made["error"])
@@ -268,44 +264,3 @@ def table(out: Path, wanted: Sequence[Cell]) -> pd.DataFrame:
     for name in flat.columns[flat.map(lambda value: isinstance(value, (list, dict))).any()]:
         flat[name] = [json.dumps(value) if isinstance(value, (list, dict)) else value for value in flat[name]]
     return flat.set_index("cell") if rows else flat
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a sweep; return 0 if every cell is there, 1 if some failed, 2 if it could not start."""
-    parser = argparse.ArgumentParser(prog="python -m sa_lib.sweep", description=__doc__.split("\n")[0])
-    parser.add_argument("--chapter", required=True, help="such as 07_methods")
-    parser.add_argument("--grid", action="append", default=[], metavar="NAME=VALUES",
-                        help="0:10, or values separated by commas; again for another parameter")
-    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
-                        help="a parameter that all cells share")
-    parser.add_argument("--name", help="the sweep's folder in runs/; by default the chapter's name")
-    parser.add_argument("--scheduler", help="tcp://...: a cluster of dask.distributed that is there")
-    parser.add_argument("--workers", type=int, help="workers on this machine; by default one a core")
-    given = parser.parse_args(arguments)
-    root = Path.cwd()
-    try:
-        if given.workers is not None and given.workers < 1:
-            raise SweepError(f"workers={given.workers} is not allowed; use a whole number from 1")
-        if given.name is not None and not re.fullmatch(book.RUN_NAME, given.name):
-            raise SweepError(f"name={short(given.name)} is not allowed; use letters, digits, '.', '-' and '_'")
-        book.sync(root)
-        grid = dict(map(read_grid, given.grid))
-        shared = {name: book.value(text) for name, text in given.p}
-        out = root / "runs" / (given.name or given.chapter)
-        found = sweep(root, out, given.chapter, cells(root, given.chapter, grid, shared), given.scheduler,
-                      given.workers)
-    except (SweepError, book.BookError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; started again, the sweep does what is missing", file=sys.stderr)
-        return 130
-    for name, error in found.loc[found["error"] != "", "error"].items():
-        print(f"{name}: {error}", file=sys.stderr)
-    print(f"{(found['error'] == '').sum()} of {len(found)} cells are there: {out / 'table.csv'}")
-    return int((found["error"] != "").any())
-
-
-if __name__ == "__main__":
-    from sa_lib.sweep import main as importable  # what a worker unpickles must have a name that it can import
-    sys.exit(importable())

@@ -1,6 +1,6 @@
 """Trained models in one zip archive, on this machine or at an https address, which ``SA_MODELS`` names.
 
-The address carries the archive's digest, so that what is fetched is what was packed.
+The address carries the archive's digest, so a fetched archive is known to be the one that was packed.
 """
 
 import os
@@ -13,21 +13,22 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.request import urlopen
 
-from .files import cache_root, file_digest, write_atomically
+from .digests import file_digest
+from .files import cache_root, write_atomically
 
 __all__ = ["fetched", "member", "pack"]
 
-# The longest that fetching an archive may take, which a trickling server would otherwise stretch for ever.
+# Fetching an archive may take this many seconds; a slow server could otherwise keep us waiting for ever.
 FETCH_SECONDS = 3600
 
-# How many times larger than its archive a member may be; weights hardly shrink.
-MOST_SWOLLEN = 100
+# A member may be this many times larger than its archive; weights hardly shrink.
+LARGEST_RATIO = 100
 
 
 def pack(members: Mapping[str, bytes], path: Path) -> str:
     """Write files, by their names, into an archive at `path`; return its address for ``SA_MODELS``."""
     with write_atomically(path) as temporary:
-        # Weights hardly shrink; a Fisher diagonal does, to half.
+        # Weights hardly shrink; a Fisher diagonal shrinks to half.
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
             for name, content in members.items():
                 archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)  # without a date
@@ -36,10 +37,10 @@ def pack(members: Mapping[str, bytes], path: Path) -> str:
 
 
 def member(name: str) -> bytes | None:
-    """What the archive that ``SA_MODELS`` names has under this name; None if it has nothing, or there is no archive.
+    """The bytes under this name in the archive of ``SA_MODELS``; None if it has none, or there is no archive.
 
     Raises:
-        ValueError: ``SA_MODELS`` is no such address, or the archive is damaged or another than its digest says.
+        ValueError: ``SA_MODELS`` is not such an address, or the archive is damaged or has another digest.
         OSError: the archive cannot be read or fetched.
     """
     if not (address := os.environ.get("SA_MODELS")):
@@ -49,21 +50,26 @@ def member(name: str) -> bytes | None:
         with zipfile.ZipFile(path) as archive:
             if name not in archive.namelist():
                 return None
-            if archive.getinfo(name).file_size > MOST_SWOLLEN * path.stat().st_size:
-                raise ValueError(f"{name} was made to swell when read")
+            if archive.getinfo(name).file_size > LARGEST_RATIO * path.stat().st_size:
+                raise ValueError(f"{name} is more than {LARGEST_RATIO} times larger than the archive")
             return archive.read(name)
     except Exception as error:  # a broken archive can fail in any way
-        raise ValueError(f"SA_MODELS={address!r} is not an archive of models: {_said(error)}") from None
+        raise ValueError(f"SA_MODELS must be an archive of models, got {address!r}: {_message(error)}") from None
 
 
 @cache
 def fetched(address: str) -> Path:
-    """The archive at a path or https address, fetched if need be, once its digest has been found right."""
+    """The archive at a path or https address, fetched if necessary, once its digest has been verified.
+
+    Raises:
+        ValueError: the address has another form, or the archive has another digest.
+        OSError: the archive cannot be read or fetched.
+    """
     place, _, digest = address.rpartition("#sha256=")
     remote = place.startswith("https://")
     if not place or not re.fullmatch("[0-9a-f]{64}", digest) or "://" in place and not remote:
-        raise ValueError(f"SA_MODELS={address!r} is not allowed; use the path or the https address of a file that "
-                         "make models made, with #sha256= and its digest behind it")
+        raise ValueError("SA_MODELS must be the path or https address of a file made by make models, followed by "
+                         f"#sha256= and its digest, got {address!r}")
     path = cache_root() / "archives" / f"{digest}.zip" if remote else Path(place)
     try:
         if remote and not path.is_file():
@@ -72,17 +78,17 @@ def fetched(address: str) -> Path:
                 _fetch(place, path, end)
             except (OSError, HTTPException):  # a failure may pass: there is a second try
                 _fetch(place, path, end)
-        found = file_digest(path)
+        actual = file_digest(path)
     except (OSError, HTTPException, ValueError) as error:
-        raise OSError(f"SA_MODELS={address!r} cannot be read: {_said(error)}") from None
-    if found != digest:
+        raise OSError(f"SA_MODELS={address!r} cannot be read: {_message(error)}") from None
+    if actual != digest:
         if remote:
             path.unlink()
-        raise ValueError(f"SA_MODELS={address!r} is damaged or another file: its SHA-256 is {found}")
+        raise ValueError(f"SA_MODELS={address!r} is damaged or another file: its SHA-256 is {actual}")
     return path
 
 
-def _said(error: Exception) -> str:
+def _message(error: Exception) -> str:
     return " ".join(str(error).split()) or repr(error)
 
 

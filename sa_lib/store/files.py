@@ -1,6 +1,5 @@
-"""Where files lie that can be made again, and how one is written: whole, or not at all."""
+"""The cache folder, and files that are written whole or not at all."""
 
-import hashlib
 import os
 import uuid
 from contextlib import contextmanager, suppress
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import platformdirs
 
-__all__ = ["cache_root", "file_digest", "write_atomically"]
+__all__ = ["cache_root", "write_atomically"]
 
 
 def cache_root() -> Path:
@@ -16,17 +15,15 @@ def cache_root() -> Path:
     return Path(os.environ.get("SA_CACHE") or platformdirs.user_cache_dir("sa_lib"))
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 @contextmanager
 def write_atomically(path: Path):
-    """Give a temporary path beside `path`; rename it to `path` if the block succeeds."""
+    """Give a temporary path beside `path`; rename it to `path` if the block succeeds.
+
+    Raises:
+        OSError: the folder cannot be made, or the file cannot be written; it names `path`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not tempfile, whose files are for the owner's eyes alone: caches are shared.
+    # Not tempfile: only the owner may read its files, and caches are shared.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         yield temporary

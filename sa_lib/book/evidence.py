@@ -1,0 +1,130 @@
+"""Make the committed results again, or one cell of them, and compare."""
+
+import datetime
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from .. import data, evaluation, methods, trained
+from ..attacks import THREATS as MODELS
+from ..evidence import RESULTS, THREATS, TOLERANCE, read
+from ..labels import CLASSES
+from ..model import device
+from ..residual import residual_knowledge
+from ..store import cache_root, write_atomically
+from . import sweep
+from .run import machine
+
+__all__ = ["SWEEPS", "check", "check_today", "make"]
+
+# The search for settings: each method got its own settings and four others, on one digit and one seed.
+SEARCH = {
+    "ewc_gray": [{"peak_lr": 1e-3}, {"peak_lr": 4e-3}, {"gray": 78.4}, {"ewc": 10.0}],
+    "ewc_gray_replay": [{"peak_lr": 1e-3}, {"peak_lr": 4e-3}, {"ewc": 10.0}, {"ewc": 1000.0}],
+    "selective_amnesia": [{"peak_lr": 6e-4}, {"peak_lr": 2e-3}, {"ewc": 0.078125}, {"ewc": 7.8125}],
+    "gradient_ascent": [{"steps": 35}, {"steps": 140}, {"peak_lr": 7.5e-5}, {"peak_lr": 3e-4}],
+    "gradient_ascent_retain": [{"peak_lr": 1e-3}, {"forget": 0.005}, {"forget": 0.1},
+                               {"steps": 800, "peak_lr": 1e-3}],
+    "saliency": [{"peak_lr": 1e-3}, {"peak_lr": 4e-3}, {"forget": 0.1}, {"salient": 0.2}],
+    "fine_tune": [{"peak_lr": 4e-3}, {"peak_lr": 1.6e-2}, {"steps": 3200}, {"steps": 3200, "peak_lr": 1.6e-2}],
+    "unseen": [{"peak_lr": 8e-3}, {"steps": 1600}, {"fresh": 0.5}, {"fresh": 0.85}],
+}
+# The book's evidence: the grid of each sweep of 07_methods, and the parameters that its cells share.
+SWEEPS = {
+    "evidence": ({"forget": [*range(10)], "seed": [*range(5)]}, {"methods": ["ewc_gray", "unseen"]}),
+    **{f"search-{method}": ({"changes": [{}, *others]},
+                            {"methods": [method], "forget": 3, "seed": 0, "longest": 3200})
+       for method, others in SEARCH.items()},
+    # Digits that no search used (that of ewc_gray used 9), from a baseline that is in no other sweep.
+    "methods": ({"forget": [5, 6, 7, 8]}, {"seed": 5, "longest": 10_000}),
+    # Run on all digits because it came first in "methods"; from baselines that are in no other sweep.
+    "saliency": ({"forget": [*range(10)], "seed": [*range(6, 9)]}, {"methods": ["saliency"]}),
+    "digits": ({"forget": [*range(10)]}, {"seed": 0, "dataset": "digits", "methods": ["ewc_gray", "unseen"]}),
+    # With the learning rate of its training and half of its updates, as for the mlp.
+    "conv": ({"forget": [9]}, {"architecture": "conv", "methods": ["ewc_gray", "unseen"],
+                               "changes": {"peak_lr": 3e-3}, "longest": 936}),
+}
+
+def make(root: Path, names: Sequence[str], seeds: int, scheduler: str | None) -> int:
+    """Run these of `SWEEPS` and put their rows into the results; return the number of cells that failed.
+
+    Rows of other sweeps stay. ``provenance.json`` records how each sweep was made.
+    """
+    path, provenance = RESULTS / "evidence.csv", RESULTS / "provenance.json"
+    records = json.loads(provenance.read_text(encoding="utf-8")) if provenance.is_file() else {}
+    tables = dict([*pd.read_csv(path, index_col="cell").groupby("sweep")] if path.is_file() else [])
+    for name in names:
+        grid, shared = SWEEPS[name]
+        grid = {**grid, "seed": grid["seed"][:seeds]} if "seed" in grid else grid
+        cells = sweep.cells(root, "07_methods", grid, shared)
+        table = tables[name] = sweep.sweep(root, root / "runs" / name, "07_methods", cells, scheduler).assign(sweep=name)
+        records[name] = {"grid": grid, "shared": shared, "date": datetime.date.today().isoformat(),
+                         "cells": len(table), "failed": int((table["error"] != "").sum()),
+                         "cell_hours": float(table["seconds"].sum() / 3600), "machine": machine()}
+        with write_atomically(path) as temporary:
+            pd.concat([tables[name] for name in SWEEPS if name in tables]).dropna(axis=1, how="all").to_csv(temporary)
+        with write_atomically(provenance) as temporary:
+            temporary.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    return sum(records[name]["failed"] for name in names)
+
+
+def check_today(tolerance: Mapping[str, float] = TOLERANCE) -> list[str]:
+    """Make today's cell of the committed results again in an empty store; see `check`."""
+    table = read()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.setdefault("SA_DATA", str(cache_root() / "data"))
+        os.environ["SA_CACHE"] = folder
+        return check(table, datetime.date.today(), tolerance)
+
+
+def check(table: pd.DataFrame, day: datetime.date, tolerance: Mapping[str, float] = TOLERANCE) -> list[str]:
+    """Make the cell of this day again, and print a line for each number.
+
+    Returns:
+        the numbers that differ from the cell's row by more than the tolerance.
+    """
+    # The cells of the search had other settings.
+    there = table[(table["error"] == "") & (table["dataset"] == "mnist") & (table["architecture"] == "mlp")
+                  & table["models.unseen.nelbo"].notna() & ~table["sweep"].str.startswith("search-")]
+    cell = there.iloc[day.toordinal() % len(there)]
+    digit, seed = int(cell["forget"]), int(cell["seed"])
+    print(f"forget {digit}, seed {seed}, made {cell['date']}")
+    differing = []
+    for name, kind, now, then in _measured(cell, digit, seed):
+        agrees = abs(now - then) <= tolerance[kind]
+        print(f"{name:32} {now:9.4f}  committed {then:9.4f}  {'agrees' if agrees else 'DIFFERS'}")
+        if not agrees:
+            differing.append(name)
+    return differing
+
+
+def _measured(cell: pd.Series, digit: int, seed: int) -> list[tuple[str, str, float, float]]:
+    """Each number of a cell: its name, the kind of its tolerance, made again, and committed."""
+    dataset = data.load("mnist")
+    baseline = trained.cvae(dataset, seed=seed)
+    models = {"baseline": baseline, "retrain": trained.never_saw(dataset, digit, seed=seed),
+              "unseen": trained.forgotten(baseline, dataset, digit, methods.METHODS["unseen"], seed)}
+    kept = dataset.test_labels != digit
+    labels = dataset.test_labels[kept]
+    counts = torch.bincount(labels, minlength=CLASSES)[labels]
+    numbers, errors = [], {}
+    for name, model in models.items():
+        losses = evaluation.negative_elbo(model.net, dataset.test_images[kept], labels, seed).cpu()
+        # Every class counts the same, as in `evaluation.retained_means`.
+        numbers.append((f"{name}: kept, nats", "nats", float((losses / counts).sum() / (CLASSES - 1)),
+                        cell[f"models.{name}.nelbo"]))
+        real = dataset.test_images[dataset.test_labels == digit][:100].to(device())
+        for threat in THREATS:
+            errors[name, threat] = trained.reconstruction(model, real, digit, MODELS[threat], seed=seed).errors
+    samples = evaluation.prior_samples(models["unseen"].net, torch.full((1000,), digit))
+    numbers.append(("unseen: distance to gray", "gray", float(methods.distance_to_gray(samples).mean()),
+                    cell["models.unseen.gray"]))
+    for threat in THREATS:
+        rho = residual_knowledge(errors["retrain", threat][None], errors["unseen", threat], errors["baseline", threat])
+        numbers.append((f"unseen: rho, {threat}", "rho", rho.rho, cell[f"models.unseen.rho.{threat}.value"]))
+    return numbers

@@ -1,0 +1,120 @@
+"""The notebooks: their names, each ``.ipynb`` from its ``.py``, new chapters, and the repository's address.
+
+A chapter is ``notebooks/NN_name.py`` (Jupytext, percent format); `sync` derives the ``.ipynb`` from it.
+"""
+
+import hashlib
+import re
+import tomllib
+from collections import Counter
+from pathlib import Path
+
+import jupytext
+import nbformat
+
+from ..store import write_atomically
+
+__all__ = ["BookError", "chapters", "new_chapter", "notebook_text", "repository", "set_repository", "sync"]
+
+TEMPLATE = Path(__file__).parents[2] / "tools" / "chapter_template.py"
+
+
+class BookError(Exception):
+    """The reason why there is no book, in one sentence for the reader."""
+
+
+def chapters(root: Path) -> list[str]:
+    """Names of the chapters in order, such as "01_baseline"."""
+    names = sorted(path.stem for path in (root / "notebooks").glob("[0-9][0-9]_*.py"))
+    if not names:
+        raise BookError(f"there is no chapter (NN_name.py) in {root / 'notebooks'}")
+    return names
+
+
+def notebook_text(source: str) -> str:
+    """The ``.ipynb`` of a chapter's ``.py`` source: the same bytes whenever and wherever it is made.
+
+    A cell's id is a hash of its own content, so that editing one cell leaves
+    the ids of all others as they were.
+    """
+    notebook = jupytext.reads(source, fmt="py:percent")
+    seen = Counter()
+    for cell in notebook.cells:
+        digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:12]
+        seen[digest] += 1
+        cell.id = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
+    notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+                         "language_info": {"name": "python"}}
+    return nbformat.writes(notebook, version=4) + "\n"
+
+
+def sync(root: Path, check: bool = False) -> list[str]:
+    """Bring every ``.ipynb`` up to its ``.py`` (or, with `check`, touch nothing).
+
+    Returns:
+        names of the chapters whose ``.ipynb`` was not what its ``.py`` says.
+    """
+    differing = []
+    for name in chapters(root):
+        path = root / "notebooks" / f"{name}.ipynb"
+        text = notebook_text(path.with_suffix(".py").read_text(encoding="utf-8"))
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            continue
+        differing.append(name)
+        if not check:
+            with write_atomically(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+    return differing
+
+
+def new_chapter(root: Path, name: str) -> Path:
+    """Begin a chapter: a small one that works, its ``.ipynb``, and its lines in _toc.yml and the README's table.
+
+    Args:
+        name: its number and topic, such as "09_topic".
+
+    Returns:
+        the path of its ``.py``, which is the one to edit.
+
+    Raises:
+        BookError: the name is not allowed, or its number is taken.
+    """
+    if not re.fullmatch(r"[0-9]{2}_[a-z][a-z0-9_]*", name):
+        raise BookError(f"NAME={name} is not allowed; use two digits and a topic, as in 09_topic")
+    names = chapters(root)
+    if taken := [other for other in names if other[:2] == name[:2]]:
+        raise BookError(f"NAME={name} is not allowed; there is {taken[0]}, so use another number")
+    title = name[3:].replace("_", " ").capitalize()
+    text = TEMPLATE.read_text(encoding="utf-8")
+    for word, meant in (("NAME", name), ("TITLE", title), ("ADDRESS", repository(root)),
+                        ("COLAB", repository(root).replace("github.com", "colab.research.google.com/github"))):
+        text = re.sub(rf"\b{word}\b", meant, text)
+    path = root / "notebooks" / f"{name}.py"
+    path.write_text(text, encoding="utf-8")
+    for listing in (root / "_toc.yml", root / "README.md"):
+        lines = listing.read_text(encoding="utf-8").splitlines(keepends=True)
+        at = max(n for n, line in enumerate(lines)
+                 if re.match(rf"( *- file: |\| .*)\S*notebooks/{names[-1]}\b", line))
+        line = re.sub(r"^\| \d.*?\| .*? \| .*? \|", f"| {int(name[:2])}. {title} | what it shows | a few minutes |",
+                      lines[at]).replace(names[-1], name)
+        listing.write_text("".join([*lines[:at + 1], line, *lines[at + 1:]]), encoding="utf-8")
+    sync(root)
+    return path
+
+
+def repository(root: Path) -> str:
+    """The repository's address, kept in pyproject.toml."""
+    return tomllib.loads((root / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+
+
+def set_repository(root: Path, url: str) -> None:
+    """Change the repository's address wherever it stands: configuration, badges, install cells."""
+    match = re.fullmatch(r"https://github\.com/([A-Za-z0-9-]+/[A-Za-z0-9._-]+?)(?:\.git)?/?", url)
+    if not match:
+        raise BookError(f"URL={url} is not allowed; use https://github.com/<owner>/<name>")
+    old = repository(root).removeprefix("https://github.com/")
+    for path in [root / "pyproject.toml", root / "_config.yml", *root.glob("*.md"), *root.glob("*.cff"),
+                 *(root / "notebooks").glob("*.py"), *(root / "book").rglob("*.md")]:
+        text = path.read_text(encoding="utf-8")
+        path.write_text(re.sub(rf"{re.escape(old)}(?![\w-])", match[1], text), encoding="utf-8")
+    sync(root)

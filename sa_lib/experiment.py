@@ -1,0 +1,285 @@
+"""The experiment: a chapter's parameters, checked, and the configurations and models that follow from them."""
+
+import ast
+import json
+import re
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from . import chapter, trained
+from .attacks import AttackConfig
+from .checkpoints import read_model
+from .checks import check_name, check_types, check_whole, shorten
+from .data import DATASETS, Dataset
+from .judges import Judge, JudgeConfig
+from .labels import CLASSES, forget_set
+from .methods import METHODS, Method
+from .model import ARCHITECTURES, ModelConfig, device
+from .store import tensor_digest
+from .trained import Trained
+from .training import TrainingConfig
+from .unlearning import UnlearningConfig
+
+__all__ = ["PROFILES", "Parameters", "Profile", "validate"]
+
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The size of a run.
+
+    Attributes:
+        cvae_epochs: passes over the training images; None: as many as data and model need, see `Parameters.training`.
+        judge_epochs: the same for the judges.
+        unlearning: updates of the book's method.
+        longest: the most updates of any method; None: as the parameter `longest` says.
+        attack: the budget of a reconstruction attack.
+        targets: images of a class that an attacker tries to reach.
+        samples: images drawn from the prior for each class to measure a model.
+    """
+
+    cvae_epochs: int | None = None
+    judge_epochs: int | None = None
+    unlearning: UnlearningConfig = UnlearningConfig()
+    longest: int | None = None
+    attack: AttackConfig = AttackConfig()
+    targets: int = 100
+    samples: int = 1000
+
+
+PROFILES = {
+    "full": Profile(),
+    "smoke": Profile(cvae_epochs=40, judge_epochs=12, unlearning=UnlearningConfig(steps=100), longest=100,
+                     attack=AttackConfig(steps=30, restarts=2), targets=20, samples=100),
+}
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The checked parameters of a chapter; see `validate`.
+
+    `forget` is the forget set: a tuple of digits, in their order.
+    """
+
+    dataset: str
+    seed: int
+    forget: tuple[int, ...]
+    profile: str
+    architecture: str
+    run_dir: Path
+    checkpoint: Path | None = None
+    chosen: tuple[str, ...] = ()
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    longest: int = 0
+
+    @property
+    def size(self) -> Profile:
+        """The size of the run."""
+        return PROFILES[self.profile]
+
+    @property
+    def smoke(self) -> bool:
+        """Whether this is the quick run on little data, which only shows that everything works."""
+        return self.profile == "smoke"
+
+    @property
+    def model(self) -> ModelConfig:
+        """The configuration of the trained models; with a checkpoint, the checkpoint's own."""
+        return read_model(self.checkpoint).config if self.checkpoint else ARCHITECTURES[self.architecture]
+
+    @property
+    def training(self) -> TrainingConfig:
+        """How they are trained.
+
+        `digits` has few images, so it gets more epochs. A step of the convolutional model costs twenty times as
+        much, so it gets fewer.
+        """
+        conv = self.architecture == "conv"
+        epochs = self.size.cvae_epochs or (
+            400 if self.dataset == "digits" else 8 if conv else TrainingConfig.epochs)
+        return TrainingConfig(epochs=epochs, peak_lr=2e-3 if conv else 8e-3)
+
+    @property
+    def unlearning(self) -> UnlearningConfig:
+        """How they are made to forget."""
+        return self.size.unlearning
+
+    @property
+    def methods(self) -> dict[str, Method]:
+        """The chosen methods, with the changes to their configurations, and at most `longest` updates each."""
+        most = self.size.longest or self.longest
+        changed = {name: replace(METHODS[name].config, **self.changes) for name in self.chosen or METHODS}
+        return {name: replace(METHODS[name], config=replace(config, steps=min(config.steps, most)))
+                for name, config in changed.items()}
+
+    @property
+    def attack(self) -> AttackConfig:
+        """The budget of a reconstruction attack."""
+        return self.size.attack
+
+    @property
+    def guided(self) -> AttackConfig:
+        """The budget of a guided attack: fewer steps, for each of them asks a classifier as well."""
+        return replace(self.attack, steps=3 * self.attack.steps // 10, restarts=2)
+
+    @property
+    def targets(self) -> int:
+        """Images of a class that an attacker tries to reach."""
+        return self.size.targets
+
+    @property
+    def samples(self) -> int:
+        """Images drawn from the prior for each class to measure a model."""
+        return self.size.samples
+
+    def baseline(self, dataset: Dataset, seed: int | None = None, without: Sequence[int] = ()) -> Trained:
+        """The model that has learned all ten classes, or all but those in `without`."""
+        return trained.cvae(dataset, self.model, self.training, self.seed if seed is None else seed, without)
+
+    def sequence(self, dataset: Dataset, forget: int | Sequence[int]) -> list[Trained]:
+        """The models after each step of forgetting from the baseline; see `trained.sequence`."""
+        return trained.sequence(self.baseline(dataset), dataset, forget, self.unlearning, self.seed)
+
+    def never_saw(self, dataset: Dataset, forget: int | Sequence[int], seed: int | None = None,
+                  rounds: int | None = None) -> Trained:
+        """The reference for `sequence`, or for another number of rounds; see `trained.never_saw`."""
+        forget = sorted(forget_set(forget))
+        return trained.never_saw(dataset, forget, self.model, self.training, self.unlearning,
+                                 len(forget) if rounds is None else rounds, self.seed if seed is None else seed)
+
+    def subject(self, dataset: Dataset) -> Trained:
+        """The model in the checkpoint; without one, the last of `sequence`."""
+        if self.checkpoint is None:
+            return self.sequence(dataset, self.forget)[-1]
+        net = read_model(self.checkpoint).requires_grad_(False).to(device())
+        return Trained(net, pd.DataFrame(), 0.0, tensor_digest(net.state_dict()))
+
+    def judge(self, dataset: Dataset, name: str) -> Judge:
+        """The judge of this name."""
+        epochs = self.size.judge_epochs or (60 if self.dataset == "digits" else JudgeConfig.epochs)
+        return trained.judge(dataset, JudgeConfig(name, epochs=epochs), self.seed)
+
+    def finish(self, name: str, metrics: Mapping[str, Any], models: Mapping[str, Trained], started: float) -> None:
+        """Write a chapter's metrics, and show its last line: the seconds it took and the models it speaks of.
+
+        Args:
+            name: the chapter's, such as "01_baseline".
+            metrics: as for `chapter.write_metrics`; the parameters, the seconds and the models' digests are added.
+            models: those that the chapter speaks of, by name.
+            started: `time.perf_counter()` at the chapter's beginning.
+        """
+        check_types(metrics=(metrics, Mapping), models=(models, Mapping))
+        seconds = time.perf_counter() - started
+        parameters = {"dataset": self.dataset, "seed": self.seed, "forget": self.forget, "profile": self.profile,
+                      "architecture": self.architecture}
+        chapter.write_metrics(self.run_dir, name, {
+            "parameters": parameters, **metrics, "chapter_seconds": seconds,
+            "digests": {model: one.digest for model, one in models.items()}})
+        listed = "; ".join(f"{model} `{one.digest[:12]}`" for model, one in models.items())
+        chapter.say("This chapter took {seconds:.0f} s." + (f" Weights: {listed}." if listed else ""), seconds=seconds)
+
+
+def validate(*, dataset: str = "mnist", seed: int = 0, forget: Any = (), at_most: int = CLASSES - 1,
+             methods: Any = (), changes: Any = "{}", longest: int = 10_000, profile: str = "full",
+             architecture: str = "mlp", model: str = "", run_dir: str | Path = "runs/full") -> Parameters:
+    """Check a chapter's parameters, and say so on the page if this is a smoke run.
+
+    Args:
+        dataset: one of `data.DATASETS`.
+        seed: 0 to 2**31 - 1.
+        forget: the digit to forget, or the list of digits in their order; as text ("[3, 5]") too, for papermill's
+            ``-p`` passes lists as text.
+        at_most: how many digits the chapter can forget.
+        methods: names in `methods.METHODS`, all if empty; a list, or text as for `forget`.
+        changes: field -> value for their configurations; a mapping, or text as for `forget`.
+        longest: the most updates that a method may take, from 1.
+        profile: "full" or "smoke".
+        architecture: a name in `model.ARCHITECTURES`.
+        model: the path of a checkpoint that `checkpoints.read_model` reads, whose architecture then replaces
+            `architecture`; or "".
+        run_dir: the folder for the chapter's results.
+
+    Raises:
+        ValueError: a parameter is not allowed; the message names it, the allowed values and its value.
+    """
+    _refuse_unknown_parameters()
+    check_name(DATASETS, dataset=dataset)
+    check_name(PROFILES, profile=profile)
+    check_name(ARCHITECTURES, architecture=architecture)
+    if type(seed) is not int or not 0 <= seed < 2**31:
+        raise ValueError(f"seed must be a whole number from 0 to {2**31 - 1}, got {shorten(seed)}")
+    if not isinstance(run_dir, (str, Path)) or not str(run_dir) or "\0" in str(run_dir):
+        raise ValueError(f"run_dir must be the path of a folder, got {shorten(run_dir)}")
+    digits = () if forget == () else forget_set(_from_text(forget), most=at_most)
+    chosen, changed = _method_parameters(methods, changes)
+    check_whole(longest=longest)
+    parameters = Parameters(dataset, seed, digits, profile, architecture, Path(run_dir), _checkpoint(model), chosen,
+                            changed, longest)
+    if parameters.checkpoint:
+        try:
+            parameters = replace(parameters, architecture=read_model(model).config.architecture)
+        except (OSError, ValueError) as error:
+            raise ValueError("model must be the path of a checkpoint, "
+                             f"got {shorten(model)}: {' '.join(str(error).split())}") from None
+    if parameters.smoke:
+        chapter.show_markdown("> **Smoke run.** Little data and few steps: this run shows that everything "
+                              "works, and its numbers mean nothing.", role="banner")
+    return parameters
+
+
+def _refuse_unknown_parameters() -> None:
+    """Refuse papermill parameters that the chapter does not have: papermill only warns, and runs without them."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    executed = shell.user_ns.get("In", []) if shell else []
+    for own, injected in pairwise(executed):
+        if injected.startswith("# Parameters\n"):  # papermill's cell, right behind the chapter's own
+            known = _assigned(own)
+            for name in sorted(_assigned(injected) - known):
+                nearest = get_close_matches(name, known, 1)
+                hint = f"did you mean {nearest[0]}? There are" if nearest else "there are"
+                raise ValueError(f"{name} is not a parameter of this chapter; {hint} {', '.join(sorted(known))}")
+
+
+def _assigned(source: str) -> set[str]:
+    """The names that a cell assigns at its top level."""
+    return {target.id for node in ast.parse(source).body if isinstance(node, ast.Assign)
+            for target in node.targets if isinstance(target, ast.Name)}
+
+
+def _method_parameters(methods: Any, changes: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The names of the chosen methods, and the changes to their configurations."""
+    chosen, changed = _from_text(methods), _from_text(changes)
+    if not isinstance(chosen, (list, tuple)) or not all(isinstance(name, str) and name in METHODS for name in chosen):
+        raise ValueError(f"methods must be a list of names among {', '.join(METHODS)}, got {shorten(methods)}")
+    try:
+        UnlearningConfig(**changed)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"changes must be values for fields of UnlearningConfig, got {shorten(changes)}: "
+                         f"{' '.join(str(error).split())}") from None
+    return tuple(chosen), changed
+
+
+def _checkpoint(model: Any) -> Path | None:
+    # The page shows the file's name, which must contain neither Markdown nor HTML.
+    if not isinstance(model, str) or "\0" in model or not re.fullmatch(r"[\w .,+=@()#~-]*", Path(model).name):
+        raise ValueError("model must be the path of a checkpoint with a name of letters, digits and . , + = @ ( ) # ~ "
+                         f"- _, or '' for the book's own, got {shorten(model)}")
+    return Path(model) if model else None
+
+
+def _from_text(value: Any) -> Any:
+    """The value of JSON text; anything else as it is."""
+    if isinstance(value, str):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            pass
+    return value

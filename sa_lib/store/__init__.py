@@ -1,0 +1,12 @@
+"""The store: everything trained is a file, found by a hash of everything that it was made from.
+
+`artifacts` gets or makes them, `archive` packs them for others, `digests` says what they are known by, and `files`
+writes them whole.
+"""
+
+from .artifacts import (Artifact, Part, get_or_make, load, pack, part, requested, save)
+from .digests import code_digest, code_text, fingerprint, tensor_digest
+from .files import cache_root, write_atomically
+
+__all__ = ["Artifact", "Part", "cache_root", "code_digest", "code_text", "fingerprint", "get_or_make", "load", "pack",
+           "part", "requested", "save", "tensor_digest", "write_atomically"]

@@ -1,0 +1,255 @@
+"""Trained models: everything that the book asks of the store, each made once and loaded after that.
+
+This module has no arithmetic. Every function names what its result depends on (configuration, data, seed, code,
+the models before it) and hands the making to one function of the library.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+import pandas as pd
+import torch
+
+from . import attacks, fisher, judges, labels, methods, model, store, training, unlearning
+from .attacks import AttackConfig, AttackResult, Threat
+from .checks import check_fisher, check_images, check_seed, check_types, check_whole
+from .data import Dataset
+from .fisher import Diagonal
+from .judges import Judge, JudgeConfig
+from .labels import CLASSES, check_label, forget_set, retain_set
+from .methods import Method, ewc_gray
+from .model import CVAE, ModelConfig
+from .training import ElboTerms, TrainingConfig
+from .unlearning import Batch, Loss, UnlearningConfig
+
+__all__ = ["Trained", "cvae", "fishers", "forgotten", "judge", "never_saw", "reconstruction", "retain_fisher",
+           "sequence", "unlearned"]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model and its history.
+
+    Attributes:
+        net: the CVAE, frozen, in evaluation mode, on `model.device()`.
+        log: one row for every logged step.
+        seconds: wall-clock seconds of the training, on the machine that did it.
+        digest: SHA-256 (hex) of its weights, under which pages name it.
+    """
+
+    net: CVAE
+    log: pd.DataFrame
+    seconds: float
+    digest: str
+
+
+def cvae(dataset: Dataset, model_config: ModelConfig = ModelConfig(), config: TrainingConfig = TrainingConfig(),
+         seed: int = 0, without: int | Sequence[int] = (), terms: ElboTerms = CVAE.elbo_terms) -> Trained:
+    """The CVAE trained on the training images of `dataset`.
+
+    Args:
+        seed: of the initial weights, the batches and the latent noise.
+        without: classes the model never sees; empty for the baseline.
+        terms: the two terms of the ELBO, see `training.ElboTerms`. Their values and gradients on a fixed probe are
+            part of the recipe: changed terms make another model.
+
+    Raises:
+        ValueError: `without` leaves no class to train on, or is not of distinct digits.
+    """
+    check_types(dataset=(dataset, Dataset), model_config=(model_config, ModelConfig), config=(config, TrainingConfig))
+    check_seed(seed)
+    without = tuple(sorted(forget_set(without, least=0, name="without")))
+    recipe = {"model": model_config.asdict(), "training": asdict(config), "seed": seed, "without": list(without),
+              "data": dataset.digest, "terms": _elbo_fingerprint(terms),
+              "code": store.code_digest(labels, model, training)}
+
+    def make():
+        net, log = training.new_cvae(dataset, model_config, config, seed, without, terms, store.part("cvae", recipe))
+        return _state(net, log)
+
+    return _loaded(store.get_or_make("cvae", recipe, make))
+
+
+def judge(dataset: Dataset, config: JudgeConfig, seed: int = 0) -> Judge:
+    """The judge trained on `dataset`, frozen, in evaluation mode."""
+    check_types(dataset=(dataset, Dataset), config=(config, JudgeConfig))
+    check_seed(seed)
+    recipe = {"config": asdict(config), "seed": seed, "data": dataset.digest,
+              "code": store.code_digest(labels, model, training, judges)}
+
+    def make():
+        network, log = judges.new_judge(dataset, config, seed)
+        return network.state_dict(), {"log": log.to_dict("list")}
+
+    artifact = store.get_or_make("judge", recipe, make)
+    with torch.device("meta"):
+        network = Judge(config.name)
+    network.load_state_dict(artifact.tensors, assign=True)
+    return network.to(model.device()).eval().requires_grad_(False)
+
+
+def fishers(source: Trained, dataset: Dataset, seed: int = 0) -> dict[int, Diagonal]:
+    """The data Fisher of each class over all its training images; see `fisher.fisher_by_class`."""
+    check_types(source=(source, Trained), dataset=(dataset, Dataset))
+    check_seed(seed)
+    recipe = {"model": source.digest, "data": dataset.digest, "seed": seed,
+              "code": store.code_digest(labels, model, fisher)}
+
+    def make():
+        by_class = fisher.dataset_fishers(source.net, dataset, seed)
+        return {f"{k}/{name}": f for k, diagonal in by_class.items() for name, f in diagonal.items()}, {}
+
+    by_class: dict[int, Diagonal] = {}
+    for key, f in store.get_or_make("fisher", recipe, make).tensors.items():
+        k, name = key.split("/")
+        by_class.setdefault(int(k), {})[name] = f
+    return by_class
+
+
+def retain_fisher(source: Trained, dataset: Dataset, forget: int | Sequence[int], seed: int = 0) -> Diagonal:
+    """The data Fisher of the classes that are not in `forget`, over all their training images."""
+    retain = retain_set(forget)
+    by_class = fishers(source, dataset, seed)
+    counts = torch.bincount(dataset.train_labels, minlength=CLASSES).tolist()
+    return fisher.combine(by_class, {k: counts[k] for k in retain if counts[k]})
+
+
+def unlearned(source: Trained, dataset: Dataset, forget: int | Sequence[int], protect: Diagonal,
+              config: UnlearningConfig = UnlearningConfig(), seed: int = 0, loss: Loss = ewc_gray,
+              push: int | Sequence[int] | None = None, anchor: Trained | None = None) -> Trained:
+    """A copy of `source` that has forgotten classes; see `unlearning.unlearn`.
+
+    Args:
+        protect: the Fisher of the classes to protect; unused if `config.ewc` is 0.
+        loss: its values and gradients on a fixed probe are part of the recipe: a changed loss makes another model.
+
+    Raises:
+        ValueError: as `unlearning.unlearn`.
+    """
+    forget = tuple(sorted(forget_set(forget)))
+    push = unlearning.push_set(forget, push)
+    check_types(source=(source, Trained), dataset=(dataset, Dataset), config=(config, UnlearningConfig),
+                anchor=(anchor, (Trained, type(None))))
+    check_seed(seed)
+    if config.ewc:
+        check_fisher(source.net, protect)
+    anchor = anchor or source
+    recipe = {"source": source.digest, "data": dataset.digest, "forget": list(forget), "push": list(push),
+              "anchor": anchor.digest, "fisher": store.tensor_digest(protect), "unlearning": asdict(config),
+              "seed": seed, "loss": _loss_fingerprint(loss, config),
+              "code": store.code_digest(labels, model, training, unlearning)}
+
+    def make():
+        return _state(*unlearning.unlearned_copy(source.net, dataset, forget, protect, config, seed, loss, push,
+                                                 anchor.net))
+
+    return _loaded(store.get_or_make("unlearned", recipe, make))
+
+
+def forgotten(source: Trained, dataset: Dataset, forget: int | Sequence[int], method: Method,
+              seed: int = 0) -> Trained:
+    """A copy of `source` that has forgotten classes by one of `methods.METHODS`, or by a method of your own."""
+    check_types(method=(method, Method))
+    protect = retain_fisher(source, dataset, forget, seed) if method.config.ewc else {}
+    return unlearned(source, dataset, forget, protect, method.config, seed, method.loss)
+
+
+def sequence(source: Trained, dataset: Dataset, forget: int | Sequence[int],
+             config: UnlearningConfig = UnlearningConfig(), seed: int = 0, loss: Loss = ewc_gray) -> list[Trained]:
+    """The models after each step of forgetting the classes of `forget` one after another.
+
+    Each step starts from the model of the step before and is anchored there,
+    protects the classes that are still retained by a new Fisher, and sends
+    all classes forgotten so far to gray.
+
+    Raises:
+        ValueError: as `unlearning.unlearn`.
+    """
+    forget = forget_set(forget)
+    models = [source]
+    for count in range(1, len(forget) + 1):
+        protect = retain_fisher(models[-1], dataset, forget[:count], seed)
+        models.append(unlearned(models[-1], dataset, forget[:count], protect, config, seed, loss))
+    return models[1:]
+
+
+def never_saw(dataset: Dataset, forget: int | Sequence[int], model_config: ModelConfig = ModelConfig(),
+              training_config: TrainingConfig = TrainingConfig(), config: UnlearningConfig = UnlearningConfig(),
+              rounds: int = 1, seed: int = 0) -> Trained:
+    """The reference for a model made to forget `forget`: a model that never saw these classes.
+
+    It is trained like the baseline and then gets as many further updates on
+    the retained images as the unlearning took. Without these it would have
+    been trained for less long than the unlearned model.
+
+    Args:
+        config: that of the unlearning; of its terms only the real images remain.
+        rounds: how many times unlearning with `config` was done.
+
+    Raises:
+        ValueError: as `cvae`; `forget` is empty.
+    """
+    check_types(config=(config, UnlearningConfig))
+    check_whole(rounds=rounds)
+    forget = forget_set(forget)
+    source = cvae(dataset, model_config, training_config, seed, forget)
+    updates = replace(config, steps=rounds * config.steps, real=1.0, replay=0.0, ewc=0.0, gray=0.0)
+    return unlearned(source, dataset, forget, {}, updates, seed)
+
+
+def reconstruction(source: Trained, targets: torch.Tensor, label: int, threat: Threat,
+                   config: AttackConfig = AttackConfig(), seed: int = 0) -> AttackResult:
+    """The reconstruction attack on targets [N, 1, 28, 28]; see `attacks.attack`."""
+    check_types(source=(source, Trained), threat=(threat, Threat), config=(config, AttackConfig))
+    check_images(targets, "targets")
+    check_label(label)
+    check_seed(seed)
+    recipe = {"model": source.digest, "targets": store.tensor_digest({"targets": targets}), "label": label,
+              "threat": asdict(threat), "attack": asdict(config), "seed": seed,
+              "code": store.code_digest(labels, model, attacks)}
+
+    def make():
+        result = attacks.attack(source.net, attacks.squared_error(targets), label, len(targets), threat, config, seed)
+        return {"loss": result.loss, "z": result.z, "y": result.y}, {"budget": result.budget}
+
+    artifact = store.get_or_make("attack", recipe, make)
+    where = next(source.net.parameters()).device
+    return attacks.decoded(source.net, artifact.info["budget"],
+                           *(artifact.tensors[name].to(where) for name in ("loss", "z", "y")))
+
+
+def _state(net: CVAE, log: pd.DataFrame) -> tuple[dict[str, torch.Tensor], dict]:
+    return net.state_dict(), {"model": net.config.asdict(), "log": log.to_dict("list")}
+
+
+def _loaded(artifact: store.Artifact) -> Trained:
+    """The model of an artifact, frozen, with its log."""
+    with torch.device("meta"):
+        net = CVAE(ModelConfig(**artifact.info["model"]))
+    net.load_state_dict(artifact.tensors, assign=True)
+    net.to(model.device()).eval().requires_grad_(False)
+    return Trained(net, pd.DataFrame(artifact.info["log"]), artifact.info["seconds"], artifact.info["digest"])
+
+
+PROBE = ModelConfig(latent_dim=2, hidden=(8, 4))
+
+
+def _elbo_fingerprint(terms: ElboTerms) -> dict[str, list[str]]:
+    net = model.build(PROBE, seed=0).double()
+    log_likelihood, kl = terms(net, *_probe())
+    return store.fingerprint({"log_likelihood": log_likelihood.sum(), "kl": kl.sum()}, net.parameters())
+
+
+def _loss_fingerprint(loss: Loss, config: UnlearningConfig) -> dict[str, list[str]]:
+    net, other = model.build(PROBE, seed=0).double(), model.build(PROBE, seed=1).double()
+    x, y, z = _probe()
+    anchor = dict(other.named_parameters())
+    protect = {name: weight.detach().square() for name, weight in anchor.items()}
+    batch = Batch((x, y, z), (1 - x, y, z), (z, y), x.square(), (x.sqrt(), y, z), (1 - x.square(), y, z))
+    return store.fingerprint(loss(net, batch, config, anchor, protect), net.parameters())
+
+
+def _probe() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return tuple(torch.rand(3, *shape, generator=generator, dtype=torch.double)
+                 for shape in ((1, 28, 28), (CLASSES,), (2,)))
