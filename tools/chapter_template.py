@@ -3,14 +3,14 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](COLAB/blob/main/notebooks/NAME.ipynb)
 #
-# What this chapter asks, and why one would want to know, in three sentences.
+# In three sentences: the question of this chapter, and why it matters.
 #
 # **You will learn**
 #
-# - what the reader can do after it.
+# - one thing that the reader can do after this chapter.
 #
-# **You need** nothing but this notebook: the baseline and the judge are
-# trained here if they are not there yet.
+# **You need** nothing but this notebook: it trains the baseline and the judge
+# if they are not there yet.
 #
 # **It takes** a few minutes on two CPU cores the first time, seconds after
 # that. A GPU is used if there is one.
@@ -34,55 +34,58 @@ import time
 
 import torch
 
-from sa_lib import chapter, data, evaluation, figures
+from sa_lib import (chapter, data, evaluation, experiment, figures,
+                    trained)
 
 started = time.perf_counter()
-run = chapter.validate(dataset=dataset, seed=seed, profile=profile,
-                       architecture=architecture, run_dir=run_dir)
+run = experiment.validate(dataset=dataset, seed=seed,
+                          profile=profile, architecture=architecture,
+                          run_dir=run_dir)
 
 # %% [markdown]
-# ## What is measured
+# ## The measurement
 #
-# Say it before it is done: what is drawn, who judges it, what would surprise.
+# Announce it before the code: the images that are drawn, the judge that scores
+# them, and the result that would be a surprise.
 
 # %%
 ds = data.load(run.dataset)
-baseline, judge = run.baseline(ds), run.judge(ds, "B")
-asked = torch.arange(10).repeat_interleave(run.samples)
-drawn = evaluation.prior_samples(baseline.model, asked, run.seed)
+baseline = trained.cvae(ds, run.model, run.training, run.seed)
+judge = run.judge(ds, "B")
+requested = torch.arange(10).repeat_interleave(run.samples)
+drawn = evaluation.prior_samples(baseline.net, requested, run.seed)
 p = judge.probabilities(drawn).cpu()
-right = p.argmax(1) == asked
-accuracy = [float(right[asked == k].float().mean())
+right = p.argmax(1) == requested
+accuracy = [float(right[requested == k].float().mean())
             for k in range(10)]
 
 # %% tags=["remove-input"]
 chapter.show_figure(
-    figures.image_grid(torch.stack([drawn[asked == k][:12] for k in range(10)]), rows=range(10)),
-    f"Samples of each class; judge B recognises {sum(accuracy) / 10:.1%} of them.",
+    figures.image_grid(torch.stack([drawn[requested == k][:12] for k in range(10)]), rows=range(10)),
+    f"Samples of each class; judge B recognizes {sum(accuracy) / 10:.1%} of them.",
     alt="A grid of ten rows, one for each class, of twelve generated images.")
 
 # %% tags=["remove-input"]
-chapter.say("Of the samples of the hardest class, judge B recognises **{low:.1%}**, and {high:.1%} of those of the "
-            "easiest.", low=min(accuracy), high=max(accuracy))
+chapter.say("Judge B recognizes **{low:.1%}** of the samples of the hardest class, and {high:.1%} of the samples of "
+            "the easiest.", low=min(accuracy), high=max(accuracy))
 
-# %% tags=["remove-cell"]
-chapter.write_metrics(run.run_dir, "NAME", {
-    "parameters": {"dataset": run.dataset, "seed": run.seed, "profile": run.profile,
-                   "architecture": run.architecture},
-    "accuracy": accuracy, "chapter_seconds": time.perf_counter() - started})
+# %% tags=["remove-input"]
+run.finish("NAME", {"accuracy": accuracy}, {"baseline": baseline}, started)
 
 # %% [markdown]
 # ## Takeaways
 #
-# - What was found, without a number: numbers come from the run.
-#
+# - The finding, without a number: numbers come from the run.
+
+# %% [markdown]
 # ## Exercises
 #
-# The solutions follow, each run with the chapter. Try before you look.
+# The solutions follow; they run with the chapter. Try before you look.
 #
-# 1. **The hardest.** Which class does judge B recognise least?
-# 2. **Sure or right?** How sure is the judge where it is right, and where not?
-# 3. **No digit.** How many samples are no digit at all to the judge?
+# 1. **The hardest class.** Which class does judge B recognize least?
+# 2. **Sure or right?** How sure is the judge where it is right, and over all
+#    samples?
+# 3. **No digit.** How many samples are not a digit to the judge?
 
 # %% [markdown]
 # ### Solution 1
@@ -105,9 +108,10 @@ chapter.say("Its largest probability is {right:.3f} on average where "
 
 # %% tags=["hide-cell"]
 none = (p.argmax(1) == 10).float().mean()
-chapter.say("It says so of {none:.1%}.", none=none)
+chapter.say("To the judge, {none:.1%} of the samples are not a digit.",
+            none=none)
 
 # %% [markdown]
 # ## Try next
 #
-# - Another `dataset`, another `seed`: what stays?
+# - Another `dataset`, or another `seed`: which results stay the same?

@@ -1,4 +1,4 @@
-"""What is installed here, and under which licence: name, version and licence of every package, as it says itself.
+"""Print the name, version and license of every installed package, from the package's own metadata.
 
     python tools/licences.py
 """
@@ -6,18 +6,18 @@
 from importlib.metadata import Distribution, distributions
 
 
-def licence(package: Distribution) -> str:
-    """The licence's short name: from the newer field, the classifiers, or the first line of the older field."""
+def license_name(package: Distribution) -> str:
+    """The license's short name: from the newer field, the classifiers, or the first line of the older field."""
     about = package.metadata
     classified = [text.rpartition(" :: ")[2] for text in about.get_all("Classifier", [])
                   if text.startswith("License ::")]
     old = (about.get("License") or "").strip().partition("\n")[0]
-    return about.get("License-Expression") or ", ".join(classified) or old or "not said"
+    return about.get("License-Expression") or ", ".join(classified) or old or "unknown"
 
 
 def table() -> list[tuple[str, str, str]]:
     """A row for each package, in order of their names."""
-    rows = {(package.metadata["Name"], package.version): licence(package) for package in distributions()}
+    rows = {(package.metadata["Name"], package.version): license_name(package) for package in distributions()}
     return [(name, version, rows[name, version]) for name, version in sorted(rows, key=lambda row: row[0].lower())]
 
 

@@ -1,4 +1,7 @@
-"""Print a rendered site as one PDF, page after page, with headless Chromium: python tools/pdf.py _build/html"""
+"""Print all pages of a rendered site into one PDF with headless Chromium.
+
+    python tools/pdf.py _build/html
+"""
 
 import functools
 import shutil
@@ -9,8 +12,8 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-# Runs in the first page: the articles of all others are laid behind its own, and links among them made to stay inside.
-# Only then is MathJax, which was kept back, let loose on the whole.
+# This script runs in the first page. It appends the articles of all other pages and makes the links between them
+# internal. Then it starts MathJax, once, on the whole document.
 JOIN = """async (first) => {
   const clean = (address) => address.pathname.replace(/[^A-Za-z0-9]+/g, "-");
   const links = [...document.querySelectorAll("nav.bd-links a[href]")].map((a) => new URL(a.getAttribute("href"), first));
@@ -52,19 +55,21 @@ figure, img, tr { break-inside: avoid; } h1, h2, h3 { break-after: avoid; } html
 
 
 class Quiet(SimpleHTTPRequestHandler):
-    """Serves without a word."""
+    """A request handler that logs nothing."""
 
-    def log_message(self, *told):
+    def log_message(self, *_):
         pass
 
 
 def main():
-    """Write the PDF beside the site; return its exit status."""
+    """Write the PDF beside the site; return the exit status."""
     site = Path(sys.argv[1]).resolve()
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if not (site / "index.html").is_file() or browser is None:
-        print(f"error: {'there is no site in ' + sys.argv[1] + '; make book makes it' if browser else ''}"
-              f"{'' if browser else 'there is no chromium, chromium-browser or google-chrome to print with'}",
+    if browser is None:
+        print("error: chromium, chromium-browser or google-chrome must be installed, got none of them", file=sys.stderr)
+        return 1
+    if not (site / "index.html").is_file():
+        print(f"error: the site must be a folder with index.html, got {sys.argv[1]}; make book makes one",
               file=sys.stderr)
         return 1
     target = site.parent / "book.pdf"
