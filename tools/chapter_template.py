@@ -39,7 +39,8 @@ from sa_lib import (chapter, data, evaluation, experiment, figures,
 
 started = time.perf_counter()
 run = experiment.validate(dataset=dataset, seed=seed,
-                          profile=profile, architecture=architecture,
+                          profile=profile,
+                          architecture=architecture,
                           run_dir=run_dir)
 
 # %% [markdown]
@@ -91,15 +92,16 @@ run.finish("NAME", {"accuracy": accuracy}, {"baseline": baseline}, started)
 # ### Solution 1
 
 # %% tags=["hide-cell"]
-chapter.say("It is {hardest}.", hardest=accuracy.index(min(accuracy)))
+chapter.say("It is {hardest}.",
+            hardest=accuracy.index(min(accuracy)))
 
 # %% [markdown]
 # ### Solution 2
 
 # %% tags=["hide-cell"]
 sure = p.max(1).values
-chapter.say("Its largest probability is {right:.3f} on average where "
-            "it is right, and {all:.3f} over all samples.",
+chapter.say("Its largest probability is {right:.3f} on average "
+            "where it is right, and {all:.3f} over all samples.",
             right=sure[right].mean() if right.any() else 0,
             all=sure.mean())
 
@@ -108,8 +110,8 @@ chapter.say("Its largest probability is {right:.3f} on average where "
 
 # %% tags=["hide-cell"]
 none = (p.argmax(1) == 10).float().mean()
-chapter.say("To the judge, {none:.1%} of the samples are not a digit.",
-            none=none)
+chapter.say("To the judge, {none:.1%} of the samples are not "
+            "a digit.", none=none)
 
 # %% [markdown]
 # ## Try next

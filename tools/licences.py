@@ -1,7 +1,4 @@
-"""Print the name, version and license of every installed package, from the package's own metadata.
-
-    python tools/licences.py
-"""
+"""Print the name, version and license of every installed package, from its own metadata, for `make audit`."""
 
 from importlib.metadata import Distribution, distributions
 

@@ -16,7 +16,8 @@ from playwright.sync_api import sync_playwright
 # internal. Then it starts MathJax, once, on the whole document.
 JOIN = """async (first) => {
   const clean = (address) => address.pathname.replace(/[^A-Za-z0-9]+/g, "-");
-  const links = [...document.querySelectorAll("nav.bd-links a[href]")].map((a) => new URL(a.getAttribute("href"), first));
+  const links = [...document.querySelectorAll("nav.bd-links a[href]")]
+      .map((a) => new URL(a.getAttribute("href"), first));
   const wanted = [...new Map([new URL(first), ...links].filter((a) => a.origin === location.origin)
       .map((a) => [a.pathname, a])).values()];
   const names = new Set(wanted.map(clean));
@@ -49,7 +50,8 @@ JOIN = """async (first) => {
   await Promise.all([...document.images].map((image) => image.decode()));
   return wanted.length;
 }"""
-STYLE = """pre, table, [role="region"] { white-space: pre-wrap; overflow: visible !important; max-height: none !important; }
+STYLE = """
+pre, table, [role="region"] { white-space: pre-wrap; overflow: visible !important; max-height: none !important; }
 table { white-space: normal; font-size: 70%; } article { overflow: visible !important; } body { font-size: 80%; }
 figure, img, tr { break-inside: avoid; } h1, h2, h3 { break-after: avoid; } html { overflow: visible; }"""
 
