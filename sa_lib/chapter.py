@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from .checks import check_types, shorten
+from .measures import MEASURES, label
 from .store import requested, write_atomically
 
 if TYPE_CHECKING:
@@ -29,12 +30,12 @@ __all__ = ["read_metrics", "say", "show_figure", "show_markdown", "show_table", 
 def say(template: str, **numbers: Any) -> None:
     """Show Markdown prose with numbers of this run: ``say("It is {nll:.1f} nats.", nll=nll)``.
 
-    The text is the cell's output, so that it reads well wherever the notebook is
-    opened; the numbers are kept in the output's metadata as plain JSON values.
+    The text is the cell's output, so it reads well wherever the notebook is
+    opened. The output's metadata keeps the numbers as plain JSON values.
 
     Args:
         template: Markdown for `str.format`; a literal brace, as in LaTeX, is doubled.
-        numbers: values to fill in; scalars of NumPy and PyTorch will do.
+        numbers: values to fill in; scalars of NumPy and PyTorch are allowed.
 
     Raises:
         ValueError: a number is NaN or infinite.
@@ -44,14 +45,15 @@ def say(template: str, **numbers: Any) -> None:
     show_markdown(template.format(**plain), numbers=plain)
 
 
-def show_figure(figure: "Figure", caption: str, alt: str) -> None:
+def show_figure(figure: "Figure", caption: str, alt: str = "") -> None:
     """Show a Matplotlib figure at double resolution, with its caption, and close it.
 
-    One figure a cell: the rendered book numbers it and sets the caption below it.
+    One figure a cell: the rendered book numbers it and puts the caption below it.
 
     Args:
-        caption: Markdown; states what is found.
-        alt: plain text for who cannot see it; says what is drawn.
+        caption: Markdown; states the finding.
+        alt: plain text for readers who cannot see the figure; says what is
+            drawn. By default the figure's own, as `sa_lib.figures` sets it.
 
     Raises:
         ValueError: the caption or the alternative text is empty.
@@ -61,12 +63,13 @@ def show_figure(figure: "Figure", caption: str, alt: str) -> None:
     from matplotlib.figure import Figure
     from PIL import Image, ImageChops
     check_types(figure=(figure, Figure), caption=(caption, str), alt=(alt, str))
+    alt = alt or getattr(figure, "alt", "")
     if not caption.strip() or not alt.strip():
-        raise ValueError(f"caption={caption!r}, alt={alt!r} will not do; a figure needs both")
+        raise ValueError(f"caption and alt must be texts that are not empty, got {caption!r} and {alt!r}")
     drawn, picture = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=200, facecolor="white", bbox_inches="tight")
     pyplot.close(figure)
-    # The same pixels in fewer bytes: nothing shines through, and most figures are gray.
+    # The same pixels in fewer bytes: nothing is transparent, and most figures are gray.
     with Image.open(drawn) as image:
         opaque = image.convert("RGB")
     gray = opaque.convert("L")
@@ -83,11 +86,13 @@ def show_figure(figure: "Figure", caption: str, alt: str) -> None:
 def show_table(frame: pd.DataFrame, caption: str, formats: Mapping[str, str] | None = None) -> None:
     """Show a table that scrolls sideways where it is wider than the page.
 
+    Columns with the name of a measure get its title and its format from `measures.MEASURES`.
+
     Args:
         frame: the index is shown.
         caption: plain text, set above the table.
-        formats: column -> format of its values, such as ``"{:.1%}"``; other
-            floats show three digits.
+        formats: column -> format of its values, such as ``"{:.1%}"``, instead of the measure's; other floats show
+            three digits.
 
     Raises:
         ValueError: the table is empty, or a format names a column it lacks.
@@ -96,9 +101,14 @@ def show_table(frame: pd.DataFrame, caption: str, formats: Mapping[str, str] | N
     check_types(frame=(frame, pd.DataFrame), caption=(caption, str), formats=(formats, (Mapping, type(None))))
     formats = dict(formats or {})
     if frame.empty:
-        raise ValueError("frame is an empty table; at least one row and one column are needed")
+        raise ValueError("frame must have at least one row and one column, got an empty table")
     if unknown := [name for name in formats if name not in frame.columns]:
-        raise ValueError(f"formats names {shorten(unknown)}; the table's columns are {list(frame.columns)}")
+        raise ValueError(f"formats must name columns among {list(frame.columns)}, got {shorten(unknown)}")
+    measured = [name for name in frame.select_dtypes("number").columns if name in MEASURES]
+    formats = {name: MEASURES[name].format for name in measured} | formats
+    titles = {name: label(name) for name in frame.columns if name in MEASURES}
+    formats = {titles.get(name, name): form for name, form in formats.items()}
+    frame = frame.rename(columns=titles)
     # The name of the index goes into the corner, where it costs no second row of headers.
     framed = frame.rename_axis(columns=frame.index.name) if frame.columns.name is None else frame
     table = framed.rename_axis(index=None).to_html(
@@ -115,7 +125,7 @@ def show_table(frame: pd.DataFrame, caption: str, formats: Mapping[str, str] | N
 def write_metrics(run_dir: str | Path, chapter: str, metrics: Mapping[str, Any]) -> None:
     """Write a chapter's results to ``run_dir/chapter/metrics.json``, whole or not at all.
 
-    Beside it, ``models.txt`` names what the chapter took from the store; see `store.pack`.
+    Beside it, ``models.txt`` lists the artifacts that the chapter took from the store; see `store.pack`.
 
     Args:
         chapter: the chapter's name, such as "01_baseline".
@@ -134,11 +144,11 @@ def write_metrics(run_dir: str | Path, chapter: str, metrics: Mapping[str, Any])
 
 
 def read_metrics(run_dir: str | Path, chapter: str) -> dict[str, Any]:
-    """What `write_metrics` wrote.
+    """The metrics that `write_metrics` wrote.
 
     Raises:
         FileNotFoundError: the chapter has written none in this run.
-        ValueError: the file is not what `write_metrics` writes.
+        ValueError: the file is damaged.
     """
     path = _metrics_path(run_dir, chapter)
     if not path.is_file():
@@ -155,12 +165,12 @@ def read_metrics(run_dir: str | Path, chapter: str) -> dict[str, Any]:
 def _metrics_path(run_dir: str | Path, chapter: str) -> Path:
     check_types(run_dir=(run_dir, (str, Path)))
     if not isinstance(chapter, str) or not chapter or not f"_{chapter}".isidentifier():
-        raise ValueError(f"chapter={shorten(chapter)} is not allowed; use letters, digits and underscores")
+        raise ValueError(f"chapter must be of letters, digits and underscores, got {shorten(chapter)}")
     return Path(run_dir) / chapter / "metrics.json"
 
 
 def _plain(name: str, value: Any) -> Any:
-    """`value` as JSON values; `name` is where it stands, for the message."""
+    """`value` as JSON values; messages call it `name`."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, Mapping):
@@ -168,10 +178,10 @@ def _plain(name: str, value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(f"{name}[{index}]", item) for index, item in enumerate(value)]
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{name} is {value}; a finite number is needed")
+        raise ValueError(f"{name} must be a finite number, got {value}")
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    raise ValueError(f"{name} is a {type(value).__name__}; numbers, text, lists and mappings are allowed")
+    raise ValueError(f"{name} must be a number, a text, a list or a mapping, got a {type(value).__name__}")
 
 
 def show_markdown(text: str, **about: Any) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import chapter, trained
+from . import chapter, claims, trained
 from .attacks import AttackConfig
 from .checkpoints import read_model
 from .checks import check_name, check_types, check_whole, shorten
@@ -167,6 +167,18 @@ class Parameters:
         epochs = self.size.judge_epochs or (60 if self.dataset == "digits" else JudgeConfig.epochs)
         return trained.judge(dataset, JudgeConfig(name, epochs=epochs), self.seed)
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """The parameters that a chapter's metrics record."""
+        return {"dataset": self.dataset, "seed": self.seed, "forget": self.forget, "profile": self.profile,
+                "architecture": self.architecture}
+
+    def show_claims(self, name: str, metrics: Mapping[str, Any]) -> None:
+        """Show the book's claims about a chapter, held to its metrics; see `claims.verdicts`."""
+        check_types(metrics=(metrics, Mapping))
+        chapter.show_table(claims.verdicts(name, {"parameters": self.record, **metrics}),
+                           "The book's claims about this chapter, held to this run.")
+
     def finish(self, name: str, metrics: Mapping[str, Any], models: Mapping[str, Trained], started: float) -> None:
         """Write a chapter's metrics, and show its last line: the seconds it took and the models it speaks of.
 
@@ -178,13 +190,12 @@ class Parameters:
         """
         check_types(metrics=(metrics, Mapping), models=(models, Mapping))
         seconds = time.perf_counter() - started
-        parameters = {"dataset": self.dataset, "seed": self.seed, "forget": self.forget, "profile": self.profile,
-                      "architecture": self.architecture}
         chapter.write_metrics(self.run_dir, name, {
-            "parameters": parameters, **metrics, "chapter_seconds": seconds,
+            "parameters": self.record, **metrics, "chapter_seconds": seconds,
             "digests": {model: one.digest for model, one in models.items()}})
-        listed = "; ".join(f"{model} `{one.digest[:12]}`" for model, one in models.items())
-        chapter.say("This chapter took {seconds:.0f} s." + (f" Weights: {listed}." if listed else ""), seconds=seconds)
+        weights = "; ".join(f"{model} `{one.digest[:12]}`" for model, one in models.items())
+        chapter.say("This chapter took {seconds:.0f} s. SHA-256 of the weights, its beginning: {weights}.",
+                    seconds=seconds, weights=weights or "none were trained")
 
 
 def validate(*, dataset: str = "mnist", seed: int = 0, forget: Any = (), at_most: int = CLASSES - 1,

@@ -68,7 +68,7 @@ def install(folder: Path) -> None:
         SetupError: pip failed; the message gives a reason if pip's own message does not.
     """
     pip = subprocess.Popen([folder / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "install",
-                            "-c", CONSTRAINTS, "-e", ".[book,test,sweep,lint]"],
+                            "-c", CONSTRAINTS, "-e", ".[book,test,lint]"],
                            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     output = ""
     for line in pip.stdout:

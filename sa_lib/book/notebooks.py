@@ -19,6 +19,16 @@ __all__ = ["BookError", "chapters", "new_chapter", "notebook_text", "repository"
 TEMPLATE = Path(__file__).parents[2] / "tools" / "chapter_template.py"
 
 
+# Tags of the cells that the site hides; solutions have "hide-cell".
+HIDDEN = {"remove-cell", "remove-input", "hide-input", "hide-cell"}
+# The title of a folded cell, by the first of these calls in it.
+TITLES = {"import sa_lib": "Installation", ".finish(": "Results to a file", "write_metrics(": "Results to a file",
+          "show_figure(": "Figure", "show_claims(": "Claims", "show_table(": "Table", "say(": "Numbers in words"}
+TITLE = r"\A# @title .*\n"
+# A link from one chapter to another, as the source has it.
+LINK = r"\]\(([0-9]{2}_\w+\.ipynb(?:#[^)]*)?)\)"
+
+
 class BookError(Exception):
     """The reason why there is no book, in one sentence for the reader."""
 
@@ -31,33 +41,63 @@ def chapters(root: Path) -> list[str]:
     return names
 
 
-def notebook_text(source: str) -> str:
+def notebook_text(source: str, address: str) -> str:
     """The ``.ipynb`` of a chapter's ``.py`` source: the same bytes whenever and wherever it is made.
 
-    A cell's id is a hash of its own content, so that editing one cell leaves
-    the ids of all others as they were.
+    Colab and Jupyter fold the cells that the site hides, and links between chapters lead to Colab. The id of a cell
+    is a hash of its source, so editing one cell leaves the ids of all others unchanged.
+
+    Args:
+        address: of the repository.
     """
     notebook = jupytext.reads(source, fmt="py:percent")
-    seen = Counter()
+    counts = Counter()
     for cell in notebook.cells:
         digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:12]
-        seen[digest] += 1
-        cell.id = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
+        counts[digest] += 1
+        cell.id = digest if counts[digest] == 1 else f"{digest}-{counts[digest]}"
+        cell.metadata.pop("lines_to_next_cell", None)
+        tags = set(cell.metadata.get("tags", []))
+        if cell.cell_type == "markdown":
+            cell.source = re.sub(LINK, rf"]({colab(address, 'main/notebooks')}/\1)", cell.source)
+        elif tags & HIDDEN:
+            cell.metadata |= {"cellView": "form", "jupyter": {"source_hidden": True}}
+            cell.source = f"# @title {_title(cell.source, tags)}\n{cell.source}"
     notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
                          "language_info": {"name": "python"}}
     return nbformat.writes(notebook, version=4) + "\n"
 
 
+def colab(address: str, folder: str) -> str:
+    """The address at which Colab opens the notebooks in a folder of a branch, such as "main/notebooks"."""
+    return f"{address.replace('github.com', 'colab.research.google.com/github')}/blob/{folder}"
+
+
+def as_written(source: str, address: str) -> str:
+    """A cell's source without the changes of `notebook_text`: no title, and relative links between chapters."""
+    return re.sub(TITLE, "", source).replace(f"]({colab(address, 'main/notebooks')}/", "](")
+
+
+def _title(source: str, tags: set[str]) -> str:
+    """A few words for a folded cell: its purpose, read off its tags and its calls."""
+    if "hide-cell" in tags:
+        return "Solution"
+    for call, title in TITLES.items():
+        if call in source:
+            return title
+    return "Computation"
+
+
 def sync(root: Path, check: bool = False) -> list[str]:
-    """Bring every ``.ipynb`` up to its ``.py`` (or, with `check`, touch nothing).
+    """Derive every ``.ipynb`` from its ``.py`` again (with `check`, write nothing).
 
     Returns:
-        names of the chapters whose ``.ipynb`` was not what its ``.py`` says.
+        names of the chapters whose ``.ipynb`` differed from its ``.py``.
     """
     differing = []
     for name in chapters(root):
         path = root / "notebooks" / f"{name}.ipynb"
-        text = notebook_text(path.with_suffix(".py").read_text(encoding="utf-8"))
+        text = notebook_text(path.with_suffix(".py").read_text(encoding="utf-8"), repository(root))
         if path.is_file() and path.read_text(encoding="utf-8") == text:
             continue
         differing.append(name)
@@ -113,7 +153,7 @@ def set_repository(root: Path, url: str) -> None:
     if not match:
         raise BookError(f"URL={url} is not allowed; use https://github.com/<owner>/<name>")
     old = repository(root).removeprefix("https://github.com/")
-    for path in [root / "pyproject.toml", root / "_config.yml", *root.glob("*.md"), *root.glob("*.cff"),
+    for path in [root / "pyproject.toml", root / "_config.yml", *root.glob("*.md"), *root.glob("*.cff"), *root.glob(".github/*.md"),
                  *(root / "notebooks").glob("*.py"), *(root / "book").rglob("*.md")]:
         text = path.read_text(encoding="utf-8")
         path.write_text(re.sub(rf"{re.escape(old)}(?![\w-])", match[1], text), encoding="utf-8")

@@ -21,7 +21,7 @@ from papermill.exceptions import PapermillExecutionError
 from .. import __version__
 from ..evidence import RESULTS
 from ..store import code_text, pack, write_atomically
-from .notebooks import BookError, chapters, sync
+from .notebooks import TITLE, BookError, chapters, sync
 
 __all__ = ["RUN_NAME", "executed", "library_digest", "machine", "models", "read", "reason", "run", "stamp"]
 
@@ -158,7 +158,7 @@ def reason(error: Exception, failed: Path) -> str:
             if not {"injected-parameters", "papermill-error-cell-tag"} & set(cell.metadata.get("tags", []))]
     number = 1 + next(index for index, cell in enumerate(ours)
                       if any(output.output_type == "error" for output in cell.get("outputs", [])))
-    line = error.source.strip().splitlines()[0]
+    line = re.sub(TITLE, "", error.source).strip().splitlines()[0]
     return f"cell {number} ({line}) failed with {error.ename}: {error.evalue}"
 
 

@@ -20,9 +20,10 @@ from nbformat import NotebookNode
 
 from ..chapter import read_metrics
 from ..checks import shorten
+from ..claims import LIMITS
 from ..evidence import RESULTS, TOLERANCE
 from . import pages
-from .notebooks import BookError, repository
+from .notebooks import TITLE, BookError, as_written, colab, repository
 from .pages import table
 from .run import executed
 
@@ -114,6 +115,7 @@ def _page(name: str, notebook: NotebookNode, smoke: bool, address: str) -> Noteb
         tags = cell.metadata.get("tags", [])
         if "injected-parameters" in tags:
             continue
+        cell.source = as_written(cell.source, address)
         cell.metadata = NotebookNode({"tags": [tag for tag in tags if tag != "parameters"]})
         if "parameters" in tags:
             cell.source = _with_values(cell.source, notebook.metadata.sa_lib.parameters)
@@ -122,8 +124,8 @@ def _page(name: str, notebook: NotebookNode, smoke: bool, address: str) -> Noteb
         page.cells.append(cell)
     # The page has a launch button of its own; the badge is a picture from elsewhere.
     title = re.sub(r"\[!\[[^]]*\]\([^)]*\)\]\([^)]*\)\n*", "", page.cells[0].source)
-    links = (f"{{download}}`Executed notebook <../executed/{name}.ipynb>` · "
-             f"[Source]({address}/blob/main/notebooks/{name}.py) · [How to read the results](../book/reading)")
+    links = (f"[Executed, in Colab]({colab(address, 'executed')}/{name}.ipynb) · "
+             f"{{download}}`Executed notebook <../executed/{name}.ipynb>` · [Source]({address}/blob/main/notebooks/{name}.py) · [How to read the results](../book/reading)")
     page.cells[0].source = _marked(_marked(title, links), SMOKE) if smoke else _marked(title, links)
     return page
 
@@ -274,6 +276,7 @@ def _found(notebooks: Mapping[str, NotebookNode], folder: Path) -> dict[str, str
         raise BookError(f"results/ lacks a table or a part of one ({error}); make bench and make torture make "
                         "them") from None
     tried |= {f"tolerance {name}": f"{value:g}" for name, value in TOLERANCE.items()}
+    tried |= {f"limit {name}": f"{value:g}" for name, value in LIMITS.items()}
     return {f"speed of {name}": part for name, part in speed.items()} | {
         f"tried: {name}": part for name, part in tried.items()}
 
@@ -291,7 +294,7 @@ def _how_run(notebooks: Mapping[str, NotebookNode], run_dir: Path) -> str:
     machines, cells, models = {}, [], {}
     for name, notebook in notebooks.items():
         machines.setdefault(json.dumps(notebook.metadata.sa_lib["machine"]), []).append(name)
-        cells += [(_seconds(cell.metadata), name, cell.source.strip().splitlines()[0])
+        cells += [(_seconds(cell.metadata), name, re.sub(TITLE, "", cell.source).strip().splitlines()[0])
                   for cell in notebook.cells if cell.cell_type == "code"]
         for digest, where in digests(name, read_metrics(run_dir, name)):
             models.setdefault(digest, []).append(where)
