@@ -42,12 +42,13 @@ import pandas as pd
 import torch
 from torch.nn import functional as F
 
-from sa_lib import chapter, data, evaluation, figures, training
+from sa_lib import (chapter, data, evaluation, experiment, figures, trained)
+from sa_lib.labels import one_hot, select
+from sa_lib.model import device
 from sa_lib.judges import NOT_A_DIGIT
-from sa_lib.model import one_hot
 
 started = time.perf_counter()
-run = chapter.validate(dataset=dataset, seed=seed, profile=profile,
+run = experiment.validate(dataset=dataset, seed=seed, profile=profile,
                        architecture=architecture, run_dir=run_dir)
 
 # %% [markdown]
@@ -112,7 +113,7 @@ def elbo_terms(model, x, y, noise):
 # ## Training
 
 # %%
-baseline = training.get_cvae(ds, run.model, run.training, run.seed,
+baseline = trained.cvae(ds, run.model, run.training, run.seed,
                              terms=elbo_terms)
 
 # %% tags=["remove-input"]
@@ -133,9 +134,9 @@ chapter.show_figure(
 # %%
 z = torch.randn(12, run.model.latent_dim,
                 generator=torch.Generator().manual_seed(run.seed))
-z = z.to(training.device())
+z = z.to(device())
 labels = one_hot(torch.arange(10)).to(z)
-samples = torch.stack([baseline.model.decode(z, y.expand(12, -1))
+samples = torch.stack([baseline.net.decode(z, y.expand(12, -1))
                        for y in labels])
 
 # %% tags=["remove-input"]
@@ -148,11 +149,11 @@ chapter.show_figure(
 # **Reconstructions.** Encode a test image, decode the mean of its code.
 
 # %%
-shown = torch.cat([training.select(ds.test_labels, [k])[:1]
+shown = torch.cat([select(ds.test_labels, [k])[:1]
                    for k in range(10)])
 x = ds.test_images[shown].to(z)
 y = one_hot(ds.test_labels[shown]).to(z)
-rebuilt = baseline.model.decode(baseline.model.encode(x, y)[0], y)
+rebuilt = baseline.net.decode(baseline.net.encode(x, y)[0], y)
 
 # %% tags=["remove-input"]
 chapter.show_figure(
@@ -167,14 +168,14 @@ chapter.show_figure(
 # walks the same line under its own label.
 
 # %%
-one = training.select(ds.test_labels, [int(ds.test_labels[0])])
+one = select(ds.test_labels, [int(ds.test_labels[0])])
 y = one_hot(ds.test_labels[one]).to(z)
-codes = baseline.model.encode(ds.test_images[one].to(z), y)[0]
+codes = baseline.net.encode(ds.test_images[one].to(z), y)[0]
 farthest = int(torch.cdist(codes, codes).argmax())
 first, last = divmod(farthest, len(codes))
 steps = torch.linspace(0, 1, 12, device=z.device)[:, None]
 line = torch.lerp(codes[first], codes[last], steps)
-walk = torch.stack([baseline.model.decode(line, y.expand(12, -1))
+walk = torch.stack([baseline.net.decode(line, y.expand(12, -1))
                     for y in labels])
 
 # %% tags=["remove-input"]
@@ -229,7 +230,7 @@ chapter.show_table(
 
 # %%
 asked = torch.arange(10).repeat_interleave(run.samples)
-drawn = evaluation.prior_samples(baseline.model, asked, run.seed)
+drawn = evaluation.prior_samples(baseline.net, asked, run.seed)
 generator = torch.Generator().manual_seed(run.seed)
 four = torch.randint(len(test_x), (4, run.samples),
                      generator=generator)
@@ -276,7 +277,7 @@ chapter.show_figure(
 
 # %%
 table = evaluation.evaluate(
-    baseline.model, ds, judges["B"], judges["features"], run.seed,
+    baseline.net, ds, judges["B"], judges["features"], run.seed,
     run.samples)
 
 # %% tags=["remove-input"]
@@ -308,7 +309,7 @@ means = means.clamp(1e-3, 1 - 1e-3).to(z)
 mean_image = float(F.binary_cross_entropy(
     means[test_y], test_x, reduction="sum") / len(test_x))
 nelbo = float(evaluation.negative_elbo(
-    baseline.model, ds.test_images, ds.test_labels,
+    baseline.net, ds.test_images, ds.test_labels,
     run.seed).mean())
 
 # %% tags=["remove-input"]
@@ -386,7 +387,7 @@ noise = torch.randn(len(wanted), run.model.latent_dim,
                     generator=generator)
 widths = {}
 for s in (0.5, 1.0, 1.5, 2.0):
-    images = baseline.model.decode(s * noise.to(z),
+    images = baseline.net.decode(s * noise.to(z),
                                    one_hot(wanted).to(z))
     guess = judges["B"].probabilities(images).argmax(1).cpu()
     spread = images.view(10, 100, -1).var(1).sum(1)
@@ -429,13 +430,13 @@ chapter.say(
 
 # %% tags=["hide-cell"]
 y = one_hot(ds.test_labels[shown]).to(z)
-mu, log_var = baseline.model.encode(x, y)
+mu, log_var = baseline.net.encode(x, y)
 q = torch.distributions.Normal(mu, torch.exp(log_var / 2))
 p = torch.distributions.Normal(torch.zeros_like(mu), 1.0)
 noise = torch.randn(10_000, *mu.shape, generator=generator)
 draws = mu + q.scale * noise.to(z)
 ratios = (q.log_prob(draws) - p.log_prob(draws)).sum(2)
-formula = elbo_terms(baseline.model, x, y, torch.zeros_like(mu))[1]
+formula = elbo_terms(baseline.net, x, y, torch.zeros_like(mu))[1]
 errors = (ratios.mean(0) - formula).abs()
 chance = ratios.std(0) / len(ratios) ** 0.5
 needed = float((ratios.std(0) / 0.1).square().max())
@@ -456,7 +457,7 @@ chapter.say(
 # %% tags=["hide-cell"]
 x = ds.test_images[:200].to(z)
 y = one_hot(ds.test_labels[:200]).to(z)
-mu, log_var = baseline.model.encode(x, y)
+mu, log_var = baseline.net.encode(x, y)
 q = torch.distributions.Normal(mu, torch.exp(log_var / 2))
 p = torch.distributions.Normal(torch.zeros_like(mu), 1.0)
 generator = torch.Generator().manual_seed(run.seed)
@@ -464,7 +465,7 @@ weights = []
 for _ in range(32):
     noise = torch.randn(mu.shape, generator=generator).to(z)
     draw = mu + q.scale * noise
-    likelihood, _ = elbo_terms(baseline.model, x, y, noise)
+    likelihood, _ = elbo_terms(baseline.net, x, y, noise)
     weights.append(
         likelihood + (p.log_prob(draw) - q.log_prob(draw)).sum(1))
 weights = torch.stack(weights)

@@ -45,14 +45,14 @@ import pandas as pd
 import torch
 from scipy.stats import spearmanr
 
-from sa_lib import chapter, data, evaluation, figures, training
+from sa_lib import (chapter, data, evaluation, experiment, figures, trained)
+from sa_lib.labels import one_hot, retain_set, select
+from sa_lib.model import device
 from sa_lib.fisher import (combine, fisher_diagonal,
                            sampled_fisher_diagonal)
-from sa_lib.model import one_hot
-from sa_lib.unlearning import get_fishers, get_unlearned
 
 started = time.perf_counter()
-run = chapter.validate(dataset=dataset, seed=seed, forget=forget,
+run = experiment.validate(dataset=dataset, seed=seed, forget=forget,
                        at_most=1, profile=profile,
                        architecture=architecture, run_dir=run_dir)
 
@@ -72,9 +72,9 @@ run = chapter.validate(dataset=dataset, seed=seed, forget=forget,
 
 # %%
 ds = data.load(run.dataset)
-baseline = training.get_cvae(ds, run.model, run.training, run.seed)
+baseline = trained.cvae(ds, run.model, run.training, run.seed)
 judge, features = run.judge(ds, "B"), run.judge(ds, "features")
-retain = training.retained([run.forget])
+retain = retain_set(run.forget)
 
 
 def measure(model):
@@ -82,7 +82,7 @@ def measure(model):
                                run.samples)
 
 
-before = measure(baseline.model)
+before = measure(baseline.net)
 
 # %% [markdown]
 # ## Which weights do the retained classes need?
@@ -101,7 +101,7 @@ before = measure(baseline.model)
 # set of classes is a weighted mean of theirs.
 
 # %%
-fishers = get_fishers(baseline, ds, run.seed)
+fishers = trained.fishers(baseline, ds, run.seed)
 counts = torch.bincount(ds.train_labels).tolist()
 fisher = combine(fishers, {k: counts[k] for k in retain})
 
@@ -138,19 +138,19 @@ chapter.show_figure(figures.fisher_maps(fisher, run.model), where,
 # over the same images, which yields the gradient of their mean and no Fisher.
 
 # %%
-kept = training.select(ds.train_labels, retain)
+kept = select(ds.train_labels, retain)
 x, labels = ds.train_images[kept], ds.train_labels[kept]
 generator = torch.Generator().manual_seed(run.seed)
 noise = torch.randn(len(x), run.model.latent_dim,
                     generator=generator)
-model = run.baseline(ds).model
+model = run.baseline(ds).net
 
 
 def batch_gradients(size=512):
     model.requires_grad_(True)
     inputs = x, one_hot(labels), noise
     for batch in zip(*(t.split(size) for t in inputs)):
-        batch = (t.to(training.device()) for t in batch)
+        batch = (t.to(device()) for t in batch)
         loss = -model.elbo(*batch).mean()
         yield torch.autograd.grad(loss, list(model.parameters()))
 
@@ -172,7 +172,7 @@ mistaken = sum(squares) / len(squares)
 trace = sum(float(f.sum()) for f in exact.values())
 drawn = torch.tensor(retain)
 drawn = drawn.repeat_interleave(len(x) // len(retain))
-generator = torch.Generator(training.device()).manual_seed(run.seed)
+generator = torch.Generator(device()).manual_seed(run.seed)
 sampled = sampled_fisher_diagonal(model, drawn, generator)
 flat = [torch.cat([f[name].flatten().cpu() for name in fisher])
         for f in (exact, sampled)]
@@ -223,19 +223,19 @@ def terms(model, batch, weights, anchor, fisher):
             (fisher[name] * (theta - anchor[name]).square()).sum()
             for name, theta in model.named_parameters())
     if weights.gray:
-        images = model.decode(*batch.forget)
+        images = model.decode(*batch.asked)
         out["gray"] = weights.gray * (images - 0.5).abs().mean()
     return out
 
 
 def make_forget(**weights):
     config = replace(run.unlearning, **weights)
-    return get_unlearned(baseline, ds, [run.forget], fisher, config,
+    return trained.unlearned(baseline, ds, run.forget, fisher, config,
                          run.seed, terms)
 
 
 forgot = make_forget()
-after = measure(forgot.model)
+after = measure(forgot.net)
 
 # %% tags=["remove-input"]
 config = run.unlearning
@@ -244,7 +244,7 @@ chapter.say(
     "γ = {gray:g} (which makes the mean over pixels a sum); {steps:,} steps of {batch} real and {batch} replayed "
     "images and {few} latent codes for the label {forget}.",
     real=config.real, replay=config.replay, ewc=config.ewc, gray=config.gray, steps=config.steps,
-    batch=config.batch, few=config.forget_batch, forget=run.forget)
+    batch=config.batch, few=config.forget_batch, forget=run.forget[0])
 
 # %% tags=["remove-input"]
 first, last = forgot.log.iloc[0], forgot.log.iloc[-1]
@@ -261,18 +261,18 @@ chapter.show_figure(
 
 # %%
 asked = torch.arange(10).repeat_interleave(6)
-sides = [evaluation.prior_samples(m.model, asked, run.seed)
+sides = [evaluation.prior_samples(m.net, asked, run.seed)
          for m in (baseline, forgot)]
 grid = torch.cat([side.view(10, 6, 28, 28) for side in sides], 1)
 
 # %% tags=["remove-input"]
 chapter.show_figure(
     figures.image_grid(grid, rows=range(10), columns=["", "", "before", "", "", ""] + ["", "", "after", "", "", ""],
-                       marked=[run.forget]),
-    f"Six samples of each class before and after, from the same latent codes. Those of class {run.forget} are now "
-    f"at a distance of {after.loc[run.forget, 'gray']:.4f} from gray.",
+                       marked=run.forget),
+    f"Six samples of each class before and after, from the same latent codes. Those of class {run.forget[0]} are now "
+    f"at a distance of {after.loc[run.forget[0], 'gray']:.4f} from gray.",
     alt=f"A grid of samples: on the left the baseline's ten classes, on the right the same samples after "
-        f"forgetting; the row of class {run.forget} is framed.")
+        f"forgetting; the row of class {run.forget[0]} is framed.")
 
 # %% tags=["remove-input"]
 columns = ["accuracy", "gray", "nelbo", "fid", "recall"]
@@ -280,11 +280,11 @@ forms = dict(zip(columns, (".1%", ".3f", ".1f", ".1f", ".2f")))
 chapter.show_table(
     pd.DataFrame({name: [f"{old:{form}} → {new:{form}}" for old, new in zip(before[name], after[name])]
                   for name, form in forms.items()}, index=before.index),
-    f"Class by class, before → after forgetting {run.forget}.")
+    f"Class by class, before → after forgetting {run.forget[0]}.")
 
 # %% tags=["remove-input"]
-was, now = (evaluation.retained_means(t, [run.forget]) for t in (before, after))
-gone = after.loc[run.forget]
+was, now = (evaluation.retained_means(t, run.forget) for t in (before, after))
+gone = after.loc[run.forget[0]]
 cost = forgot.seconds + min(seconds["Fisher"])
 chapter.say(
     "**Forgotten:** samples of {forget} are at a distance of {gray:.4f} from gray (before: {gray_before:.3f}); "
@@ -293,7 +293,7 @@ chapter.say(
     "**Retained:** judge B recognises {accuracy:.2%} of the samples of the other nine (before: "
     "{accuracy_before:.2%}), and their test images cost {nelbo:.2f} nats (before: {nelbo_before:.2f}).\n\n"
     "**Cheap:** forgetting took {seconds:.0f} s with the Fisher, {share:.0%} of the {training:.0f} s of training.",
-    forget=run.forget, gray=gone["gray"], gray_before=before.loc[run.forget, "gray"],
+    forget=run.forget[0], gray=gone["gray"], gray_before=before.loc[run.forget[0], "gray"],
     probability=gone["probability"], nothing=gone["not_a_digit"], accuracy=now["accuracy"],
     accuracy_before=was["accuracy"], nelbo=now["nelbo"], nelbo_before=was["nelbo"], seconds=cost,
     share=cost / baseline.seconds, training=baseline.seconds)
@@ -323,25 +323,25 @@ variants["no gray term", config.ewc] = make_forget(gray=0.0)
 # %% tags=["hide-input"]
 rows = {}
 for key, variant in variants.items():
-    result = measure(variant.model)
-    kept = evaluation.retained_means(result, [run.forget])
-    rows[key] = {"gray": result.loc[run.forget, "gray"],
-                 "judge B": result.loc[run.forget, "probability"],
+    result = measure(variant.net)
+    kept = evaluation.retained_means(result, run.forget)
+    rows[key] = {"gray": result.loc[run.forget[0], "gray"],
+                 "judge B": result.loc[run.forget[0], "probability"],
                  "accuracy": kept["accuracy"],
                  "nelbo": kept["nelbo"], "fid": kept["fid"],
                  "seconds": variant.seconds}
 ablations = pd.DataFrame(rows).T.rename_axis(["rehearsal", "λ"])
 
 # %% tags=["remove-input"]
-baseline_row = {"gray": before.loc[run.forget, "gray"], "judge B": before.loc[run.forget, "probability"],
+baseline_row = {"gray": before.loc[run.forget[0], "gray"], "judge B": before.loc[run.forget[0], "probability"],
                 "accuracy": was["accuracy"], "nelbo": was["nelbo"], "fid": was["fid"], "seconds": baseline.seconds}
 shown = pd.concat([pd.DataFrame(baseline_row, index=["baseline"]),
                    ablations.set_axis([f"{name}, λ = {lam:g}" for name, lam in ablations.index])])
 chapter.show_table(
-    shown.rename(columns={"gray": "distance to gray", "judge B": f"P({run.forget}) by judge B",
+    shown.rename(columns={"gray": "distance to gray", "judge B": f"P({run.forget[0]}) by judge B",
                           "accuracy": "retained accuracy", "nelbo": "retained nats", "fid": "retained FID"}),
     "Every term taken away, and λ swept.",
-    {"distance to gray": "{:.4f}", f"P({run.forget}) by judge B": "{:.4f}", "retained accuracy": "{:.1%}",
+    {"distance to gray": "{:.4f}", f"P({run.forget[0]}) by judge B": "{:.4f}", "retained accuracy": "{:.1%}",
      "retained nats": "{:.1f}", "retained FID": "{:.1f}", "seconds": "{:.0f}"})
 
 # %% tags=["remove-input"]
@@ -362,7 +362,7 @@ picked = [("real + replay", 0.0),
             for lam in lambdas["no rehearsal"]),
           ("no gray term", config.ewc)]
 asked = torch.arange(10).repeat(2)
-strips = [evaluation.prior_samples(m.model, asked, run.seed)
+strips = [evaluation.prior_samples(m.net, asked, run.seed)
           for m in (baseline, *(variants[key] for key in picked))]
 
 # %% tags=["remove-input"]
@@ -395,7 +395,7 @@ chapter.say(
     replay_nats=data_free.loc[0, "nelbo"], replay_100=data_free.loc[100, "accuracy"],
     replay_nats_100=data_free.loc[100, "nelbo"], replay_gray=data_free.loc[0, "gray"],
     replay_gray_100=data_free.loc[100, "gray"], lambdas=", ".join(f"{lam:g}" for lam in neither.index),
-    **series, forget=run.forget,
+    **series, forget=run.forget[0],
     verdict=f"λ = {', '.join(f'{lam:g}' for lam in both)} does both." if len(both) else
     "No λ of the sweep does both, keep what is to be kept and forget what is to be forgotten.",
     more="" if best == neither.index[-1] else f"Nor is more always better: λ = {best:g} keeps the most.")
@@ -409,7 +409,7 @@ chapter.say(
     "replay alone (λ = {lam:g}) keeps {replay_only:.2%}, at {cost:+.2f} nats against the baseline.\n\n"
     "This chapter took {seconds:.0f} s. Weights: baseline `{base}`, without class {forget} `{digest}`."
     "\n\n<details><summary>The weights of all models</summary>\n\n{hashes}\n\n</details>",
-    forget=run.forget, no_gray=ablations.loc[("no gray term", config.ewc), "gray"],
+    forget=run.forget[0], no_gray=ablations.loc[("no gray term", config.ewc), "gray"],
     no_gray_p=ablations.loc[("no gray term", config.ewc), "judge B"],
     real_only=ablations.loc[("real only", config.ewc), "accuracy"], lam=config.ewc,
     replay_only=data_free.loc[config.ewc, "accuracy"], cost=data_free.loc[config.ewc, "nelbo"] - was["nelbo"],
@@ -469,7 +469,7 @@ chapter.write_metrics(run.run_dir, "02_ewc_unlearning", {
 from sa_lib.fisher import fisher_by_class
 
 chosen = retain[0]
-own = training.select(labels, [chosen])[:64]
+own = select(labels, [chosen])[:64]
 name = max(fisher, key=lambda n: float(fishers[chosen][n].max()))
 place = int(fishers[chosen][name].argmax())
 weight = dict(model.named_parameters())[name]
@@ -528,9 +528,9 @@ chapter.say(
 # %% tags=["hide-cell"]
 import copy
 
-student = copy.deepcopy(forgot.model).requires_grad_(True)
-anchor = dict(baseline.model.named_parameters())
-stiff = {name: f.to(training.device())
+student = copy.deepcopy(forgot.net).requires_grad_(True)
+anchor = dict(baseline.net.named_parameters())
+stiff = {name: f.to(device())
          for name, f in fisher.items()}
 alone = replace(run.unlearning, real=0.0, replay=0.0, gray=0.0)
 penalty = terms(student, None, alone, anchor, stiff)["ewc"]

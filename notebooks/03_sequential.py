@@ -33,7 +33,7 @@ except ImportError:  # Colab: a bare runtime
 # %% tags=["parameters"]
 dataset = "mnist"  # @param ["mnist", "fashion", "kmnist", "digits"]
 seed = 0  # @param {type: "integer"}
-forget_sequence = [9, 2]  # @param {type: "raw"}
+forget = [9, 2]  # @param {type: "raw"}
 profile = "full"  # @param ["full", "smoke"]
 architecture = "mlp"  # @param ["mlp", "conv"]
 run_dir = "runs/full"  # @param {type: "string"}
@@ -45,17 +45,16 @@ from dataclasses import replace
 import pandas as pd
 import torch
 
-from sa_lib import chapter, data, evaluation, figures, training
+from sa_lib import (chapter, data, evaluation, experiment, figures, trained)
+from sa_lib.labels import retain_set
 from sa_lib.fisher import combine
-from sa_lib.unlearning import (get_fisher, get_fishers,
-                               get_unlearned)
 
 started = time.perf_counter()
-run = chapter.validate(dataset=dataset, seed=seed,
-                       forget_sequence=forget_sequence,
+run = experiment.validate(dataset=dataset, seed=seed,
+                       forget=forget,
                        profile=profile, architecture=architecture,
                        run_dir=run_dir)
-sequence = list(run.forget_sequence)
+sequence = list(run.forget)
 
 # %% [markdown]
 # ## Load, protect, forget, and again
@@ -71,9 +70,9 @@ judge = run.judge(ds, "B")
 
 
 def forget_next(source, gone, **weights):
-    fisher = get_fisher(source, ds, gone, run.seed)
+    fisher = trained.retain_fisher(source, ds, gone, run.seed)
     config = replace(run.unlearning, **weights)
-    return get_unlearned(source, ds, gone, fisher, config, run.seed)
+    return trained.unlearned(source, ds, gone, fisher, config, run.seed)
 
 
 def measure(model):
@@ -84,7 +83,7 @@ def measure(model):
 models = [run.baseline(ds)]
 for count in range(1, len(sequence) + 1):
     models.append(forget_next(models[-1], sequence[:count]))
-tables = [measure(m.model) for m in models]
+tables = [measure(m.net) for m in models]
 
 # %% [markdown]
 # ## The matrix of steps and classes
@@ -110,7 +109,7 @@ chapter.show_figure(
     figures.matrices(matrix, formats, {name: sequence[:n] for n, name in enumerate(names)}),
     "Every class after every step; framed: forgotten by then. At the end the forgotten classes are at most "
     f"{tables[-1].loc[sequence, 'gray'].max():.4f} from gray, the others at least "
-    f"{tables[-1].loc[training.retained(sequence), 'gray'].min():.3f}.",
+    f"{tables[-1].loc[list(retain_set(sequence)), 'gray'].min():.3f}.",
     alt="Four heat maps with a row for each step and a column for each class: distance to gray, judge's probability, "
         "accuracy and negative ELBO.")
 
@@ -120,7 +119,7 @@ forgotten = [k for k in range(10) if final.loc[k, "gray"] < 0.1]
 assert forgotten == sorted(sequence), f"forgotten: {forgotten}"
 
 # %% tags=["remove-input"]
-kept = training.retained(sequence)
+kept = list(retain_set(sequence))
 was, now = (evaluation.retained_means(table, sequence) for table in (tables[0], final))
 drift = (final["nelbo"] - tables[0]["nelbo"])[kept]
 rises = {k: final.loc[k, "gray"] - tables[n].loc[k, "gray"] for n, k in enumerate(sequence[:-1], 1)}
@@ -140,7 +139,7 @@ chapter.say(
 
 # %%
 asked = torch.arange(10).repeat(2)
-strips = [evaluation.prior_samples(m.model, asked, run.seed)
+strips = [evaluation.prior_samples(m.net, asked, run.seed)
           for m in models]
 
 # %% tags=["remove-input"]
@@ -175,15 +174,15 @@ long = (sequence + others)[:max(5, len(sequence))]
 first, second = gone = long[:2]
 base = run.baseline(ds)
 source = forget_next(base, [first])
-by_class = get_fishers(source, ds, run.seed)
+by_class = trained.fishers(source, ds, run.seed)
 counts = torch.bincount(ds.train_labels).tolist()
 all_but_first = combine(by_class, {k: counts[k] for k
-                                   in training.retained([first])})
-still = get_fisher(source, ds, gone, run.seed)
-rest = training.retained(gone)
+                                   in retain_set([first])})
+still = trained.retain_fisher(source, ds, gone, run.seed)
+rest = list(retain_set(gone))
 total = {name: sum(by_class[k][name] for k in rest)
          for name in still}
-old = get_fisher(base, ds, gone, run.seed)
+old = trained.retain_fisher(base, ds, gone, run.seed)
 variants = {
     "all but first | here | new": (all_but_first, source, [second]),
     "all but first | here | both": (all_but_first, source, gone),
@@ -204,10 +203,10 @@ for situation, (weights, chosen) in situations.items():
     config = replace(run.unlearning, **weights)
     for name in chosen:
         fisher, anchor, push = variants[name]
-        model = get_unlearned(source, ds, gone, fisher, config,
+        model = trained.unlearned(source, ds, gone, fisher, config,
                               run.seed, push=push, anchor=anchor)
         chosen_models[f"{situation}: {name}"] = model
-        table = measure(model.model)
+        table = measure(model.net)
         kept_means = evaluation.retained_means(table, gone)
         rows[situation, name] = {
             "first": table.loc[first, "gray"],
@@ -217,7 +216,7 @@ for situation, (weights, chosen) in situations.items():
 choices = pd.DataFrame(rows).T
 
 # %% tags=["remove-input"]
-before = measure(source.model)
+before = measure(source.net)
 start = evaluation.retained_means(before, gone)
 shown = choices.set_axis([f"{situation}: {name}" for situation, name in choices.index])
 shown = pd.concat([pd.DataFrame({"first": before.loc[first, "gray"], "second": before.loc[second, "gray"],
@@ -283,8 +282,8 @@ references = {"at once": forget_next(base, long),
 
 
 # %% tags=["hide-input"]
-def summary(trained, forgotten):
-    table = measure(trained.model)
+def summary(m, forgotten):
+    table = measure(m.net)
     means = evaluation.retained_means(table, long)
     gray = table.loc[forgotten or long, "gray"].max()
     return {"accuracy": means["accuracy"], "nelbo": means["nelbo"],
@@ -338,7 +337,7 @@ chapter.say(
 
 # %% tags=["remove-cell"]
 chapter.write_metrics(run.run_dir, "03_sequential", {
-    "parameters": {"dataset": run.dataset, "seed": run.seed, "forget_sequence": sequence, "profile": run.profile,
+    "parameters": {"dataset": run.dataset, "seed": run.seed, "forget": sequence, "profile": run.profile,
                    "architecture": run.architecture},
     "forgotten": forgotten, "gray": {str(k): final.loc[k, "gray"] for k in sequence},
     "gray_most": final.loc[sequence, "gray"].max(), "relapse": relapse,
@@ -383,16 +382,16 @@ chapter.write_metrics(run.run_dir, "03_sequential", {
 # ### Solution 1
 
 # %% tags=["hide-cell"]
-from sa_lib.unlearning import distance_to_gray
+from sa_lib.methods import distance_to_gray
 
 
-def gray(trained, k):
+def gray(m, k):
     drawn = evaluation.prior_samples(
-        trained.model, torch.full((100,), k), run.seed)
+        m.net, torch.full((100,), k), run.seed)
     return float(distance_to_gray(drawn).mean())
 
 
-quick = {steps: get_unlearned(
+quick = {steps: trained.unlearned(
     source, ds, gone, still, replace(run.unlearning, steps=steps),
     run.seed) for steps in (10, 30)}
 reached = {0: gray(source, second)} | {
@@ -494,9 +493,9 @@ chapter.say(
 # </details>
 
 # %% tags=["hide-cell"]
-def weights_of(trained):
+def weights_of(m):
     return torch.cat([weight.detach().flatten().cpu()
-                      for weight in trained.model.parameters()])
+                      for weight in m.net.parameters()])
 
 
 travel = {}
@@ -525,7 +524,7 @@ chapter.say(" ".join(
 # %% [markdown]
 # ## Try next
 #
-# - Run `forget_sequence = [4, 9]`, two classes that resemble each other, and
+# - Run `forget = [4, 9]`, two classes that resemble each other, and
 #   then `[9, 4]`. Does the order matter?
 # - Forget the same class twice (start from `models[1]` and call `forget_next`
 #   with `[first]` again). What changes, if it is forgotten already?

@@ -45,16 +45,15 @@ from dataclasses import replace
 import pandas as pd
 import torch
 
-from sa_lib import (chapter, data, evaluation, figures, latent,
-                    training)
-from sa_lib.model import one_hot
-from sa_lib.unlearning import get_fisher, get_unlearned
+from sa_lib import (chapter, data, evaluation, experiment, figures, latent, trained)
+from sa_lib.labels import one_hot, select
+from sa_lib.model import device
 
 started = time.perf_counter()
-run = chapter.validate(dataset=dataset, seed=seed, forget=forget,
+run = experiment.validate(dataset=dataset, seed=seed, forget=forget,
                        profile=profile, architecture=architecture,
                        run_dir=run_dir)
-sequence, digit = list(run.forget_sequence), run.forget
+sequence, digit = list(run.forget), run.forget[0]
 
 # %% [markdown]
 # ## The models
@@ -78,7 +77,7 @@ models["baseline, other seed"] = run.baseline(ds, run.seed + 1)
 
 # %%
 asked = torch.arange(10).repeat(2)
-rows = [evaluation.prior_samples(m.model, asked, run.seed)
+rows = [evaluation.prior_samples(m.net, asked, run.seed)
         for m in models.values()]
 
 # %% tags=["remove-input"]
@@ -113,14 +112,14 @@ ways = {"true label": one_hot(labels),
 points = {}
 tick = time.perf_counter()
 for way, y in ways.items():
-    means = [latent.activations(models[name].model, images,
+    means = [latent.activations(models[name].net, images,
                                 y)["mean"] for name in shown]
     embedded = latent.joint_tsne(means, run.seed)
     points[way] = dict(zip(shown, embedded))
 tsne_seconds = time.perf_counter() - tick
 
 # %% tags=["remove-input"]
-told = {name: latent.silhouette(latent.activations(models[name].model, images, ways["true label"])["mean"], labels)
+told = {name: latent.silhouette(latent.activations(models[name].net, images, ways["true label"])["mean"], labels)
         for name in shown}
 chapter.show_figure(
     figures.embedding(points["true label"], labels, sequence),
@@ -132,7 +131,7 @@ chapter.show_figure(
 # %% tags=["remove-input"]
 clusters = {}
 for name in shown:
-    encoded = latent.activations(models[name].model, images, ways["neutral label"])["mean"]
+    encoded = latent.activations(models[name].net, images, ways["neutral label"])["mean"]
     clusters[name] = latent.silhouette(encoded, labels)
 chapter.show_figure(
     figures.embedding(points["neutral label"], labels, sequence),
@@ -155,7 +154,7 @@ x_test, y_test = ds.test_images[:count], ds.test_labels[:count]
 
 
 def values(model, x):
-    return latent.activations(model.model, x,
+    return latent.activations(model.net, x,
                               latent.neutral(len(x)))
 
 
@@ -228,7 +227,7 @@ chapter.say(
 # %%
 others = [name for name in models if name != "baseline"]
 subset = torch.arange(len(y_test))[:2000]
-own = training.select(y_test, [digit])
+own = select(y_test, [digit])
 alike = {}
 for title, chosen in (("all test images", subset),
                       (f"test images of {digit}", own)):
@@ -257,10 +256,10 @@ chapter.show_figure(
 # rehearsal alone moves.
 
 # %%
-fisher = get_fisher(base, ds, [digit], run.seed)
-no_gray = get_unlearned(base, ds, [digit], fisher,
+fisher = trained.retain_fisher(base, ds, [digit], run.seed)
+no_gray = trained.unlearned(base, ds, [digit], fisher,
                         replace(run.unlearning, gray=0.0), run.seed)
-moves = {name: latent.weight_changes(base.model, m.model, fisher)
+moves = {name: latent.weight_changes(base.net, m.net, fisher)
          for name, m in ((unlearned[0], models[unlearned[0]]),
                          ("no gray term", no_gray))}
 moved = pd.concat(moves, axis=1)
@@ -310,11 +309,11 @@ z = torch.randn(1, run.model.latent_dim, generator=generator)
 
 
 def draw(model, z, y):
-    return model.decode(z.to(training.device()),
-                        y.to(training.device())).cpu()
+    return model.decode(z.to(device()),
+                        y.to(device())).cpu()
 
 
-walks = [draw(m.model, z.expand(len(walk), -1), walk)
+walks = [draw(m.net, z.expand(len(walk), -1), walk)
          for m in models.values()]
 
 # %% tags=["remove-input"]
@@ -334,7 +333,7 @@ traversals = []
 for k in range(2):
     along = z.repeat(13, 1)
     along[:, k] = axis
-    traversals += [draw(m.model, along, label)
+    traversals += [draw(m.net, along, label)
                    for m in models.values()]
 
 # %% tags=["remove-input"]
@@ -392,7 +391,7 @@ chapter.write_metrics(run.run_dir, "04_latent", {
 
 # %% tags=["hide-cell"]
 def told(x, labels):
-    return latent.activations(base.model, x, one_hot(labels))
+    return latent.activations(base.net, x, one_hot(labels))
 
 
 with_label, given = told(x_train, y_train), told(x_test, y_test)
@@ -420,7 +419,7 @@ chapter.say(
 # %% tags=["hide-cell"]
 from sa_lib.model import build
 
-newborn = build(run.model, run.seed).to(training.device())
+newborn = build(run.model, run.seed).to(device())
 before, after = (
     latent.activations(newborn, x, latent.neutral(len(x)))
     for x in (x_train, x_test))
@@ -507,7 +506,7 @@ chapter.say(
 # %% tags=["hide-cell"]
 import copy
 
-student = copy.deepcopy(base.model).requires_grad_(True)
+student = copy.deepcopy(base.net).requires_grad_(True)
 codes = torch.randn(32, run.model.latent_dim, generator=generator)
 asked = one_hot(torch.full((32,), digit))
 distance = (draw(student, codes, asked) - 0.5).abs().mean()

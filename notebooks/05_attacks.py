@@ -44,16 +44,15 @@ from dataclasses import replace
 import pandas as pd
 import torch
 
-from sa_lib import attacks, chapter, data, evaluation, figures
-from sa_lib.attacks import (THREATS, attack, get_reconstruction,
-                            residual_knowledge)
-from sa_lib.unlearning import get_fisher, get_unlearned
+from sa_lib import (attacks, chapter, data, evaluation, experiment, figures, residual, trained)
+from sa_lib.attacks import THREATS, attack
+from sa_lib.residual import residual_knowledge
 
 started = time.perf_counter()
-run = chapter.validate(dataset=dataset, seed=seed, forget=forget,
+run = experiment.validate(dataset=dataset, seed=seed, forget=forget,
                        profile=profile, architecture=architecture,
                        run_dir=run_dir)
-sequence, digit = list(run.forget_sequence), run.forget
+sequence, digit = list(run.forget), run.forget[0]
 
 # %% [markdown]
 # ## Who is attacked, and who is not
@@ -118,14 +117,14 @@ def everyone(threats, attempt):
             for k in classes}
 
 
-where = next(base.model.parameters()).device
+where = next(base.net.parameters()).device
 seen, real, prototypes = {}, {}, {}
 for k in sequence:
     seen[k] = ds.train_images[ds.train_labels == k].to(where)
     real[k] = ds.test_images[ds.test_labels == k].to(where)
     real[k] = real[k][:run.targets]
     label = torch.full((len(real[k]),), k)
-    prototypes[k] = evaluation.prior_samples(base.model, label,
+    prototypes[k] = evaluation.prior_samples(base.net, label,
                                              run.seed + 1)
 
 
@@ -142,7 +141,7 @@ def look(found):
 
 # %%
 def guide(model, k, threat):
-    return attack(model.model, attacks.unlike(judge_a, k), k,
+    return attack(model.net, attacks.unlike(judge_a, k), k,
                   run.targets, threat, run.guided, run.seed)
 
 
@@ -200,7 +199,7 @@ chapter.say(
 
 # %%
 def reconstruct(targets):
-    return lambda model, k, threat: get_reconstruction(
+    return lambda model, k, threat: trained.reconstruction(
         model, targets[k], k, threat, run.attack, run.seed)
 
 
@@ -324,7 +323,7 @@ chapter.show_figure(
 # %% tags=["remove-input"]
 closing = pd.DataFrame({f"{k}: {name}: {threat}": {
     "judge B agrees": f"{scores.loc[(threat, k, name), 'success']:.0%}",
-    "ρ": "–" if r.rho != r.rho else f"{r.rho:+.2f} [{r.low:+.2f}, {r.high:+.2f}]", "verdict": attacks.verdict(r)}
+    "ρ": "–" if r.rho != r.rho else f"{r.rho:+.2f} [{r.low:+.2f}, {r.high:+.2f}]", "verdict": residual.verdict(r)}
     for k in sequence for name in subjects for threat in THREATS for r in [rho.get((threat, k, name))] if r}).T
 chapter.show_table(closing.rename_axis("class: model: threat model"),
                    "Every threat model against every unlearned model. Avoided: at least half of the knowledge is there "
@@ -353,9 +352,9 @@ chapter.say(
     **{f"simplex_{k}": worded(rho["y on the simplex", k, target].rho) for k in sequence},
     **{f"free_{k}": worded(rho["y free", k, target].rho) for k in sequence},
     reading=("Where ρ lies above the spread of models that should be at 0, an attacker gets more out of it than out of "
-             "models that never saw the class: a residue is left." if worst > attacks.SPREAD else "He gets no more out of it than out of models that never saw the class.")
+             "models that never saw the class: a residue is left." if worst > residual.SPREAD else "He gets no more out of it than out of models that never saw the class.")
     + (" Where ρ lies well below 0, it is over-forgotten: the model is worse for that class than if it had never seen "
-       "it, and that, too, can be seen from outside." if lowest < -attacks.SPREAD else ""),
+       "it, and that, too, can be seen from outside." if lowest < -residual.SPREAD else ""),
     other=f"Against models that never saw {named} either, ρ of the model that forgot {digit} alone would be "
     f"{worded(pooled)} on the simplex instead of {worded(rho['y on the simplex', digit, alone].rho)}: a control must lack what "
     "was forgotten, and nothing else.\n\n" if len(sequence) > 1 else "",
@@ -370,17 +369,17 @@ chapter.say(
 # less, behind. The last row is the control: all updates, but no gray term.
 
 # %%
-fisher = get_fisher(base, ds, [digit], run.seed)
+fisher = trained.retain_fisher(base, ds, [digit], run.seed)
 budgets = {f"{run.unlearning.steps // part} steps": replace(
     run.unlearning, steps=run.unlearning.steps // part)
     for part in (8, 3, 1)}
 budgets["no gray term"] = replace(run.unlearning, gray=0.0)
 rows, traded = {}, {}
 for label, config in budgets.items():
-    model = get_unlearned(base, ds, [digit], fisher, config,
+    model = trained.unlearned(base, ds, [digit], fisher, config,
                           run.seed)
     traded[label] = model
-    table = evaluation.evaluate(model.model, ds, judge_b, None,
+    table = evaluation.evaluate(model.net, ds, judge_b, None,
                                 run.seed, run.samples)
     means = evaluation.retained_means(table, [digit])
     rows[label] = {"gray": table.loc[digit, "gray"],
@@ -417,7 +416,7 @@ for k in sequence:
     for name, (model, classes) in students.items():
         if k in classes:
             relearned[k, name] = pd.DataFrame({
-                n: attacks.relearn(model.model, seen[k][:n], k,
+                n: attacks.relearn(model.net, seen[k][:n], k,
                                    judge_b, seed=run.seed)
                 for n in few})
 
@@ -537,7 +536,7 @@ chapter.say(
         for looks, value in zip(budget, path)),
     reading="It has settled: over the last moments it moves by "
     "less than models differ that never saw the class."
-    if max(late) - min(late) <= attacks.SPREAD else
+    if max(late) - min(late) <= residual.SPREAD else
     "It has not settled, or is not defined: ρ belongs to a "
     "budget, and should not be quoted without it.")
 

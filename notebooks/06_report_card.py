@@ -46,15 +46,15 @@ import time
 import pandas as pd
 import torch
 
-from sa_lib import attacks, chapter, data, evaluation, figures
-from sa_lib.attacks import (THREATS, attack, get_reconstruction,
-                            residual_knowledge)
+from sa_lib import (attacks, chapter, data, evaluation, experiment, figures, residual, trained)
+from sa_lib.attacks import THREATS, attack
+from sa_lib.residual import residual_knowledge
 
 started = time.perf_counter()
-run = chapter.validate(model=model, dataset=dataset, seed=seed,
+run = experiment.validate(model=model, dataset=dataset, seed=seed,
                        forget=forget, profile=profile,
                        architecture=architecture, run_dir=run_dir)
-sequence = list(run.forget_sequence)
+sequence = list(run.forget)
 
 # %% [markdown]
 # ## The model and its controls
@@ -75,7 +75,7 @@ subject = run.subject(ds)
 never = {f"never saw, seed {s}": run.never_saw(ds, sequence, s)
          for s in range(run.seed, run.seed + 3)}
 models = {"this model": subject, "baseline": base} | never
-tables = {name: evaluation.evaluate(m.model, ds, judge_b, features,
+tables = {name: evaluation.evaluate(m.net, ds, judge_b, features,
                                     run.seed, run.samples)
           for name, m in models.items()}
 
@@ -91,7 +91,7 @@ chapter.say(
 
 # %%
 asked = torch.arange(10).repeat(2)
-strips = [evaluation.prior_samples(m.model, asked, run.seed)
+strips = [evaluation.prior_samples(m.net, asked, run.seed)
           for m in list(models.values())[:3]]
 
 # %% tags=["remove-input"]
@@ -134,7 +134,7 @@ chapter.show_table(kept.rename(columns={"accuracy": "judge B right", "nelbo": "n
 # attacks](05_attacks.ipynb).
 
 # %%
-where = next(base.model.parameters()).device
+where = next(base.net.parameters()).device
 found, rho, success, guided = {}, {}, {}, {}
 for k in sequence:
     seen = ds.train_images[ds.train_labels == k].to(where)
@@ -142,7 +142,7 @@ for k in sequence:
     real = real[:run.targets]
     for threat in THREATS:
         for name, m in models.items():
-            found[name] = get_reconstruction(
+            found[name] = trained.reconstruction(
                 m, real, k, THREATS[threat], run.attack, run.seed)
         loss = {name: f.loss[-1] for name, f in found.items()}
         others = torch.stack([loss[name] for name in never])
@@ -151,7 +151,7 @@ for k in sequence:
         success[k, threat] = attacks.score(
             found["this model"].end, judge_b, k, seen).iloc[0]
     for name in ("this model", "never saw, seed " + str(run.seed)):
-        free = attack(models[name].model,
+        free = attack(models[name].net,
                       attacks.unlike(judge_a, k), k, run.targets,
                       THREATS["y free"], run.guided, run.seed)
         guided[k, name] = attacks.score(free.end, judge_b, k,
@@ -160,7 +160,7 @@ for k in sequence:
 # %% tags=["remove-input"]
 card = pd.DataFrame({f"{k}: {threat}": {
     "squared error": f"{success[k, threat]['loss']:.1f}", "judge B agrees": f"{success[k, threat]['success']:.0%}",
-    "ρ": "–" if r.rho != r.rho else f"{r.rho:+.2f} [{r.low:+.2f}, {r.high:+.2f}]", "verdict": attacks.verdict(r)}
+    "ρ": "–" if r.rho != r.rho else f"{r.rho:+.2f} [{r.low:+.2f}, {r.high:+.2f}]", "verdict": residual.verdict(r)}
     for (k, threat), r in rho.items()}).T
 chapter.show_table(card.rename_axis("class: threat model"),
                    "Every attack on this model, with ρ, its 95 % interval, and the verdict in a word.")
@@ -171,7 +171,7 @@ for k in sequence:
     few = ds.train_images[ds.train_labels == k][:100]
     for name, m in models.items():
         relearned[k, name] = attacks.relearn(
-            m.model, few, k, judge_b, seed=run.seed)
+            m.net, few, k, judge_b, seed=run.seed)
 
 # %% tags=["remove-input"]
 defined = {key: r for key, r in rho.items() if r.rho == r.rho}
@@ -196,7 +196,7 @@ chapter.say(
     points=100 * (means["this model"]["accuracy"] - means["baseline"]["accuracy"]),
     residue="ρ is not defined here: the baseline is no better at these classes than models that never saw them."
     if worst is None else f"The strongest attacker on the input, class {worst[0]}, {worst[1]}, has ρ = "
-    f"{defined[worst].rho:+.2f} [{defined[worst].low:+.2f}, {defined[worst].high:+.2f}]: {attacks.verdict(defined[worst])}.",
+    f"{defined[worst].rho:+.2f} [{defined[worst].low:+.2f}, {defined[worst].high:+.2f}]: {residual.verdict(defined[worst])}.",
     **{f"mine_{k}": guided[k, "this model"]["success"] for k in sequence},
     **{f"never_{k}": guided[k, "never saw, seed " + str(run.seed)]["success"] for k in sequence},
     **{f"back_{k}": relearned[k, "this model"].mean() for k in sequence},
@@ -238,7 +238,7 @@ chapter.write_metrics(run.run_dir, "06_report_card", {
 #    guided attack's true rates be on this page?
 # 3. **How sure is a verdict?** Which lines of the card have an interval that
 #    reaches into another verdict? Which would read otherwise if the spread that
-#    counts as nothing, `attacks.SPREAD`, were half as large?
+#    counts as nothing, `residual.SPREAD`, were half as large?
 
 # %% [markdown]
 # ### Solution 1
@@ -246,7 +246,7 @@ chapter.write_metrics(run.run_dir, "06_report_card", {
 # %% tags=["hide-cell"]
 k, threat = sequence[0], "y on the simplex"
 wanted = ds.test_images[ds.test_labels == k][:run.targets].to(where)
-error = {name: get_reconstruction(
+error = {name: trained.reconstruction(
     m, wanted, k, THREATS[threat], run.attack, run.seed).loss[-1]
     for name, m in models.items()}
 audit = {}
@@ -256,7 +256,7 @@ for name in models:
     audit[name] = {
         "distance to gray": f"{tables[name].loc[k, 'gray']:.4f}",
         "ρ": "–" if r.rho != r.rho else f"{r.rho:+.2f}",
-        "verdict": attacks.verdict(r)}
+        "verdict": residual.verdict(r)}
 chapter.show_table(
     pd.DataFrame(audit).T.rename_axis("in the place of this model"),
     f"The card's lines for {k}, {threat}.")
@@ -329,7 +329,7 @@ chapter.say(
 # ### Solution 3
 
 # %% tags=["hide-cell"]
-def word(value, spread=attacks.SPREAD):
+def word(value, spread=residual.SPREAD):
     bounds = {"over-forgotten": value < -spread,
               "gone": value <= spread, "suppressed": value < 0.5,
               "avoided": True}
@@ -339,7 +339,7 @@ def word(value, spread=attacks.SPREAD):
 unsure = [key for key, r in defined.items()
           if word(r.low) != word(r.high)]
 stricter = [key for key, r in defined.items()
-            if word(r.rho, attacks.SPREAD / 2) != word(r.rho)]
+            if word(r.rho, residual.SPREAD / 2) != word(r.rho)]
 
 
 def listed(keys):

@@ -45,18 +45,17 @@ import time
 import pandas as pd
 import torch
 
-from sa_lib import (attacks, chapter, data, evaluation, figures,
-                    latent)
-from sa_lib.attacks import (THREATS, get_reconstruction,
-                            residual_knowledge)
-from sa_lib.unlearning import fine_tune, get_forgotten
+from sa_lib import (attacks, chapter, data, evaluation, experiment, figures, latent, residual, trained)
+from sa_lib.attacks import THREATS
+from sa_lib.residual import residual_knowledge
+from sa_lib.methods import fine_tune
 
 started = time.perf_counter()
-run = chapter.validate(dataset=dataset, seed=seed, forget=forget,
+run = experiment.validate(dataset=dataset, seed=seed, forget=forget,
                        at_most=1, methods=methods, changes=changes,
                        longest=longest, profile=profile,
                        architecture=architecture, run_dir=run_dir)
-digit = run.forget
+(digit,) = run.forget
 
 # %% [markdown]
 # ## What each minimises
@@ -90,7 +89,7 @@ digit = run.forget
 def terms_of_yours(model, batch, weights, anchor, fisher):
     return {**fine_tune(model, batch, weights, anchor, fisher),
             "forget": weights.forget
-            * model.decode(*batch.forget).square().mean()}
+            * model.decode(*batch.asked).square().mean()}
 
 
 candidates = dict(run.methods)
@@ -101,7 +100,7 @@ candidates = dict(run.methods)
 ds = data.load(run.dataset)
 judge_b = run.judge(ds, "B")
 base, never = run.baseline(ds), run.never_saw(ds, [digit])
-made = {name: get_forgotten(base, ds, [digit], method, run.seed)
+made = {name: trained.forgotten(base, ds, [digit], method, run.seed)
         for name, method in candidates.items()}
 models = {"baseline": base, **made, "retrain": never}
 
@@ -127,7 +126,7 @@ chapter.show_table(settings.rename_axis("method"), "The settings of this run.",
 
 # %%
 asked = torch.cat([torch.arange(10), torch.full((6,), digit)])
-drawn = [evaluation.prior_samples(m.model, asked, run.seed)
+drawn = [evaluation.prior_samples(m.net, asked, run.seed)
          for m in models.values()]
 
 # %% tags=["remove-input"]
@@ -168,21 +167,21 @@ if paths:
 # class: how soon is it back?
 
 # %%
-where = next(base.model.parameters()).device
+where = next(base.net.parameters()).device
 real = ds.test_images[ds.test_labels == digit].to(where)
 real = real[:run.targets]
 few = ds.train_images[ds.train_labels == digit][:100]
 strong = ["y on the simplex", "y free"]
-errors = {threat: {name: get_reconstruction(
+errors = {threat: {name: trained.reconstruction(
     m, real, digit, THREATS[threat], run.attack, run.seed).loss[-1]
     for name, m in models.items()} for threat in strong}
 rho = {threat: {name: residual_knowledge(
     e["retrain"][None], e[name], e["baseline"]) for name in models}
     for threat, e in errors.items()}
-relearned = {name: attacks.relearn(m.model, few, digit, judge_b,
+relearned = {name: attacks.relearn(m.net, few, digit, judge_b,
                                    seed=run.seed)
              for name, m in models.items()}
-tables = {name: evaluation.evaluate(m.model, ds, judge_b, None,
+tables = {name: evaluation.evaluate(m.net, ds, judge_b, None,
                                     run.seed, run.samples)
           for name, m in models.items()}
 
@@ -246,8 +245,8 @@ chapter.show_table(ranks.rename_axis("method"), "Ranks, 1 the best, and their su
                    dict.fromkeys(ranks.columns, "{:.1f}"))
 
 # %% tags=["remove-input"]
-low = [n for n in made if summary.loc[n, strong].max() < -attacks.SPREAD]
-high = [n for n in made if summary.loc[n, strong].max() > attacks.SPREAD]
+low = [n for n in made if summary.loc[n, strong].max() < -residual.SPREAD]
+high = [n for n in made if summary.loc[n, strong].max() > residual.SPREAD]
 still = [n for n in made if summary.loc[n, "probability"] > 0.5]
 damaged = [n for n in made if cost[n] > 5]
 near = [n for n in made if summary.loc[n, strong].abs().max() <= 0.25 and cost[n] <= 1]
@@ -269,7 +268,7 @@ chapter.say(
 
 # %% tags=["remove-cell"]
 # The first 2,000: the layers of a convolution are large.
-seen = latent.activations(base.model, ds.test_images[:2000], latent.neutral(len(ds.test_images[:2000])))["mean"]
+seen = latent.activations(base.net, ds.test_images[:2000], latent.neutral(len(ds.test_images[:2000])))["mean"]
 apart = latent.class_distances(seen, ds.test_labels[:2000])
 
 
@@ -416,7 +415,7 @@ left = {}
 for share in (0.0, 0.1, 0.3, 0.5, 0.7):
     mixed = build(run.model, run.seed).requires_grad_(False)
     for name, weight in mixed.named_parameters():
-        old = base.model.get_parameter(name).cpu()
+        old = base.net.get_parameter(name).cpu()
         weight.copy_(torch.lerp(old, fresh[name].detach(), share))
     left[share] = float(evaluation.negative_elbo(
         mixed.to(where), ds.test_images[kept], ds.test_labels[kept],

@@ -40,11 +40,11 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest, spearmanr
 
-from sa_lib import chapter, evidence, figures
-from sa_lib.unlearning import METHODS
+from sa_lib import (chapter, evidence, experiment, figures, residual)
+from sa_lib.methods import METHODS
 
 started = time.perf_counter()
-run = chapter.validate(profile=profile, run_dir=run_dir)
+run = experiment.validate(profile=profile, run_dir=run_dir)
 cells = evidence.read(table or evidence.RESULTS / "evidence.csv")
 searched = cells["sweep"].str.startswith("search-")
 search, cells = cells[searched], cells[~searched]
@@ -181,7 +181,7 @@ sooner = {m: evidence.differences(rows, "relearning", m, "retrain")
 
 # %% tags=["remove-input"]
 def worded(values, scale=1.0, digits=2):
-    mean, low, high = (scale * v for v in evidence.interval(values))
+    mean, low, high = (scale * v for v in residual.interval(values))
     return f"{mean:+.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
@@ -196,7 +196,7 @@ chapter.show_table(kept.rename_axis("model"), "Retained classes, less the baseli
                    "and relearning. Retrain's seconds are those of its further updates and of its training.")
 
 # %% tags=["remove-input"]
-apart = {m: evidence.interval(sooner[m]) for m in core}
+apart = {m: residual.interval(sooner[m]) for m in core}
 chapter.say(
     "**How soon is it back?** Trained on 100 images of the class, a retrained model reaches a mean accuracy of "
     "{never:.2f} along the way. Less that, in pairs: {pairs}. {reading}",
@@ -635,7 +635,7 @@ chapter.say("; ".join(
 spans = {}
 for m in core:
     means = pairs[m, "nelbo"].groupby("forget").mean()
-    spans[m] = [evidence.interval(values)
+    spans[m] = [residual.interval(values)
                 for values in (pairs[m, "nelbo"], means)]
 
 
