@@ -232,11 +232,12 @@ def validate(*, dataset: str = "mnist", seed: int = 0, forget: Any = (), at_most
     digits = () if forget == () else forget_set(_from_text(forget), most=at_most)
     chosen, changed = _method_parameters(methods, changes)
     check_whole(longest=longest)
-    parameters = Parameters(dataset, seed, digits, profile, architecture, Path(run_dir), _checkpoint(model), chosen,
+    parameters = Parameters(dataset, seed, digits, profile, architecture, Path(run_dir).expanduser(), _checkpoint(model), chosen,
                             changed, longest)
     if parameters.checkpoint:
         try:
-            parameters = replace(parameters, architecture=read_model(model).config.architecture)
+            checkpoint = read_model(parameters.checkpoint)
+            parameters = replace(parameters, architecture=checkpoint.config.architecture)
         except (OSError, ValueError) as error:
             raise ValueError("model must be the path of a checkpoint, "
                              f"got {shorten(model)}: {' '.join(str(error).split())}") from None
@@ -283,7 +284,7 @@ def _checkpoint(model: Any) -> Path | None:
     if not isinstance(model, str) or "\0" in model or not re.fullmatch(r"[\w .,+=@()#~-]*", Path(model).name):
         raise ValueError("model must be the path of a checkpoint with a name of letters, digits and . , + = @ ( ) # ~ "
                          f"- _, or '' for the book's own, got {shorten(model)}")
-    return Path(model) if model else None
+    return Path(model).expanduser() if model else None
 
 
 def _from_text(value: Any) -> Any:

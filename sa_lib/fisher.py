@@ -71,27 +71,23 @@ def squared_gradients(model: nn.Module, losses: Callable[[], torch.Tensor]) -> D
             loss must depend on the n-th sample alone.
 
     Returns:
-        Parameter name -> tensor of its shape.
+        Parameter name -> tensor of its shape, for every parameter of the
+        model; zeros for the parameters of a layer that the losses do not use.
 
     Raises:
-        TypeError: the model has parameters in a layer of another kind.
+        TypeError: the model has parameters in a layer of another kind, uses
+            a layer twice, or shares a parameter between layers.
     """
-    check_types(model=(model, nn.Module))
-    seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    layers = _supported_layers(model)
+    calls: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def keep(name, layer, inputs, output):
-        if name in seen:
+        if name in calls:
             raise TypeError(f"model must use every layer once, got layer {name!r} twice")
         # In a frozen model the outputs are leaves; without this no gradient would reach them.
         output.requires_grad_()
-        seen[name] = (inputs[0].detach(), output)
+        calls[name] = (inputs[0].detach(), output)
 
-    layers = {name: layer for name, layer in model.named_modules() if [*layer.parameters(recurse=False)]}
-    for name, layer in layers.items():
-        if (type(layer) not in RULES or getattr(layer, "groups", 1) != 1
-                or getattr(layer, "padding_mode", "zeros") != "zeros"):
-            raise TypeError("model must be of Linear, Conv2d and ConvTranspose2d layers without groups, padded with "
-                            f"zeros, got layer {name!r}: {layer}")
     hooks = [layer.register_forward_hook(partial(keep, name)) for name, layer in layers.items()]
     try:
         with torch.enable_grad():
@@ -99,11 +95,32 @@ def squared_gradients(model: nn.Module, losses: Callable[[], torch.Tensor]) -> D
     finally:
         for hook in hooks:
             hook.remove()
-    deltas = torch.autograd.grad(total, [output for _, output in seen.values()])
-    return {f"{name}.{parameter}": squares
-            for (name, (a, _)), d in zip(seen.items(), deltas)
-            for parameter, squares in RULES[type(layers[name])](layers[name], a, d).items()
-            if getattr(layers[name], parameter) is not None}
+    unused = {name: torch.zeros_like(weight) for name, weight in model.named_parameters()}
+    if not calls:
+        return unused
+    deltas = torch.autograd.grad(total, [output for _, output in calls.values()], allow_unused=True)
+    squares = {f"{name}.{parameter}": values
+               for (name, (a, _)), d in zip(calls.items(), deltas) if d is not None
+               for parameter, values in RULES[type(layers[name])](layers[name], a, d).items()
+               if getattr(layers[name], parameter) is not None}
+    return squares | {name: zeros for name, zeros in unused.items() if name not in squares}
+
+
+def _supported_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The layers with parameters, by name, if there is a rule for every one of them."""
+    check_types(model=(model, nn.Module))
+    layers = {name: layer for name, layer in model.named_modules() if [*layer.parameters(recurse=False)]}
+    for name, layer in layers.items():
+        if (type(layer) not in RULES or getattr(layer, "groups", 1) != 1
+                or getattr(layer, "padding_mode", "zeros") != "zeros"):
+            raise TypeError("model must be of Linear, Conv2d and ConvTranspose2d layers without groups, padded with "
+                            f"zeros, got layer {name!r}: {layer}")
+    owners: dict[int, str] = {}
+    for name, weight in model.named_parameters(remove_duplicate=False):
+        if (other := owners.setdefault(id(weight), name)) != name:
+            # The gradient of a shared weight is a sum over its layers, whose square is not the sum of the squares.
+            raise TypeError(f"model must not share parameters between layers, got {other} and {name} as one")
+    return layers
 
 
 def fisher_diagonal(model: CVAE, images: torch.Tensor, labels: torch.Tensor, noise: torch.Tensor,

@@ -11,8 +11,8 @@ __all__ = ["cache_root", "write_atomically"]
 
 
 def cache_root() -> Path:
-    """The folder of everything that can be made again: ``SA_CACHE``, or the user's cache."""
-    return Path(os.environ.get("SA_CACHE") or platformdirs.user_cache_dir("sa_lib"))
+    """The folder of everything that can be made again: ``SA_CACHE``, in which ~ is the home, or the user's cache."""
+    return Path(os.environ.get("SA_CACHE") or platformdirs.user_cache_dir("sa_lib")).expanduser()
 
 
 @contextmanager
