@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,29 @@ def value(text: str) -> Any:
         return text
 
 
+def _once(pairs: Iterable[tuple[str, Any]], option: str) -> dict[str, Any]:
+    """Pairs as a mapping; nothing that was asked for is dropped in silence."""
+    values: dict[str, Any] = {}
+    for name, given in pairs:
+        if name in values:
+            raise BookError(f"{option} must name each parameter once, got {name} twice")
+        values[name] = given
+    return values
+
+
+def _parameters(options: argparse.Namespace) -> dict[str, Any]:
+    return _once(((name, value(text)) for name, text in options.p), "-p")
+
+
+def _absolute_environment() -> None:
+    """Resolve the paths in the environment here: kernels and workers run in other folders."""
+    for name in ("SA_CACHE", "SA_DATA"):
+        if os.environ.get(name):
+            os.environ[name] = str(Path(os.environ[name]).expanduser().absolute())
+    if (archive := os.environ.get("SA_MODELS")) and "://" not in archive:
+        os.environ["SA_MODELS"] = str(Path(archive).expanduser().absolute())
+
+
 def _sync(options: argparse.Namespace) -> int:
     differing = notebooks.sync(Path.cwd(), options.check)
     print("\n".join(f"{name}: .ipynb {'differs from' if options.check else 'made from'} .py"
@@ -35,8 +58,7 @@ def _sync(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    parameters = {name: value(text) for name, text in options.p}
-    run.run(Path.cwd(), _run_dir(options.run), parameters, options.chapters)
+    run.run(Path.cwd(), _run_dir(options.run), _parameters(options), options.chapters)
     return 0
 
 
@@ -57,9 +79,8 @@ def _sweep(options: argparse.Namespace) -> int:
         raise BookError(f"workers must be a whole number from 1, got {options.workers}")
     root, out = Path.cwd(), _run_dir(options.name or options.chapter)
     notebooks.sync(root)
-    grid = dict(map(sweep.read_grid, options.grid))
-    shared = {name: value(text) for name, text in options.p}
-    cells = sweep.cells(root, options.chapter, grid, shared)
+    grid = _once(map(sweep.read_grid, options.grid), "--grid")
+    cells = sweep.cells(root, options.chapter, grid, _parameters(options))
     table = sweep.sweep(root, root / out, options.chapter, cells, options.scheduler, options.workers)
     for name, error in table.loc[table["error"] != "", "error"].items():
         print(f"{name}: {error}", file=sys.stderr)
@@ -87,6 +108,11 @@ def _picture(options: argparse.Namespace) -> int:
         raise BookError(f"number must be 1 to {len(figures)}, the figures of {options.notebook}, got {options.number}")
     with write_atomically(options.target) as temporary:
         temporary.write_bytes(base64.b64decode(figures[options.number - 1].data["image/png"]))
+    return 0
+
+
+def _adopt(options: argparse.Namespace) -> int:
+    print(f"{notebooks.adopt(Path.cwd(), options.name)}: it now has the cells of its .ipynb")
     return 0
 
 
@@ -146,6 +172,7 @@ def _parser() -> argparse.ArgumentParser:
     picture.add_argument("notebook", type=Path)
     picture.add_argument("number", type=int, help="of the figure, from 1")
     picture.add_argument("target", type=Path, help="the PNG file to write")
+    verb("adopt", _adopt, "bring edits of a chapter's .ipynb over to its .py").add_argument("name")
     verb("new-chapter", _new_chapter, "begin a chapter").add_argument("name")
     verb("repo", _repo, "set the repository's address").add_argument("url")
     return parser
@@ -158,6 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 if all is well; 1 if a check or a cell of a sweep failed; 2 if there was an error; 130 if it was interrupted.
     """
     options = _parser().parse_args(arguments)
+    _absolute_environment()
     try:
         return options.function(options)
     except (BookError, OSError, ValueError) as error:

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import jupytext
 import nbformat
+from nbformat import NotebookNode
 
-from ..store import write_atomically
+from ..store import text_digest, write_atomically
 
-__all__ = ["BookError", "chapters", "new_chapter", "notebook_text", "repository", "set_repository", "sync"]
+__all__ = ["BookError", "adopt", "chapters", "new_chapter", "notebook_text", "repository", "set_repository", "sync"]
 
 TEMPLATE = Path(__file__).parents[2] / "tools" / "chapter_template.py"
 
@@ -64,8 +65,53 @@ def notebook_text(source: str, address: str) -> str:
             cell.metadata |= {"cellView": "form", "jupyter": {"source_hidden": True}}
             cell.source = f"# @title {_title(cell.source, tags)}\n{cell.source}"
     notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-                         "language_info": {"name": "python"}}
+                         "language_info": {"name": "python"}, "sa_lib": {"derived": _cells_digest(notebook)}}
     return nbformat.writes(notebook, version=4) + "\n"
+
+
+def _cells_digest(notebook: NotebookNode) -> str:
+    """SHA-256 of the cells' sources: an .ipynb that no longer has the digest it was derived with was edited."""
+    return text_digest("\0".join(f"{cell.cell_type}\n{cell.source}" for cell in notebook.cells))
+
+
+def _check_unedited(path: Path) -> None:
+    """Refuse to overwrite a notebook with edits that its ``.py`` may lack."""
+    try:
+        notebook = nbformat.read(path, as_version=4)
+        edited = notebook.metadata.get("sa_lib", {}).get("derived") != _cells_digest(notebook)
+    except Exception:  # a damaged notebook can fail in any way, and may still hold a reader's work
+        edited = True
+    if edited:
+        raise BookError(f"{path} was edited, and {path.stem}.py may lack the edits; bring them over with "
+                        f"sa-book adopt {path.stem}, or delete the .ipynb")
+
+
+def adopt(root: Path, name: str) -> Path:
+    """Bring the cells of a chapter's ``.ipynb`` over to its ``.py``.
+
+    Returns:
+        the path of the ``.py``.
+
+    Raises:
+        BookError: there is no such notebook, or it is damaged.
+    """
+    path = root / "notebooks" / f"{name}.ipynb"
+    try:
+        notebook = nbformat.read(path, as_version=4)
+    except FileNotFoundError:
+        raise BookError(f"name must be a chapter such as {chapters(root)[0]}, got {name}") from None
+    except Exception as error:  # a damaged notebook can fail in any way
+        raise BookError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    for cell in notebook.cells:
+        cell.source = as_written(cell.source, repository(root))
+        cell.metadata = NotebookNode({"tags": cell.metadata.tags} if cell.metadata.get("tags") else {})
+    notebook.metadata = NotebookNode({"jupytext": {"notebook_metadata_filter": "-all"}})
+    source = re.sub(r"\n{3,}# %%", "\n\n# %%", jupytext.writes(notebook, fmt="py:percent"))
+    with write_atomically(path.with_suffix(".py")) as temporary:
+        temporary.write_text(source, encoding="utf-8")
+    path.unlink()
+    sync(root)
+    return path.with_suffix(".py")
 
 
 def colab(address: str, folder: str) -> str:
@@ -75,7 +121,8 @@ def colab(address: str, folder: str) -> str:
 
 def as_written(source: str, address: str) -> str:
     """A cell's source without the changes of `notebook_text`: no title, and relative links between chapters."""
-    return re.sub(TITLE, "", source).replace(f"]({colab(address, 'main/notebooks')}/", "](")
+    # The badge at the top, a picture in a link, stays as it is.
+    return re.sub(rf"(?<!\))\]\({re.escape(colab(address, 'main/notebooks'))}/", "](", re.sub(TITLE, "", source))
 
 
 def _title(source: str, tags: set[str]) -> str:
@@ -93,6 +140,9 @@ def sync(root: Path, check: bool = False) -> list[str]:
 
     Returns:
         names of the chapters whose ``.ipynb`` differed from its ``.py``.
+
+    Raises:
+        BookError: an ``.ipynb`` was edited since it was derived.
     """
     differing = []
     for name in chapters(root):
@@ -102,6 +152,8 @@ def sync(root: Path, check: bool = False) -> list[str]:
             continue
         differing.append(name)
         if not check:
+            if path.is_file():
+                _check_unedited(path)
             with write_atomically(path) as temporary:
                 temporary.write_text(text, encoding="utf-8")
     return differing

@@ -20,14 +20,16 @@ from papermill.exceptions import PapermillExecutionError
 
 from .. import __version__
 from ..evidence import RESULTS
-from ..store import code_text, pack, write_atomically
+from ..store import code_text, file_digest, pack, write_atomically
 from .notebooks import TITLE, BookError, chapters, sync
 
-__all__ = ["RUN_NAME", "executed", "library_digest", "machine", "models", "read", "reason", "run", "stamp"]
+__all__ = ["FILES", "RUN_NAME", "executed", "library_digest", "machine", "models", "read", "reason", "run", "stamp"]
 
 # Two chapters of one thread each use two cores better than one chapter of two threads.
 JOBS = 2
 RUN_NAME = r"\w[\w.-]*"  # so that a run stays inside runs/
+# Parameters of chapters that name a file.
+FILES = ("model", "table")
 LIBRARY = Path(__file__).parents[1]
 
 
@@ -119,9 +121,13 @@ def machine() -> dict[str, Any]:
 def stamp(source: Path, parameters: Mapping[str, Any]) -> str:
     """SHA-256 of everything that a chapter's result depends on; the data are checked where they are read.
 
-    The committed results count only for a chapter that imports `evidence`.
+    A parameter that names a file counts by the file's bytes. The committed results count only for a chapter that imports `evidence`.
     """
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
+    for name in FILES:
+        # A file under the same path may have other bytes by now.
+        if (path := Path(str(parameters.get(name) or "")).expanduser()).is_file():
+            digest.update(file_digest(path).encode())
     digest.update(source.read_bytes() + library_digest().encode())
     if "evidence" in _imported(source):
         for name in ("evidence.csv", "provenance.json"):

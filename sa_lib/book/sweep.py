@@ -25,12 +25,14 @@ import platform
 import re
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import pandas as pd
@@ -41,12 +43,13 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm.auto import tqdm
 
 from ..checks import shorten
-from ..store import write_atomically
+from ..store import text_digest, write_atomically
 from .notebooks import BookError, chapters
-from .run import library_digest, machine, reason, stamp
+from .run import FILES, library_digest, machine, reason, stamp
 
 __all__ = ["Cell", "cells", "read_grid", "sweep"]
 
+LONGEST = 200  # bytes in the name of a folder, of the 255 that file systems allow
 CONNECT = 20  # seconds until a scheduler must have answered
 
 
@@ -104,12 +107,22 @@ def cells(root: Path, chapter: str, grid: Mapping[str, Sequence[Any]], shared: M
     found = []
     for place in places:
         own = {name: values[at] for (name, values), at in zip(grid.items(), place)}
-        parameters = {**shared, **own}
+        # A cell runs in a folder of its own, so a file is named by where it is from here.
+        parameters = {name: str(Path(value).expanduser().absolute()) if name in FILES and value else value
+                      for name, value in {**shared, **own}.items()}
         title = ",".join(f"{name}-{json.dumps(value, separators=(',', ':'))}" for name, value in own.items())
-        found.append(Cell(re.sub(r"[^\w,.-]+", "_", title) or "cell", parameters, stamp(source, parameters)))
+        found.append(Cell(_folder(title), parameters, stamp(source, parameters)))
     if len({cell.name for cell in found}) < len(found):
         raise BookError("two values of the grid are the same, or are written alike; every cell needs a name of its own")
     return found
+
+
+def _folder(title: str) -> str:
+    """The name of a cell's folder; a digest takes the place of the end of a name that is too long for a file system."""
+    name = re.sub(r"[^\w,.-]+", "_", title) or "cell"
+    if len(name.encode()) <= LONGEST:
+        return name
+    return f"{name.encode()[:LONGEST - 13].decode(errors='ignore')}-{text_digest(title)[:12]}"
 
 
 def execute(chapter: str, text: str, parameters: Mapping[str, Any], library: str) -> dict[str, Any]:
@@ -159,13 +172,37 @@ def connected(scheduler: str | None, workers: int | None) -> Iterator[Client]:
                            dashboard_address=None) as cluster, Client(cluster) as client):
             yield client
         return
-    try:
-        client = Client(scheduler, timeout=CONNECT)
-        client.wait_for_workers(1, timeout=3 * CONNECT)
-    except (OSError, TimeoutError, ValueError) as error:
-        raise BookError(f"scheduler={scheduler!r} does not answer, or has no worker ({error})") from None
-    with client:
+    with _client(scheduler) as client:
+        try:
+            client.wait_for_workers(1, timeout=3 * CONNECT)
+        except TimeoutError as error:
+            raise BookError(f"scheduler={scheduler!r} has no worker ({error})") from None
         yield client
+
+
+def _client(scheduler: str) -> Client:
+    """A client of the scheduler, within `CONNECT` seconds.
+
+    A server that accepts the connection and speaks another protocol makes `Client` wait for ever, whatever its
+    timeout, so it is made in a thread that can be left behind.
+    """
+    answer: SimpleQueue[Client | Exception] = SimpleQueue()
+
+    def connect():
+        try:
+            answer.put(Client(scheduler, timeout=CONNECT))
+        except Exception as error:  # whatever is wrong with the address or the server
+            answer.put(error)
+
+    threading.Thread(target=connect, daemon=True).start()
+    try:
+        client = answer.get(timeout=CONNECT)
+    except Empty:
+        client = TimeoutError(f"no answer of a dask scheduler within {CONNECT} s")
+    if isinstance(client, Exception):
+        raise BookError(f"scheduler must be the address of a dask scheduler, got {scheduler!r}: "
+                        f"{' '.join(str(client).split())}")
+    return client
 
 
 def sweep(root: Path, out: Path, chapter: str, wanted: Sequence[Cell], scheduler: str | None = None,
