@@ -232,8 +232,8 @@ def validate(*, dataset: str = "mnist", seed: int = 0, forget: Any = (), at_most
     digits = () if forget == () else forget_set(_from_text(forget), most=at_most)
     chosen, changed = _method_parameters(methods, changes)
     check_whole(longest=longest)
-    parameters = Parameters(dataset, seed, digits, profile, architecture, Path(run_dir).expanduser(), _checkpoint(model), chosen,
-                            changed, longest)
+    parameters = Parameters(dataset, seed, digits, profile, architecture, Path(run_dir).expanduser(),
+                            _checkpoint(model), chosen, changed, longest)
     if parameters.checkpoint:
         try:
             checkpoint = read_model(parameters.checkpoint)

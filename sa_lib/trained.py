@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 import pandas as pd
 import torch
 
-from . import attacks, fisher, judges, labels, methods, model, store, training, unlearning
+from . import attacks, fisher, judges, labels, model, store, training, unlearning
 from .attacks import AttackConfig, AttackResult, Threat
 from .checks import check_fisher, check_images, check_seed, check_types, check_whole
 from .data import Dataset

@@ -32,7 +32,7 @@ from safetensors.torch import save as serialize
 
 from ..checks import check_types, shorten
 from . import archive
-from .digests import check_tensors, tensor_digest, text_digest
+from .digests import tensor_digest, text_digest
 from .files import cache_root, write_atomically
 
 __all__ = ["Artifact", "Part", "get_or_make", "load", "pack", "part", "requested", "save"]
@@ -250,7 +250,8 @@ def _naming_the_store():
     try:
         yield
     except OSError as error:
-        raise OSError(f"the store {cache_root()} cannot be written: {error}; SA_CACHE may name another folder") from None
+        raise OSError(f"the store {cache_root()} cannot be written: {error}; SA_CACHE may name another "
+                      "folder") from None
 
 
 def _tidy(folder: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from ..checks import check_types, shorten
 
-__all__ = ["code_digest", "code_text", "file_digest", "fingerprint", "tensor_digest", "text_digest"]
+__all__ = ["check_tensors", "code_digest", "code_text", "file_digest", "fingerprint", "tensor_digest", "text_digest"]
 
 
 def text_digest(text: str) -> str:
@@ -76,7 +76,7 @@ def code_text(source: str) -> str:
     source = source.replace("\r\n", "\n")
     lines = source.split("\n")
     inside = set()  # numbers of lines that end inside a string, where every space counts
-    depth = 0
+    depth = began = 0
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         kind = tokenize.tok_name[token.type]
         (first, column), (last, _) = token.start, token.end

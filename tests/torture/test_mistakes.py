@@ -15,7 +15,7 @@ from torch import nn
 from runs import PROJECT
 from sa_lib import checkpoints, store
 from sa_lib.book import __main__ as command_line
-from sa_lib.book import notebooks, run, sweep
+from sa_lib.book import notebooks, sweep
 from sa_lib.book.notebooks import BookError
 from sa_lib.fisher import squared_gradients
 from sa_lib.model import ModelConfig, build
@@ -111,7 +111,8 @@ def test_a_web_server_is_no_scheduler(project, capsys, monkeypatch):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     began = time.monotonic()
-    assert command_line.main(["sweep", "--chapter", "01_tiny", "--scheduler", f"tcp://127.0.0.1:{server.server_port}"]) == 2
+    address = f"tcp://127.0.0.1:{server.server_port}"
+    assert command_line.main(["sweep", "--chapter", "01_tiny", "--scheduler", address]) == 2
     assert time.monotonic() - began < 20
     assert "scheduler must be the address of a dask scheduler" in capsys.readouterr().err
     server.shutdown()
