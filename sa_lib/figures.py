@@ -1,9 +1,11 @@
 """Figures: every function takes results and returns a Matplotlib figure.
 
-What it cannot draw is refused with a TypeError or ValueError that names the argument and what is allowed.
+The attribute `alt` of each figure is its alternative text: one or two plain sentences, made from the arguments, for
+readers who cannot see it. A bad argument raises a TypeError or ValueError that names it and says how it must be.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 
 import numpy as np
 import pandas as pd
@@ -13,8 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from .checks import (check_fisher, check_images, check_name, check_names, check_table, check_types, check_values,
-                     shorten)
+from .checks import check_fisher, check_images, check_name, check_names, check_table, check_types, check_values, shorten
 from .fisher import Diagonal
 from .labels import CLASSES, check_labels
 from .model import CVAE, ModelConfig
@@ -22,7 +23,7 @@ from .model import CVAE, ModelConfig
 __all__ = ["confusion", "curves", "embedding", "fisher_layers", "fisher_maps", "image_grid", "intervals", "lines",
            "matrices", "tradeoff"]
 
-WIDTH = 7.0  # inches: at the 14 pixels an inch of a phone, text of 9 points can still be read
+WIDTH = 7.0  # inches: on a phone, with 14 pixels an inch, text of 9 points can still be read
 PALETTE = sns.color_palette("colorblind")
 LABELS = {"real": "real", "replay": "replay", "ewc": "EWC", "gray": "gray", "loss": "negative ELBO",
           "reconstruction": "reconstruction", "kl": "KL divergence"}
@@ -33,19 +34,19 @@ def image_grid(images: torch.Tensor, rows: Sequence[str] = (), columns: Sequence
     """Images [R, C, ..., 28, 28] in [0, 1] as R rows and C columns.
 
     Args:
-        rows, columns: labels; none if empty.
-        marked: rows to draw a frame around.
+        rows, columns: labels, R and C of them; none if empty.
+        marked: positions of the rows to draw a frame around.
     """
     check_types(images=(images, torch.Tensor))
     images = images.detach().cpu()
     if images.ndim < 4 or images.shape[-2:] != (28, 28) or not images.numel() or set(images.shape[2:-2]) - {1}:
-        raise ValueError(f"images of shape {tuple(images.shape)} will not do; give [R, C, 28, 28] or [R, C, 1, 28, 28]")
+        raise ValueError(f"images must be [R, C, 28, 28] or [R, C, 1, 28, 28], got {list(images.shape)}")
     count, across = images.shape[:2]
     check_images(images.reshape(-1, 1, 28, 28))
     images = images.reshape(count, across, 28, 28)
-    for name, labels, wanted in (("rows", rows, count), ("columns", columns, across)):
-        if not isinstance(labels, Sequence) or len(labels) not in (0, wanted):
-            raise ValueError(f"{name}={shorten(labels)} is not allowed; give a sequence of {wanted} labels, or none")
+    for name, labels, length in (("rows", rows, count), ("columns", columns, across)):
+        if not isinstance(labels, Sequence) or len(labels) not in (0, length):
+            raise ValueError(f"{name} must be a sequence of {length} labels, or empty, got {shorten(labels)}")
     check_names(range(count), marked=marked)
     side = min(WIDTH / across, 0.6)
     figure = Figure(figsize=(side * across, side * count), layout="none")
@@ -64,6 +65,9 @@ def image_grid(images: torch.Tensor, rows: Sequence[str] = (), columns: Sequence
     axes.spines[:].set_visible(False)
     for r in marked:
         axes.add_patch(_frame(-0.5, r * (28 + gap) - 0.5, sheet.shape[1], 28 + 2 * gap))
+    framed = _names(rows[r] if rows else f"number {r + 1}" for r in marked)
+    figure.alt = (f"A grid of images with {_counted(count, 'row', rows)} and {_counted(across, 'column', columns)}."
+                  + (f" A frame marks the row {framed}." if framed else ""))
     return figure
 
 
@@ -76,15 +80,15 @@ def curves(log: pd.DataFrame, names: Sequence[str], suffixes: Mapping[str, str])
     """Columns of a training log against the step, one panel for each suffix, logarithmic.
 
     Args:
-        names: columns, each a line; those the log lacks are left out.
-        suffixes: what is put behind a name in a panel -> the label of its y axis.
+        names: columns, each a line; names that the log lacks are left out.
+        suffixes: suffix of the columns in a panel -> label of the panel's y axis.
     """
     check_table("step", log=log)
     _check_panels(suffixes=suffixes)
     if isinstance(names, str) or not isinstance(names, Sequence) or not {
             f"{name}{suffix}" for name in names for suffix in suffixes} & set(log.columns):
-        raise ValueError(f"names={shorten(names)} is not allowed; use a sequence with a column of the log in it: "
-                         f"{shorten(list(log.columns))}")
+        raise ValueError(f"names must be a sequence with at least one column of the log, {shorten(list(log.columns))}, "
+                         f"got {shorten(names)}")
     figure = Figure(figsize=(WIDTH, 2.8 if len(suffixes) > 1 else 3.2), layout="constrained")
     panels = figure.subplots(1, len(suffixes), squeeze=False)[0]
     styles = ["-", "--", "-.", ":"]
@@ -97,16 +101,18 @@ def curves(log: pd.DataFrame, names: Sequence[str], suffixes: Mapping[str, str])
         axes.set_yscale("log")
         _label(axes, "step", label)
     panels[0].legend(frameon=False)
+    series = [LABELS.get(name, name) for name in names if any(name + suffix in log for suffix in suffixes)]
+    figure.alt = _panels(suffixes.values(), "the step, on logarithmic axes", series)
     return figure
 
 
 def fisher_layers(fisher: Diagonal) -> Figure:
-    """Box plots of log10 F of every weight matrix, zeros left out, from the image to the pixels."""
+    """Box plots of log10 F of every weight matrix, without zeros, from the encoder's input to the decoder's output."""
     check_types(fisher=(fisher, Mapping))
     if not any(str(name).endswith("weight") for name in fisher) or not all(
             isinstance(values, torch.Tensor) and (values >= 0).all() for values in fisher.values()):
-        raise ValueError(f"fisher with {shorten(list(fisher))} will not do; give tensors of numbers from 0, at least one "
-                         "of them of a weight matrix")
+        raise ValueError("fisher must map names to tensors of numbers from 0, with at least one weight matrix, "
+                         f"got {shorten(list(fisher))}")
     order = sorted((name for name in fisher if name.endswith("weight")),
                    key=lambda name: name.startswith("decoder"))
     figure = Figure(figsize=(WIDTH, 0.4 * len(order) + 0.9), layout="constrained")
@@ -116,17 +122,19 @@ def fisher_layers(fisher: Diagonal) -> Figure:
                          whis=(1, 99), showfliers=False, patch_artist=True, widths=0.6)
     for box in boxes["boxes"]:
         box.set_facecolor(PALETTE[0])
-    axes.set_yticks(range(1, len(order) + 1), [name.removesuffix(".weight") for name in order])
+    layers = [name.removesuffix(".weight") for name in order]
+    axes.set_yticks(range(1, len(order) + 1), layers)
     axes.invert_yaxis()
     _label(axes, "log10 of Fisher diagonal (box: quartiles; whiskers: 1 % to 99 %)", "")
+    figure.alt = f"Box plots of the logarithm of the Fisher diagonal, one for each weight matrix: {_names(layers)}."
     return figure
 
 
 def fisher_maps(fisher: Diagonal, config: ModelConfig) -> Figure:
-    """The Fisher of the layers that touch pixels, summed over everything but the place in the image.
+    """The Fisher of the first and the last layer, summed over everything except the position in the image.
 
-    Dense layers give a map of the 28x28 pixels; convolutions share their
-    weights over all places, so their map is the 4x4 kernel.
+    Dense layers give a map of the 28x28 pixels. Convolutions use the same
+    weights at all positions, so their map is the 4x4 kernel.
     """
     check_types(config=(config, ModelConfig))
     check_fisher(CVAE(config), fisher)
@@ -139,15 +147,16 @@ def fisher_maps(fisher: Diagonal, config: ModelConfig) -> Figure:
         maps = {"encoder: first kernels": first[:, :1].sum((0, 1)), "decoder: last kernels": last.sum((0, 1))}
     figure = Figure(figsize=(WIDTH, 3.1), layout="constrained")
     for axes, (title, image) in zip(figure.subplots(1, 2), maps.items()):
-        shown = axes.imshow(image.numpy(), cmap="cividis")
+        picture = axes.imshow(image.numpy(), cmap="cividis")
         axes.set_title(title, fontsize=10)
         axes.set_axis_off()
-        figure.colorbar(shown, ax=axes, shrink=0.85, label="summed Fisher")
+        figure.colorbar(picture, ax=axes, shrink=0.85, label="summed Fisher")
+    figure.alt = f"Two heat maps of the summed Fisher. Left, {'; right, '.join(maps)}."
     return figure
 
 
 def confusion(table: pd.DataFrame) -> Figure:
-    """Shares 0-1 as a heat map: rows what was shown, columns what the judge said."""
+    """Shares 0-1 as a heat map in percent: a row for each kind of image, a column for each answer of the judge."""
     check_table(table=table)
     figure = Figure(figsize=(WIDTH, 0.34 * len(table) + 1), layout="constrained")
     axes = figure.subplots()
@@ -155,17 +164,19 @@ def confusion(table: pd.DataFrame) -> Figure:
                 annot_kws={"fontsize": 8}, cbar_kws={"label": "%"}, linewidths=0.5)
     axes.tick_params(length=0)
     _label(axes, "the judge's answer", "")
+    figure.alt = (f"A heat map of percentages with {_counted(len(table), 'row', table.index)} and a column for each "
+                  f"answer of the judge: {_names(table.columns)}.")
     return figure
 
 
 def matrices(tables: Mapping[str, pd.DataFrame], formats: Mapping[str, str],
              marked: Mapping[str, Sequence[int]] = {}) -> Figure:
-    """One annotated heat map below the other, on common rows and columns.
+    """Annotated heat maps, one below the other, with common rows and columns.
 
     Args:
         tables: title -> numbers.
         formats: title -> format of the numbers, such as ".3f".
-        marked: row -> positions of the columns to draw a frame around in it.
+        marked: row -> positions of the columns whose cells get a frame.
     """
     _check_panels(tables=tables)
     check_table(**{f"tables[{title!r}]": table for title, table in tables.items()})
@@ -174,9 +185,9 @@ def matrices(tables: Mapping[str, pd.DataFrame], formats: Mapping[str, str],
     check_names(next(iter(tables.values())).index, marked=list(marked))
     check_names(range(across), **{f"marked[{row!r}]": columns for row, columns in marked.items()})
     if len({table.shape for table in tables.values()}) > 1:
-        raise ValueError(f"tables are of shapes {[table.shape for table in tables.values()]}; give them the same")
+        raise ValueError(f"tables must have one shape, got {[table.shape for table in tables.values()]}")
     if missing := tables.keys() - formats.keys():
-        raise ValueError(f"formats={shorten(formats)} is not allowed; it lacks {shorten(missing)}")
+        raise ValueError(f"formats must have a format for every table, got none for {shorten(missing)}")
     figure = Figure(figsize=(WIDTH, len(tables) * (0.3 * rows + 0.75)), layout="constrained")
     for axes, (title, table) in zip(figure.subplots(len(tables), 1, squeeze=False)[:, 0], tables.items()):
         sns.heatmap(table, ax=axes, cmap="cividis", annot=True, fmt=formats[title], cbar=False, linewidths=0.5,
@@ -188,38 +199,46 @@ def matrices(tables: Mapping[str, pd.DataFrame], formats: Mapping[str, str],
             for column in columns:
                 axes.add_patch(_frame(column, list(table.index).index(row), 1, 1))
         axes.set(xlabel="", ylabel="")
+    first = next(iter(tables.values()))
+    frames = [f"{row}: {_names(first.columns[list(columns)])}" for row, columns in marked.items() if len(columns)]
+    figure.alt = (f"{_counted(len(tables), 'annotated heat map', tables)}, each with "
+                  f"{_counted(rows, 'row', first.index)} and {_counted(across, 'column', first.columns)}."
+                  + (f" Frames mark these cells: {'; '.join(frames)}." if frames else ""))
     return figure
 
 
 def embedding(points: Mapping[str, torch.Tensor], labels: torch.Tensor, marked: Sequence[int]) -> Figure:
-    """Points [N, 2] of several models on shared axes, two panels a row, coloured by label [N].
+    """Points [N, 2] of several models on shared axes, two panels a row, colored by label [N].
 
     Args:
         marked: labels drawn as crosses, with a framed name.
     """
     _check_panels(points=points)
-    check_values(**{f"points[{name!r}]": place for name, place in points.items()})
-    for name, place in points.items():
-        check_labels(labels, len(place))
-        if place.shape[1] != 2:
-            raise ValueError(f"points[{name!r}] of shape {tuple(place.shape)} will not do; give [N, 2]")
+    check_values(**{f"points[{name!r}]": positions for name, positions in points.items()})
+    for name, positions in points.items():
+        check_labels(labels, len(positions))
+        if positions.shape[1] != 2:
+            raise ValueError(f"points[{name!r}] must be [N, 2], got {list(positions.shape)}")
     check_names(range(CLASSES), marked=marked)
     names, count = list(points), (len(points) + 1) // 2
     figure = Figure(figsize=(WIDTH, 3.4 * count), layout="constrained")
     panels = figure.subplots(count, 2, sharex=True, sharey=True, squeeze=False).flat
     for name, axes in zip(names, panels):
-        place = points[name].numpy()
+        positions = points[name].numpy()
         for k in labels.unique().tolist():
-            mine = place[(labels == k).numpy()]
-            axes.scatter(*mine.T, s=9 if k in marked else 4, marker="x" if k in marked else "o", alpha=0.6,
+            cluster = positions[(labels == k).numpy()]
+            axes.scatter(*cluster.T, s=9 if k in marked else 4, marker="x" if k in marked else "o", alpha=0.6,
                          color=PALETTE[k], linewidths=0.6 if k in marked else 0, rasterized=True)
-            axes.text(*np.median(mine, axis=0), str(k), ha="center", va="center", fontsize=11, weight="bold",
+            axes.text(*np.median(cluster, axis=0), str(k), ha="center", va="center", fontsize=11, weight="bold",
                       bbox={"boxstyle": "square,pad=0.15", "facecolor": "white", "alpha": 0.85, "linewidth": 1.5,
                             "edgecolor": PALETTE[1] if k in marked else "none"})
         axes.set_title(name, fontsize=10)
         axes.set(xticks=[], yticks=[])
     for axes in panels:
         axes.set_axis_off()
+    figure.alt = (f"{_counted(len(names), 'scatter plot', names)} on shared axes, colored by label, with each label, "
+                  f"{_names(labels.unique().tolist())}, at the median of its points."
+                  + (f" Crosses and frames mark {_names(sorted(marked))}." if marked else ""))
     return figure
 
 
@@ -231,9 +250,9 @@ def lines(tables: Mapping[str, pd.DataFrame], panels: Mapping[str, str], x: str,
         tables: label -> results.
         panels: column -> label of its y axis.
         x: label of the x axis.
-        scale: of the x axis; "symlog" is linear from 0 to the smallest positive value.
+        scale: of the x axis, "linear", "log" or "symlog", which is linear from 0 to the smallest positive value.
         bounds: column -> level of a dotted line, such as the baseline's.
-        logarithmic: columns whose axis is so.
+        logarithmic: columns with a logarithmic y axis.
     """
     _check_panels(tables=tables, panels=panels)
     check_table(*panels, **{f"tables[{name!r}]": table for name, table in tables.items()})
@@ -261,6 +280,9 @@ def lines(tables: Mapping[str, pd.DataFrame], panels: Mapping[str, str], x: str,
     else:
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3,
                       frameon=False, fontsize=8)
+    titles = [f"{label} (logarithmic)" if column in logarithmic else label for column, label in panels.items()]
+    figure.alt = _panels(titles, x if scale == "linear" else f"{x} (logarithmic)",
+                         [*tables, *["a dotted reference level"] * bool(set(bounds) & set(panels))])
     return figure
 
 
@@ -268,50 +290,53 @@ def intervals(table: pd.DataFrame, x: str, levels: Sequence[float]) -> Figure:
     """Values with their intervals, one below the other.
 
     Args:
-        table: columns `value`, `low`, `high`; index (place, series): a row of
-            the figure, and which of its differently drawn points.
+        table: columns `value`, `low`, `high`; index (row, series): a row of
+            the figure, and a color and marker. Rows with NaN are left out.
         x: label of the axis.
-        levels: of dotted lines.
+        levels: positions of dotted lines.
     """
     check_table("value", "low", "high", table=table)
     _check_pairs(table)
     if ((table["low"] > table["value"]) | (table["value"] > table["high"])).any():
-        raise ValueError("table has a value outside its interval; give low <= value <= high")
-    places, series = (list(dict.fromkeys(table.index.get_level_values(level))) for level in (0, 1))
-    figure = Figure(figsize=(WIDTH, 0.26 * len(places) * max(1.6, len(series)) + 1.1), layout="constrained")
+        raise ValueError("table must have low <= value <= high in every row, got a value outside its interval")
+    rows, series = (list(dict.fromkeys(table.index.get_level_values(level))) for level in (0, 1))
+    figure = Figure(figsize=(WIDTH, 0.26 * len(rows) * max(1.6, len(series)) + 1.1), layout="constrained")
     axes = figure.subplots()
     for index, name in enumerate(series):
-        mine = table.xs(name, level=1).dropna()
-        at = [places.index(place) + 0.7 * ((index + 0.5) / len(series) - 0.5) for place in mine.index]
-        axes.errorbar(mine["value"], at, xerr=[mine["value"] - mine["low"], mine["high"] - mine["value"]],
+        part = table.xs(name, level=1).dropna()
+        heights = [rows.index(row) + 0.7 * ((index + 0.5) / len(series) - 0.5) for row in part.index]
+        axes.errorbar(part["value"], heights, xerr=[part["value"] - part["low"], part["high"] - part["value"]],
                       fmt="osD^v"[index % 5], color=PALETTE[index], label=name, capsize=2, markersize=5)
     for level in levels:
         axes.axvline(level, color="0.35", linestyle=":", linewidth=1.2)
-    axes.set_yticks(range(len(places)), places)
+    axes.set_yticks(range(len(rows)), rows)
     axes.invert_yaxis()
     _label(axes, x, "")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    dotted = _names(f"{level:g}" for level in levels)
+    figure.alt = (f"Points with intervals for {x}, in {_counted(len(rows), 'row', rows)}; colors and markers stand "
+                  f"for {_names(series)}." + (f" Dotted lines mark {dotted}." if dotted else ""))
     return figure
 
 
 def tradeoff(table: pd.DataFrame, x: str, y: str) -> Figure:
-    """Two results against each other, for several things by several measures of the first.
+    """Two results against each other, with several points for each series.
 
     Args:
-        table: columns `x`, `y`; index (thing, measure): a colour, and a marker.
-        x, y: labels of the axes; dotted lines stand at 0, and y is logarithmic away from it.
+        table: columns `x`, `y`; index (series, measure): a color, and a marker.
+        x, y: labels of the axes. Dotted lines mark 0 on both; y is linear from -1 to 1 and logarithmic beyond.
     """
     check_table("x", "y", table=table)
     _check_pairs(table)
-    things, measures = (list(dict.fromkeys(table.index.get_level_values(level))) for level in (0, 1))
+    series, measures = (list(dict.fromkeys(table.index.get_level_values(level))) for level in (0, 1))
     figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
     axes = figure.subplots()
-    for index, thing in enumerate(things):
-        mine = table.xs(thing, level=0)
+    for index, name in enumerate(series):
+        part = table.xs(name, level=0)
         color = PALETTE[index % len(PALETTE)]
-        axes.plot(mine["x"], mine["y"], color=color, linewidth=1, label=thing)
+        axes.plot(part["x"], part["y"], color=color, linewidth=1, label=name)
         for measure, marker in zip(measures, "os^D"):
-            axes.plot(*mine.loc[measure, ["x", "y"]], marker, color=color, markersize=6)
+            axes.plot(*part.loc[measure, ["x", "y"]], marker, color=color, markersize=6)
     for measure, marker in zip(measures, "os^D"):
         axes.plot([], [], marker, color="0.35", label=measure)
     axes.set_yscale("symlog", linthresh=1)
@@ -319,21 +344,51 @@ def tradeoff(table: pd.DataFrame, x: str, y: str) -> Figure:
     axes.axhline(0, color="0.35", linestyle=":", linewidth=1.2)
     _label(axes, x, y)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    figure.alt = (f"A scatter plot of {y} against {x}: a color for each of {_names(series)}, and a marker for each of "
+                  f"{_names(measures)}. Dotted lines mark 0.")
     return figure
 
 
-def _check_panels(**given: Mapping) -> None:
-    """Refuse what is no mapping with something in it."""
-    check_types(**{name: (panels, Mapping) for name, panels in given.items()})
-    for name, panels in given.items():
+def _names(labels: Iterable) -> str:
+    """Labels as a phrase for an alternative text, each once and without empty ones, such as "0 to 9 and noise"."""
+    texts = [text for text in dict.fromkeys(" ".join(str(label).split()) for label in labels) if text]
+    parts = []
+    # Numbers that count up have one difference to their positions.
+    for _, run in groupby(enumerate(texts), lambda pair: int(pair[1]) - pair[0] if pair[1].isdecimal() else pair[1]):
+        run = [text for _, text in run]
+        parts += [f"{run[0]} to {run[-1]}"] if len(run) > 2 else run
+    if len(parts) > 12:
+        parts = [*parts[:11], f"{len(parts) - 11} more"]
+    comma, last = ("; ", "; and ") if any("," in part for part in parts) else (", ", " and ")
+    return last.join([comma.join(parts[:-1]), *parts[-1:]] if len(parts) > 1 else parts)
+
+
+def _counted(count: int, noun: str, labels: Iterable) -> str:
+    """A number of things with their labels, such as "2 rows (before and after)"."""
+    names = _names(labels)
+    return f"{count} {noun}{'s' if count != 1 else ''}" + (f" ({names})" if names else "")
+
+
+def _panels(titles: Iterable[str], x: str, series: Iterable) -> str:
+    """The alternative text of a panel for each title (a y axis), against x, with a line for each of the series."""
+    *_, last = titles = list(titles)
+    subject = f"{len(titles)} panels against {x}: {_names(titles)}" if len(titles) > 1 else (
+        f"A line chart: {last}, against {x}")
+    return f"{subject}. Lines: {_names(series)}."
+
+
+def _check_panels(**arguments: Mapping) -> None:
+    """Refuse anything but mappings with at least one entry."""
+    check_types(**{name: (panels, Mapping) for name, panels in arguments.items()})
+    for name, panels in arguments.items():
         if not panels:
-            raise ValueError(f"{name}={shorten(panels)} is not allowed; use a mapping with at least one entry")
+            raise ValueError(f"{name} must be a mapping with at least one entry, got {shorten(panels)}")
 
 
 def _check_pairs(table: pd.DataFrame) -> None:
-    """Refuse a table whose rows are not named by pairs, each once."""
+    """Refuse a table whose index is not of distinct pairs."""
     if table.index.nlevels != 2 or table.index.has_duplicates:
-        raise ValueError(f"table with the rows {shorten(list(table.index))} will not do; name them by pairs, each once")
+        raise ValueError(f"table must have an index of distinct pairs, got {shorten(list(table.index))}")
 
 
 def _label(axes: Axes, x: str, y: str) -> None:
