@@ -1,9 +1,9 @@
-"""Models to and from files, none of which can run code.
+"""Checkpoints: save and load models. No file that is loaded here can run code.
 
-Our own are safetensors with the model's configuration in the header. Those of
-the official implementation of Selective Amnesia (Heng & Soh 2023, arXiv
-2305.10120) are pickles, of which only tensors, plain containers and
-`argparse.Namespace` are read.
+Our own files are safetensors with the model's configuration in the header. The
+files of the official implementation of Selective Amnesia (Heng & Soh 2023,
+arXiv 2305.10120) are pickles; only tensors, plain containers and
+`argparse.Namespace` are read from them.
 """
 
 import argparse
@@ -27,7 +27,11 @@ OFFICIAL = {"encoder.layers.0": "fc1", "encoder.layers.2": "fc2", "encoder.mean"
 
 
 def save_model(path: str | Path, model: CVAE, info: Mapping[str, Any] | None = None) -> str:
-    """Write a model, and whatever JSON values are to be recorded of it; return the digest of its weights."""
+    """Write a model to a file, with further JSON values in `info`.
+
+    Returns:
+        SHA-256 (hex) of its weights.
+    """
     check_types(model=(model, CVAE), info=(info, (Mapping, type(None))))
     return store.save(path, model.state_dict(), {**(info or {}), "model": model.config.asdict()})
 
@@ -40,22 +44,22 @@ def load_model(path: str | Path) -> CVAE:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not a model file, or does not hold what its header says.
+        ValueError: it is not a model file, or its tensors do not match its header.
     """
-    artefact = store.load(path)
+    artifact = store.load(path)
     try:
-        config = ModelConfig(**artefact.info["model"])
+        config = ModelConfig(**artifact.info["model"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} does not hold a CVAE: its header gives no usable configuration "
                          f"of one ({type(error).__name__}: {error})") from None
-    return _assemble(path, config, artefact.tensors)
+    return _assemble(path, config, artifact.tensors)
 
 
 def import_official(path: str | Path) -> CVAE:
     """The model in a checkpoint of the official implementation.
 
-    That is ``torch.save({"model": state_dict, "config": argparse.Namespace})``
-    with layers fc1 to fc6; both join the label behind x and z as we do.
+    Such a checkpoint is ``torch.save({"model": state_dict, "config": argparse.Namespace})``
+    with layers fc1 to fc6. Its encoder and decoder append the label to x and z, as ours do.
 
     Returns:
         the model on the CPU, in evaluation mode.
@@ -68,29 +72,29 @@ def import_official(path: str | Path) -> CVAE:
     if not Path(path).is_file():
         raise FileNotFoundError(f"no file at {path}")
     try:
-        # torch.save never compresses: what is compressed was made to swell when read.
+        # torch.save never compresses, so a compressed file was made to exhaust memory.
         with zipfile.ZipFile(path) as archive:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                 raise ValueError("compressed")
         with torch.serialization.safe_globals([argparse.Namespace]):
             checkpoint = dict(torch.load(path, map_location="cpu", weights_only=True))
         state = dict(checkpoint["model"])
-    except Exception:  # a broken pickle can fail in any way, and PyTorch's advice is to trust it
+    except Exception:  # a broken pickle can fail in any way, and PyTorch's message advises trusting the file
         raise ValueError(f"{path} is not a checkpoint of the official implementation: "
                          "it cannot be read as plain data with an entry 'model'") from None
     return _assemble(path, ModelConfig(), state, _official_name)
 
 
 def read_model(path: str | Path) -> CVAE:
-    """The model in a file of either kind; see `load_model` and `import_official`.
+    """The model in a file of either kind.
 
     Raises:
-        FileNotFoundError, ValueError: as these two.
+        FileNotFoundError, ValueError: as `load_model` and `import_official`.
     """
     check_types(path=(path, (str, Path)))
     try:
         official = zipfile.is_zipfile(path)
-    except zipfile.BadZipFile:  # one that says that the rest of it is elsewhere
+    except zipfile.BadZipFile:  # an archive in several parts
         official = True
     return import_official(path) if official else load_model(path)
 
@@ -101,26 +105,26 @@ def _official_name(name: str) -> str:
 
 
 def _assemble(path: str | Path, config: ModelConfig, state: Mapping[str, Any],
-              called: Callable[[str], str] = str) -> CVAE:
-    """A model with the weights of `state`, in which our ``name`` is ``called(name)``."""
-    with torch.device("meta"):  # nothing is allocated for what a header merely claims
+              rename: Callable[[str], str] = str) -> CVAE:
+    """A model with the weights of `state`, which calls our weight ``name`` ``rename(name)``."""
+    with torch.device("meta"):  # a false header must not make us allocate memory
         model = CVAE(config)
-    wanted = {called(name): (name, weight.shape) for name, weight in model.state_dict().items()}
-    if state.keys() != wanted.keys():
-        odd = sorted(" ".join(str(label).split())[:99] for label in state.keys() ^ wanted.keys())
+    shapes = {rename(name): (name, weight.shape) for name, weight in model.state_dict().items()}
+    if state.keys() != shapes.keys():
+        odd = sorted(" ".join(str(label).split())[:99] for label in state.keys() ^ shapes.keys())
         raise ValueError(f"{path} does not hold a CVAE of this configuration: {', '.join(odd[:4])}"
                          f"{', ...' if odd[4:] else ''} should not be there or is missing")
     weights = {}
-    for label, (name, shape) in wanted.items():
+    for label, (name, shape) in shapes.items():
         tensor = state[label]
         if not (isinstance(tensor, torch.Tensor) and tensor.shape == shape and tensor.is_floating_point()
                 and tensor.layout == torch.strided and tensor.device.type == "cpu"):
-            found = (f"{tensor.dtype} {list(tensor.shape)}" if isinstance(tensor, torch.Tensor)
-                     else f"a {type(tensor).__name__}")
-            raise ValueError(f"{path} does not hold a CVAE of this configuration: {label} is {found}, "
-                             f"where floating-point {list(shape)} is needed")
+            kind = (f"{tensor.dtype} {list(tensor.shape)}" if isinstance(tensor, torch.Tensor)
+                    else f"a {type(tensor).__name__}")
+            raise ValueError(f"{path} does not hold a CVAE of this configuration: {label} must be floating-point "
+                             f"{list(shape)}, got {kind}")
         weights[name] = tensor.detach().to(torch.float32, copy=True)
         if not weights[name].isfinite().all():
-            raise ValueError(f"{path} holds a broken CVAE: {label} has values that are not finite")
+            raise ValueError(f"{path} holds a broken CVAE: {label} must be finite everywhere, got values that are not")
     model.load_state_dict(weights, assign=True)
     return model.eval()

@@ -20,8 +20,8 @@ from .fisher import Diagonal
 from .labels import CLASSES, check_labels
 from .model import CVAE, ModelConfig
 
-__all__ = ["confusion", "curves", "embedding", "fisher_layers", "fisher_maps", "image_grid", "intervals", "lines",
-           "matrices", "tradeoff"]
+__all__ = ["PALETTE", "WIDTH", "confusion", "curves", "embedding", "fisher_layers", "fisher_maps", "image_grid",
+           "intervals", "lines", "matrices", "tradeoff"]
 
 WIDTH = 7.0  # inches: on a phone, with 14 pixels an inch, text of 9 points can still be read
 PALETTE = sns.color_palette("colorblind")

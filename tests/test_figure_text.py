@@ -43,7 +43,7 @@ CASES = {
 
 
 def test_every_public_figure_is_here():
-    assert sorted(CASES) == figures.__all__
+    assert sorted(CASES) == [name for name in figures.__all__ if callable(getattr(figures, name))]
 
 
 @pytest.mark.parametrize("name", CASES)
