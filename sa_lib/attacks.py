@@ -1,9 +1,9 @@
-"""Attacks: the price of a forgotten class's images for an attacker who chooses the inputs of a frozen model.
+"""Attacks: how well an attacker can recover a forgotten class by choosing the inputs of a frozen model.
 
 The attacker has the decoder and picks z and y: to reproduce given images
-(reconstruction), or to please a classifier (guided). The result means little
+(reconstruction), or to convince a classifier (guided). The result means little
 by itself: `sa_lib.residual` compares it with models that never saw the class.
-An attacker who may change the weights too relearns the class: `relearn`.
+If the attacker may also change the weights, they relearn the class: `relearn`.
 """
 
 import math
@@ -31,7 +31,7 @@ class Threat:
     Attributes:
         z: "once": one draw from the prior; "drawn": as many draws as there
             are steps, and the best counts; "prior": optimized within the ball
-            that holds 99 % of the prior; "free": optimized, any real vector.
+            that has 99 % of the prior; "free": optimized, any real vector.
         y: "label": the class's one-hot vector; "simplex": optimized, any
             mixture of the ten labels; "free": optimized, any real vector.
     """
@@ -66,7 +66,7 @@ class AttackConfig:
 
     Attributes:
         steps: steps of Adam from each start, under a cosine schedule.
-        restarts: starts a target; the start with the lowest loss counts.
+        restarts: starts for each target; the start with the lowest loss counts.
         lr: Adam's first learning rate.
     """
 
@@ -84,7 +84,7 @@ class AttackResult:
 
     Attributes:
         budget: [K] model evaluations for a target, over all its starts, up to each moment.
-        loss: [K, N] the attacker's lowest loss up to then.
+        loss: [K, N] the attacker's lowest loss up to each moment.
         z: [K, N, latent_dim] the latents that reached it.
         y: [K, N, 10] the label vectors that reached it.
         images: [K, N, 1, 28, 28] the model's images for them.

@@ -1,8 +1,8 @@
 """Judges: classifiers that tell which digit an image shows, or that it shows no digit.
 
-Judge A may be used by an attacker; judge B, of another architecture and seed,
-is held out and only ever scores. A third network, trained on the ten digits
-alone, supplies the features for FID and precision/recall.
+An attacker may use judge A. Judge B has another architecture and seed; it is
+held out and only scores. A third network, trained only on the ten digits,
+supplies the features for FID and precision/recall.
 """
 
 import math
@@ -32,7 +32,7 @@ class JudgeConfig:
     Attributes:
         name: "A", "B" (eleven outcomes) or "features" (ten).
         epochs, batch, peak_lr: as for `training.TrainingConfig`.
-        held_out: training images kept aside to calibrate the temperature on.
+        held_out: number of training images kept aside to calibrate the temperature.
     """
 
     name: str
@@ -47,7 +47,7 @@ class JudgeConfig:
 
 
 def _convolutions(kernel: int, *channels: int) -> list[nn.Module]:
-    """Convolutions of stride 2, each with batch normalisation and a ReLU."""
+    """Convolutions of stride 2, each with batch normalization and a ReLU."""
     return [layer for inputs, outputs in pairwise((1, *channels)) for layer in
             (nn.Conv2d(inputs, outputs, kernel, stride=2, padding=kernel // 2, bias=False),
              nn.BatchNorm2d(outputs), nn.ReLU())]
@@ -151,10 +151,13 @@ def augmented(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 def train_judge(judge: Judge, images: torch.Tensor, labels: torch.Tensor, config: JudgeConfig,
                 seed: int) -> pd.DataFrame:
-    """Train on digits and, for eleven outcomes, as many non-digits as of each digit; then calibrate.
+    """Train on digits and, for eleven outcomes, on as many non-digits as there are of each digit; then calibrate.
 
     The last `held_out` images are kept aside: the temperature (Guo et al.
     2017, arXiv 1706.04599) is fitted on them and on new non-digits.
+
+    Returns:
+        The log of the training, see `training.minimize`.
     """
     check_images(images)
     check_labels(labels, len(images))
@@ -200,8 +203,8 @@ def calibrate(judge: Judge, images: torch.Tensor, labels: torch.Tensor) -> None:
 def new_judge(dataset: Dataset, config: JudgeConfig, seed: int) -> tuple[Judge, pd.DataFrame]:
     """A judge trained on `dataset`, frozen, and its log.
 
-    Each judge's own seed depends on its name too, so that A and B share
-    neither architecture nor draws.
+    The seed of each judge depends on its name too, so judges A and B differ
+    in architecture and in random draws.
     """
     own_seed = 1000 * seed + 1 + list(NETWORKS).index(config.name)
     with torch.random.fork_rng(devices=[]):

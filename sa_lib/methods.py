@@ -3,12 +3,12 @@
 Selective Amnesia (Heng & Soh 2023, eq. 8) is Elastic Weight Consolidation
 (Kirkpatrick et al. 2017) turned around: stay near the old weights where the
 retained classes need them, rehearse those classes, and train the forgotten
-ones towards something that is no digit. Here that something is uniform gray:
+ones toward an image that is no digit, here uniform gray:
 
     L = L_real + L_replay + lambda/2 sum_k F_k (theta_k - theta*_k)^2 + gamma L_neg
 
-The methods that it is compared with differ in the last term, and in the
-weights of the others: `METHODS`. `sa_lib.unlearning` minimizes them.
+The other methods of this book differ in the last term and in the weights of
+the other terms: `METHODS`. `sa_lib.unlearning` minimizes the losses.
 """
 
 from dataclasses import dataclass

@@ -54,12 +54,12 @@ def residual_knowledge(never: torch.Tensor, unlearned: torch.Tensor, baseline: t
         never: errors [S, N] with S models that never saw the class.
         unlearned: errors [N], on the same images, or [T, N] with T models.
         baseline: errors of the same shape, each with the model before its unlearning.
-        resamples: of the bootstrap (Efron & Tibshirani 1993) over the images,
-            the same for all models, over the S models, and over the T.
+        resamples: number of bootstrap resamples (Efron & Tibshirani 1993) of
+            the images (the same for all models), of the S models, and of the T.
 
     Returns:
-        rho, undefined (NaN) where the baseline is no better than the models
-        that never saw the class.
+        rho with its interval; undefined (NaN) if the baseline is no better than
+        the models that never saw the class, also in a single resample.
 
     Raises:
         ValueError: the shapes do not fit, or a number is not finite.
@@ -94,11 +94,11 @@ def residual_knowledge(never: torch.Tensor, unlearned: torch.Tensor, baseline: t
 
 
 def verdict(residual: Residual) -> str:
-    """rho in a word.
+    """rho as one word.
 
     "avoided": at least half of the knowledge is left, and only the label no longer leads to it;
-    "suppressed": less than half is left; "gone": within `SPREAD` of 0, as far as models that never
-    saw the class differ from each other; "over-forgotten": below that; "undefined": rho is NaN.
+    "suppressed": less than half is left; "gone": within `SPREAD` of 0, the difference between
+    models that never saw the class; "over-forgotten": below that; "undefined": rho is NaN.
     """
     check_types(residual=(residual, Residual))
     if not residual.defined:

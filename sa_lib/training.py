@@ -18,7 +18,7 @@ from .model import CVAE, ModelConfig, build, device
 
 __all__ = ["Checkpoint", "ElboTerms", "TrainingConfig", "batches", "minimize", "new_cvae", "train_cvae"]
 
-# A killed process loses at most this many seconds of training, and one epoch.
+# A killed process loses at most this many seconds of training plus one epoch.
 KEEP_EVERY = 30.0
 
 # (model, x, y, noise) -> log-likelihood [N] and KL divergence [N], as `CVAE.elbo_terms`.

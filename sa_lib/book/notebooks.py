@@ -1,6 +1,6 @@
 """The notebooks: their names, each ``.ipynb`` from its ``.py``, new chapters, and the repository's address.
 
-A chapter is ``notebooks/NN_name.py`` (Jupytext, percent format); `sync` derives the ``.ipynb`` from it.
+The source of a chapter is ``notebooks/NN_name.py`` (Jupytext, percent format); `sync` derives its ``.ipynb``.
 """
 
 import hashlib
@@ -15,11 +15,10 @@ from nbformat import NotebookNode
 
 from ..store import text_digest, write_atomically
 
-__all__ = ["BookError", "adopt", "chapters", "new_chapter", "notebook_text", "repository", "set_repository", "sync"]
+__all__ = ["TITLE", "BookError", "adopt", "as_written", "chapters", "colab", "new_chapter", "notebook_text",
+           "repository", "set_repository", "sync"]
 
 TEMPLATE = Path(__file__).parents[2] / "tools" / "chapter_template.py"
-
-
 # Tags of the cells that the site hides; solutions have "hide-cell".
 HIDDEN = {"remove-cell", "remove-input", "hide-input", "hide-cell"}
 # The title of a folded cell, by the first of these calls in it.
@@ -31,7 +30,7 @@ LINK = r"\]\(([0-9]{2}_\w+\.ipynb(?:#[^)]*)?)\)"
 
 
 class BookError(Exception):
-    """The reason why there is no book, in one sentence for the reader."""
+    """The book cannot be made; the message gives the reader the reason in one sentence."""
 
 
 def chapters(root: Path) -> list[str]:
@@ -43,7 +42,7 @@ def chapters(root: Path) -> list[str]:
 
 
 def notebook_text(source: str, address: str) -> str:
-    """The ``.ipynb`` of a chapter's ``.py`` source: the same bytes whenever and wherever it is made.
+    """The ``.ipynb`` of a chapter's ``.py`` source, byte for byte the same on every machine.
 
     Colab and Jupyter fold the cells that the site hides, and links between chapters lead to Colab. The id of a cell
     is a hash of its source, so editing one cell leaves the ids of all others unchanged.
@@ -70,7 +69,7 @@ def notebook_text(source: str, address: str) -> str:
 
 
 def _cells_digest(notebook: NotebookNode) -> str:
-    """SHA-256 of the cells' sources: an .ipynb that no longer has the digest it was derived with was edited."""
+    """SHA-256 (hex) of the cells' sources. An ``.ipynb`` that has another digest than its metadata was edited."""
     return text_digest("\0".join(f"{cell.cell_type}\n{cell.source}" for cell in notebook.cells))
 
 
@@ -126,7 +125,7 @@ def as_written(source: str, address: str) -> str:
 
 
 def _title(source: str, tags: set[str]) -> str:
-    """A few words for a folded cell: its purpose, read off its tags and its calls."""
+    """A few words for a folded cell: its purpose, by its tags and its calls."""
     if "hide-cell" in tags:
         return "Solution"
     for call, title in TITLES.items():
@@ -160,27 +159,27 @@ def sync(root: Path, check: bool = False) -> list[str]:
 
 
 def new_chapter(root: Path, name: str) -> Path:
-    """Begin a chapter: a small one that works, its ``.ipynb``, and its lines in _toc.yml and the README's table.
+    """Make a small chapter that works, with its ``.ipynb`` and its lines in _toc.yml and in the README's table.
 
     Args:
         name: its number and topic, such as "09_topic".
 
     Returns:
-        the path of its ``.py``, which is the one to edit.
+        the path of its ``.py``, the file to edit.
 
     Raises:
-        BookError: the name is not allowed, or its number is taken.
+        BookError: the name is not of this form, or another chapter has its number.
     """
     if not re.fullmatch(r"[0-9]{2}_[a-z][a-z0-9_]*", name):
-        raise BookError(f"NAME={name} is not allowed; use two digits and a topic, as in 09_topic")
+        raise BookError(f"NAME must be two digits and a topic, as in 09_topic, got {name}")
     names = chapters(root)
-    if taken := [other for other in names if other[:2] == name[:2]]:
-        raise BookError(f"NAME={name} is not allowed; there is {taken[0]}, so use another number")
+    if same := [other for other in names if other[:2] == name[:2]]:
+        raise BookError(f"NAME must have a number of its own, got {name} beside {same[0]}")
     title = name[3:].replace("_", " ").capitalize()
     text = TEMPLATE.read_text(encoding="utf-8")
-    for word, meant in (("NAME", name), ("TITLE", title), ("ADDRESS", repository(root)),
+    for word, value in (("NAME", name), ("TITLE", title), ("ADDRESS", repository(root)),
                         ("COLAB", repository(root).replace("github.com", "colab.research.google.com/github"))):
-        text = re.sub(rf"\b{word}\b", meant, text)
+        text = re.sub(rf"\b{word}\b", value, text)
     path = root / "notebooks" / f"{name}.py"
     path.write_text(text, encoding="utf-8")
     for listing in (root / "_toc.yml", root / "README.md"):
@@ -195,18 +194,18 @@ def new_chapter(root: Path, name: str) -> Path:
 
 
 def repository(root: Path) -> str:
-    """The repository's address, kept in pyproject.toml."""
+    """The repository's address, from pyproject.toml."""
     return tomllib.loads((root / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
 
 
 def set_repository(root: Path, url: str) -> None:
-    """Change the repository's address wherever it stands: configuration, badges, install cells."""
+    """Change the repository's address everywhere: in the configuration, badges and install cells."""
     match = re.fullmatch(r"https://github\.com/([A-Za-z0-9-]+/[A-Za-z0-9._-]+?)(?:\.git)?/?", url)
     if not match:
-        raise BookError(f"URL={url} is not allowed; use https://github.com/<owner>/<name>")
+        raise BookError(f"URL must be https://github.com/<owner>/<name>, got {url}")
     old = repository(root).removeprefix("https://github.com/")
-    for path in [root / "pyproject.toml", root / "_config.yml", *root.glob("*.md"), *root.glob("*.cff"), *root.glob(".github/*.md"),
-                 *(root / "notebooks").glob("*.py"), *(root / "book").rglob("*.md")]:
+    for path in [root / "pyproject.toml", root / "_config.yml", *root.glob("*.md"), *root.glob("*.cff"),
+                 *root.glob(".github/*.md"), *(root / "notebooks").glob("*.py"), *(root / "book").rglob("*.md")]:
         text = path.read_text(encoding="utf-8")
         path.write_text(re.sub(rf"{re.escape(old)}(?![\w-])", match[1], text), encoding="utf-8")
     sync(root)

@@ -1,6 +1,6 @@
-"""What pages say that no chapter measured: how fast the library is, and what it withstood.
+"""Parts of pages with numbers that no chapter measures: the speed of the library, and the counts of its tests.
 
-The numbers are those that `make bench` and `make torture` left in ``results/``.
+The numbers come from the files that `make bench` and `make torture` write into ``results/``.
 """
 
 import json
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from ..figures import PALETTE, WIDTH
 
-__all__ = ["speed", "table", "tried"]
+__all__ = ["speed", "table", "torture"]
 
 Bench = Mapping[str, Any]
 
@@ -24,19 +24,19 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def ratio(bench: Bench, group: str, name: str) -> float:
-    """Of a row's seconds to those of the first in its group."""
+def _ratio(bench: Bench, group: str, name: str) -> float:
+    """A row's time divided by the time of the first row in its group."""
     return next(row["ratio"] for row in bench[group]["rows"] if row["name"] == name)
 
 
-# What is measured, how it is written, the goal, whether more is better, and where it stands.
+# Measure, format, goal, whether larger is better, and the function that reads the value off the results.
 GOALS: list[tuple[str, str, float, bool, Callable[[Bench], float]]] = [
-    ("Fisher, mlp, against a plain pass", "{:.2f} ×", 1.05, False, lambda b: ratio(b, "Fisher, mlp", "ours")),
-    ("Fisher, conv, against a plain pass", "{:.2f} ×", 2, False, lambda b: ratio(b, "Fisher, conv", "ours")),
+    ("Fisher, mlp, against a plain pass", "{:.2f} ×", 1.05, False, lambda b: _ratio(b, "Fisher, mlp", "ours")),
+    ("Fisher, conv, against a plain pass", "{:.2f} ×", 2, False, lambda b: _ratio(b, "Fisher, conv", "ours")),
     ("Training step against its matrix products", "{:.2f} ×", 1.25, False,
-     lambda b: ratio(b, "Training step, mlp", "ours")),
+     lambda b: _ratio(b, "Training step, mlp", "ours")),
     ("Usual loop against a training step", "{:.2f} ×", 3, True,
-     lambda b: ratio(b, "Training step, mlp", "usual loop") / ratio(b, "Training step, mlp", "ours")),
+     lambda b: _ratio(b, "Training step, mlp", "usual loop") / _ratio(b, "Training step, mlp", "ours")),
     ("Unlearning against training", "{:.1%}", 0.25, False, lambda b: b["Unlearning, mlp"]["share"]),
     ("Speed of a sweep with two workers against one", "{:.2f} ×", 1.8, True, lambda b: b["Sweep"]["ratio"]),
     ("Embedding of 10,000 points", "{:.1f} s", 30, False, lambda b: b["t-SNE"]["rows"][0]["seconds"]),
@@ -48,12 +48,12 @@ def speed(path: Path, folder: Path, seconds: Mapping[str, float]) -> dict[str, s
     """The parts of the page on speed, in Markdown: name -> part.
 
     Args:
-        path: of the table of `make bench`.
-        folder: for the page's figures, beside the folder of the page.
-        seconds: chapter -> seconds that it took in the run that is rendered.
+        path: of the file that `make bench` wrote.
+        folder: for the page's figures, next to the folder of the page.
+        seconds: chapter -> its seconds in the run that is rendered.
 
     Raises:
-        FileNotFoundError: there is no such table.
+        FileNotFoundError: there is no such file.
         KeyError: it lacks a group.
     """
     bench = json.loads(path.read_text(encoding="utf-8"))
@@ -68,13 +68,13 @@ def speed(path: Path, folder: Path, seconds: Mapping[str, float]) -> dict[str, s
 
 
 def _time(seconds: float) -> str:
-    """Seconds with three digits in a unit that fits."""
+    """Seconds, with three digits, in s, ms or µs."""
     unit, factor = next((pair for pair in (("s", 1), ("ms", 1e3)) if seconds * pair[1] >= 1), ("µs", 1e6))
     return f"{seconds * factor:.3g} {unit}"
 
 
 def _compared(group: Mapping[str, Any], first: str = "") -> str:
-    """The rows of a group: seconds a unit, and their ratio to the first."""
+    """The rows of a group as a table: time per unit, and its ratio to the first row's."""
     rows = group["rows"]
     return table(["", f"time for one {group['unit']}", f"against {first or rows[0]['name']}"],
                  [(row["name"], _time(row["seconds"]), f"{row['ratio']:.2f} ×") for row in rows])
@@ -87,23 +87,23 @@ def _figure(figure: Figure, name: str, folder: Path, caption: str, alt: str) -> 
 
 
 def _machine(bench: Mapping[str, Any]) -> str:
-    about, tools = bench["machine"], bench["tools"]
-    listed = ", ".join(f"{name} {version}" for name, version in tools.items() if version) or "none"
-    return (f"Measured {bench['date']} on {about['processor']}, cores: {about['cores']}, threads: {bench['threads']}; "
-            f"Python {about['python']}, PyTorch {about['torch']}. Other tools: {listed}.")
+    machine = bench["machine"]
+    tools = ", ".join(f"{name} {version}" for name, version in bench["tools"].items() if version) or "none"
+    return (f"Measured {bench['date']} on {machine['processor']}, cores: {machine['cores']}, threads: "
+            f"{bench['threads']}; Python {machine['python']}, PyTorch {machine['torch']}. Other tools: {tools}.")
 
 
 def _goals(groups: Bench) -> str:
     rows = []
-    for what, form, goal, more, found in GOALS:
-        said = f"{'at least' if more else 'at most'} {form.format(goal)}"
+    for measure, form, goal, more, read in GOALS:
+        limit = f"{'at least' if more else 'at most'} {form.format(goal)}"
         try:
-            value = found(groups)
+            value = read(groups)
         except KeyError:
-            rows.append((what, said, "not measured", ""))
+            rows.append((measure, limit, "not measured", ""))
             continue
-        kept = value >= goal if more else value <= goal
-        rows.append((what, said, form.format(value), "reached" if kept else "**missed**"))
+        reached = value >= goal if more else value <= goal
+        rows.append((measure, limit, form.format(value), "reached" if reached else "**missed**"))
     counts = {word: sum(word in row[3] for row in rows) for word in ("reached", "missed")}
     return "\n\n".join([f"Reached: {counts['reached']} of {len(rows)}; missed: {counts['missed']}.",
                         table(["", "goal", "measured", ""], rows)])
@@ -129,11 +129,11 @@ def _fisher(groups: Bench, folder: Path) -> str:
     best = {kind: min((row for row in rows if row["name"] not in ("ours", "floor")), key=lambda row: row["ratio"])
             for kind, rows in kinds.items()}
     caption = "; ".join(
-        f"{kind}: ours takes {ratio(groups, f'Fisher, {kind}', 'ours'):.2f} times a plain pass, the best of the "
-        f"others, {other['name']}, {other['ratio']:.2f}" for kind, other in best.items()) + "."
+        f"{kind}: ours takes {_ratio(groups, f'Fisher, {kind}', 'ours'):.2f} times as long as a plain pass, the "
+        f"fastest other tool, {other['name']}, {other['ratio']:.2f} times" for kind, other in best.items()) + "."
     worst = max(row["error"] for rows in kinds.values() for row in rows if row["error"] is not None)
-    parts = [_figure(figure, "fisher", folder, caption, "Bars for each tool, of the time of a Fisher diagonal against "
-                     "that of a plain forward and backward pass, for the two architectures, on logarithmic axes.")]
+    parts = [_figure(figure, "fisher", folder, caption, "Two panels of bars on logarithmic axes, for mlp and conv: the "
+                     f"time of a Fisher diagonal against that of a plain pass, for {', '.join(names)}.")]
     parts += [f"{kind}, {_time(rows[0]['seconds'])} an image for the plain pass: " + ", ".join(
         f"{row['name']} {_time(row['seconds'])}" for row in rows[1:]) + "." for kind, rows in kinds.items()]
     parts.append(f"All agree: the largest relative difference to the gradients of one image at a time is {worst:.0e}.")
@@ -142,36 +142,38 @@ def _fisher(groups: Bench, folder: Path) -> str:
 
 def _half(group: Mapping[str, Any] | None) -> str:
     if group is None:
-        return "It was not measured: the processor does not know bfloat16, or MNIST was not there."
+        return "It was not measured: the processor lacks bfloat16, or MNIST was missing."
     full, half, step = group["full"], group["half"], group["rows"][1]
     change = sum(half) / len(half) - sum(full) / len(full)
-    said = [" and ".join(f"{nats:.2f}" for nats in one) for one in (half, full)]
-    return (f"Under `torch.autocast` a step takes {_time(step['seconds'])}, {step['ratio']:.2f} times that in "
-            f"float32. Whole trainings on MNIST with it end at {said[0]} nats a test image, those in float32 from the "
-            f"same seeds at {said[1]}: {change:+.2f} on the mean, where the seed alone makes a difference of "
+    ends = [" and ".join(f"{nats:.2f}" for nats in one) for one in (half, full)]
+    return (f"Under `torch.autocast` a step takes {_time(step['seconds'])}, {step['ratio']:.2f} times its time in "
+            f"float32. Full trainings on MNIST with it end at {ends[0]} nats per test image, trainings in float32 from "
+            f"the same seeds at {ends[1]}: {change:+.2f} on the mean. The seed alone makes a difference of "
             f"{max(full) - min(full):.2f}.")
 
 
 def _unlearning(group: Mapping[str, Any]) -> str:
     return "\n\n".join([
         _compared(group),
-        f"The {group['unlearning steps']} steps that forget take {group['share']:.1%} of the time of the "
-        f"{group['training steps']} that trained; with the Fisher of all images, {group['share with Fisher']:.1%}."])
+        f"The {group['unlearning steps']} steps of unlearning take {group['share']:.1%} of the time of the "
+        f"{group['training steps']} steps of training, or {group['share with Fisher']:.1%} with the Fisher of all "
+        "images."])
 
 
 def _attacks(group: Mapping[str, Any]) -> str:
     once, loop = group["rows"]
-    return (f"All targets at once make {1 / once['seconds']:,.0f} steps a second, a loop over the targets "
-            f"{1 / loop['seconds']:,.0f}. The loop takes {loop['ratio']:.1f} times as long.")
+    return (f"An attack on all targets at once makes {1 / once['seconds']:,.0f} steps per second, a loop over the "
+            f"targets {1 / loop['seconds']:,.0f}. The loop takes {loop['ratio']:.1f} times as long.")
 
 
 def _embedding(group: Mapping[str, Any] | None) -> str:
     if group is None:
-        return "openTSNE was not there to compare with."
+        return "openTSNE was not there for a comparison."
     ours, other = group["rows"]
-    return (f"One {group['unit']} takes scikit-learn, which the book uses, {_time(ours['seconds'])}, and openTSNE "
-            f"{_time(other['seconds'])}: {other['ratio']:.2f} times as long. Their trustworthiness, how well they keep "
-            f"neighbours, is {ours['trustworthiness']:.3f} and {other['trustworthiness']:.3f}.")
+    return (f"One {group['unit']} takes {_time(ours['seconds'])} with scikit-learn, which the book uses, and "
+            f"{_time(other['seconds'])} with openTSNE: {other['ratio']:.2f} times as long. Their trustworthiness, a "
+            f"measure of how well they keep neighbors, is {ours['trustworthiness']:.3f} and "
+            f"{other['trustworthiness']:.3f}.")
 
 
 def _growth(groups: Bench, folder: Path) -> str:
@@ -181,16 +183,17 @@ def _growth(groups: Bench, folder: Path) -> str:
             (images, "images", "a Fisher takes"), (width, "width, times the book's", "a training step takes"))):
         _line(axes, group["rows"])
         axes.set(xlabel=x, ylabel=y)
-    caption = (f"The time of a Fisher grows with the images to the power {images['exponent']:.2f}, that of a training "
-               f"step with the width of the hidden layers to the power {width['exponent']:.2f}.")
-    told = "Memory was not measured: only Linux says what was taken."
-    if memory := groups.get("Memory of the Fisher"):
-        few, many = memory["MB"].items()
-        told = f"Beside its images a Fisher takes at most {few[1]:.0f} MB for {few[0]}, {many[1]:.0f} MB for {many[0]}."
+    caption = (f"The time of a Fisher grows like the number of images to the power {images['exponent']:.2f}. The time "
+               f"of a training step grows like the width of the hidden layers to the power {width['exponent']:.2f}.")
+    memory = "Memory was not measured: only Linux reports it."
+    if group := groups.get("Memory of the Fisher"):
+        few, many = group["MB"].items()
+        memory = (f"Besides its images, a Fisher takes at most {few[1]:.0f} MB for {few[0]} and {many[1]:.0f} MB for "
+                  f"{many[0]}.")
     return "\n\n".join([
         _figure(figure, "growth", folder, caption, "Two lines on logarithmic axes: the time of a Fisher against the "
                 "number of images, and that of a training step against the width of the model."),
-        told])
+        memory])
 
 
 def _line(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -204,9 +207,9 @@ def _line(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _profile(shares: Mapping[str, Mapping[str, float]]) -> str:
     parts = []
-    for what, share in shares.items():
+    for task, share in shares.items():
         largest = max((name for name in share if name != "all others"), key=share.get)
-        parts += [f"**{what.capitalize()}**: `{largest}` takes {share[largest]:.0%} of the operators' time.",
+        parts += [f"**{task.capitalize()}**: `{largest}` takes {share[largest]:.0%} of the operators' time.",
                   table(["operator", "share"], [(name if name == "all others" else f"`{name}`", f"{part:.1%}")
                                                 for name, part in share.items()])]
     return "\n\n".join(parts)
@@ -215,30 +218,30 @@ def _profile(shares: Mapping[str, Mapping[str, float]]) -> str:
 def _install(groups: Bench) -> str:
     sizes, times = groups["Size"]["MB"], groups["Import"]
     others = sum(size for name, size in sizes.items() if name != "torch")
-    return (f"What the README's example imports takes {times['sa_lib']:.2f} s beyond the {times['torch']:.2f} s of "
-            f"PyTorch alone. On the disk PyTorch takes {sizes['torch']:,.0f} MB without what it brings along, the "
-            f"other {len(sizes) - 1} direct requirements {others:,.0f} MB, the library "
+    return (f"The imports of the README's example take {times['sa_lib']:.2f} s, beyond the {times['torch']:.2f} s of "
+            f"PyTorch alone. On the disk, PyTorch takes {sizes['torch']:,.0f} MB without its own requirements, the "
+            f"other {len(sizes) - 1} direct requirements take {others:,.0f} MB, and the library takes "
             f"{groups['Size']['own MB']:.2f} MB.")
 
 
 def _book(seconds: Mapping[str, float]) -> str:
     slowest = max(seconds, key=seconds.get)
-    return (f"In the run that made this site the chapters took {sum(seconds.values()):.0f} s together, two at a time: "
-            f"{sum(seconds.values()) / 120:.1f} minutes or a little more on the clock. [](../notebooks/{slowest}) took the "
-            f"longest: {seconds[slowest]:.0f} s.")
+    return (f"In the run that made this site, the chapters took {sum(seconds.values()):.0f} s together, two at a time: "
+            f"{sum(seconds.values()) / 120:.1f} minutes or a little more on the clock. [](../notebooks/{slowest}) took "
+            f"the longest: {seconds[slowest]:.0f} s.")
 
 
-def tried(path: Path) -> dict[str, str]:
-    """The counts of `make torture` by what was tried, and `when`.
+def torture(path: Path) -> dict[str, str]:
+    """The counts of `make torture`, by the promise that was tested, and `when`: its date and machine.
 
     Args:
-        path: of what it left.
+        path: of the file that it wrote.
 
     Raises:
         FileNotFoundError: there is no such file.
     """
-    made = json.loads(path.read_text(encoding="utf-8"))
-    about = made["machine"]
-    return {"when": f"Last run {made['date']} on {about['processor']}, {about['cores']} cores, with Python "
-                    f"{about['python']} and PyTorch {about['torch']}.",
-            **{promise: f"{count:,}" for promise, count in made["tried"].items()}}
+    results = json.loads(path.read_text(encoding="utf-8"))
+    machine = results["machine"]
+    return {"when": f"Last run {results['date']} on {machine['processor']}, {machine['cores']} cores, with Python "
+                    f"{machine['python']} and PyTorch {machine['torch']}.",
+            **{promise: f"{count:,}" for promise, count in results["tried"].items()}}

@@ -1,4 +1,4 @@
-"""Run the chapters: each is executed by papermill into ``runs/<name>/`` unless an up-to-date result is there."""
+"""Run the chapters: papermill executes each into ``runs/<name>/`` unless an up-to-date result is there."""
 
 import ast
 import hashlib
@@ -27,8 +27,8 @@ __all__ = ["FILES", "RUN_NAME", "executed", "library_digest", "machine", "models
 
 # Two chapters of one thread each use two cores better than one chapter of two threads.
 JOBS = 2
-RUN_NAME = r"\w[\w.-]*"  # so that a run stays inside runs/
-# Parameters of chapters that name a file.
+RUN_NAME = r"\w[\w.-]*"  # such a name cannot lead out of runs/
+# The parameters of chapters that name a file.
 FILES = ("model", "table")
 LIBRARY = Path(__file__).parents[1]
 
@@ -36,17 +36,17 @@ LIBRARY = Path(__file__).parents[1]
 def run(root: Path, run_dir: Path, parameters: Mapping[str, Any], only: Sequence[str] = ()) -> None:
     """Execute the chapters that this run still lacks, two at a time, each with the parameters that it declares.
 
-    A chapter is done if its executed notebook is there, was made from the same
-    source, parameters, library and versions, and has left its metrics.
+    A chapter is done if its metrics and its executed notebook exist and the
+    notebook was made from the same source, parameters, library and versions.
 
     Args:
         run_dir: relative to `root`. The chapters are executed in `root`, so
-            that no path of this machine appears on a page.
+            no path of this machine appears on a page.
         parameters: name -> JSON value, for the cell tagged ``parameters``.
         only: names of the chapters to run; all by default.
 
     Raises:
-        BookError: a chapter failed, or no chapter knows a parameter or a name in `only`.
+        BookError: a chapter failed, a parameter belongs to no chapter, or a name in `only` is not a chapter's.
     """
     sync(root)
     names = chapters(root)
@@ -62,21 +62,21 @@ def run(root: Path, run_dir: Path, parameters: Mapping[str, Any], only: Sequence
         temporary.write_text(json.dumps({"parameters": dict(parameters)}, indent=1, sort_keys=True) + "\n")
     missing = {}
     for name in only or names:
-        given = {key: value for key, value in parameters.items() if key in declared[name]}
-        given["run_dir"] = run_dir.as_posix()
-        wanted = stamp(sources[name], given)
+        values = {key: value for key, value in parameters.items() if key in declared[name]}
+        values["run_dir"] = run_dir.as_posix()
+        origin = {"stamp": stamp(sources[name], values), "parameters": values}
         target = root / run_dir / f"{name}.ipynb"
-        if (read(target).metadata.get("sa_lib", {}).get("stamp") == wanted
+        if (read(target).metadata.get("sa_lib", {}).get("stamp") == origin["stamp"]
                 and (root / run_dir / name / "metrics.json").is_file()):
             print(f"{name}: already done", flush=True)
         else:
-            missing[name] = {"stamp": wanted, "parameters": given}
+            missing[name] = origin
     cores = os.cpu_count() or 1
     jobs = max(1, min(JOBS, cores, len(missing)))
-    os.environ.setdefault("OMP_NUM_THREADS", str(cores // jobs))  # the kernels' torch takes it from here
+    os.environ.setdefault("OMP_NUM_THREADS", str(cores // jobs))  # PyTorch in the kernels reads it
     pool = ThreadPoolExecutor(jobs)
-    # The later chapters take longer than the first. A model that several need is made by one of them, see `store`.
-    running = [pool.submit(_run_chapter, root, run_dir, name, made) for name, made in reversed(missing.items())]
+    # Later chapters take longer, so they start first. If several need one model, one chapter makes it, see `store`.
+    running = [pool.submit(_run_chapter, root, run_dir, name, origin) for name, origin in reversed(missing.items())]
     try:
         for chapter in as_completed(running):
             chapter.result()
@@ -84,7 +84,8 @@ def run(root: Path, run_dir: Path, parameters: Mapping[str, Any], only: Sequence
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _run_chapter(root: Path, run_dir: Path, name: str, made: dict[str, Any]) -> None:
+def _run_chapter(root: Path, run_dir: Path, name: str, origin: dict[str, Any]) -> None:
+    """Execute one chapter; `origin`, its stamp and parameters, goes into the metadata of the executed notebook."""
     source = root / "notebooks" / f"{name}.ipynb"
     target = root / run_dir / source.name
     print(f"{name}: running", flush=True)
@@ -93,18 +94,18 @@ def _run_chapter(root: Path, run_dir: Path, name: str, made: dict[str, Any]) -> 
     failed.unlink(missing_ok=True)
     part = target.with_name(f".{target.name}")
     try:
-        notebook = papermill.execute_notebook(source, part, made["parameters"], kernel_name="python3", cwd=root,
+        notebook = papermill.execute_notebook(source, part, origin["parameters"], kernel_name="python3", cwd=root,
                                               progress_bar={"ncols": 80, "desc": name},
                                               extra_arguments=["--log-level=ERROR"])
-        notebook.metadata["sa_lib"] = {**made, "machine": machine()}
+        notebook.metadata["sa_lib"] = {**origin, "machine": machine()}
         nbformat.write(notebook, part)
         part.replace(target)
     except (PapermillExecutionError, DeadKernelError) as error:
         part.replace(failed)
-        raise BookError(f"{name}: {reason(error, failed)} (the notebook is kept: {failed})") from None
+        raise BookError(f"{name}: {reason(error, failed)} (the notebook is saved as {failed})") from None
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise BookError(f"{name}: {part} cannot be written, or its kernel not started: {error}") from None
+        raise BookError(f"{name}: {part} cannot be written, or its kernel cannot start: {error}") from None
 
 
 def machine() -> dict[str, Any]:
@@ -119,13 +120,14 @@ def machine() -> dict[str, Any]:
 
 
 def stamp(source: Path, parameters: Mapping[str, Any]) -> str:
-    """SHA-256 of everything that a chapter's result depends on; the data are checked where they are read.
+    """SHA-256 (hex) of everything that a chapter's result depends on, except the data, which `data.load` checks.
 
-    A parameter that names a file counts by the file's bytes. The committed results count only for a chapter that imports `evidence`.
+    The bytes of a file that a parameter names are part of it. The committed results are part of it only if the
+    chapter imports `evidence`.
     """
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
     for name in FILES:
-        # A file under the same path may have other bytes by now.
+        # The file may have changed under the same path.
         if (path := Path(str(parameters.get(name) or "")).expanduser()).is_file():
             digest.update(file_digest(path).encode())
     digest.update(source.read_bytes() + library_digest().encode())
@@ -150,34 +152,34 @@ def _imported(source: Path) -> set[str]:
 
 
 def library_digest() -> str:
-    """SHA-256 of the code that a chapter may import: prose in it is free, see `store.code_text`."""
+    """SHA-256 (hex) of the code that a chapter may import, without comments and docstrings, see `store.code_text`."""
     paths = sorted([*LIBRARY.glob("*.py"), *(LIBRARY / "store").glob("*.py")])
     texts = (f"{path.relative_to(LIBRARY).as_posix()}\n{code_text(path.read_text(encoding='utf-8'))}" for path in paths)
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
 def reason(error: Exception, failed: Path) -> str:
-    """The cell that failed, counted as in the source, and its error."""
+    """The number of the cell that failed, counted as in the source, its first line, and its error."""
     if not isinstance(error, PapermillExecutionError):
         return f"the kernel died ({error})"
-    ours = [cell for cell in read(failed).cells
-            if not {"injected-parameters", "papermill-error-cell-tag"} & set(cell.metadata.get("tags", []))]
-    number = 1 + next(index for index, cell in enumerate(ours)
+    cells = [cell for cell in read(failed).cells
+             if not {"injected-parameters", "papermill-error-cell-tag"} & set(cell.metadata.get("tags", []))]
+    number = 1 + next(index for index, cell in enumerate(cells)
                       if any(output.output_type == "error" for output in cell.get("outputs", [])))
     line = re.sub(TITLE, "", error.source).strip().splitlines()[0]
     return f"cell {number} ({line}) failed with {error.ename}: {error.evalue}"
 
 
 def read(path: Path) -> NotebookNode:
-    """The notebook at `path`; an empty one if there is none or it is not whole."""
+    """The notebook at `path`; an empty notebook if there is no file or it is damaged."""
     try:
         notebook = nbformat.read(path, as_version=4)
         nbformat.validate(notebook)
-        made = notebook.metadata.get("sa_lib", {"parameters": {}, "machine": {}})
-        if not all(isinstance(made[name], dict) for name in ("parameters", "machine")):
-            raise ValueError("it does not say how it was made")
+        origin = notebook.metadata.get("sa_lib", {"parameters": {}, "machine": {}})
+        if not all(isinstance(origin[name], dict) for name in ("parameters", "machine")):
+            raise ValueError("its metadata lack its parameters or its machine")
         return notebook
-    except Exception:  # a damaged notebook can fail in any way, and is made again
+    except Exception:  # a damaged notebook can fail in any way; the chapter is then run again
         return nbformat.v4.new_notebook()
 
 
@@ -188,7 +190,7 @@ def models(root: Path, run_dir: Path) -> str:
         the archive's address for ``SA_MODELS``: its path and digest.
 
     Raises:
-        BookError: the run lacks a chapter, or the store a model of it.
+        BookError: the run lacks a chapter, or the store lacks a model.
     """
     try:
         names = {line for name in executed(root, root / run_dir)
@@ -200,9 +202,13 @@ def models(root: Path, run_dir: Path) -> str:
 
 
 def executed(root: Path, run_dir: Path) -> dict[str, NotebookNode]:
-    """The executed chapters of a run, complete and all made with the same parameters."""
+    """The executed chapters of a run by name.
+
+    Raises:
+        BookError: there is no such run, it lacks a chapter, or its chapters had different parameters.
+    """
     try:
-        wanted = dict(json.loads((run_dir / "run.json").read_text())["parameters"])
+        parameters = dict(json.loads((run_dir / "run.json").read_text())["parameters"])
     except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
         raise BookError(f"there is no run in {run_dir}; make it first: make run RUN={run_dir.name}") from None
     notebooks = {name: read(run_dir / f"{name}.ipynb") for name in chapters(root)}
@@ -211,7 +217,7 @@ def executed(root: Path, run_dir: Path) -> dict[str, NotebookNode]:
         raise BookError(f"{run_dir} lacks {', '.join(missing)}; make run RUN={run_dir.name} makes it")
     for name, notebook in notebooks.items():
         if differing := {key for key, value in notebook.metadata.sa_lib.parameters.items()
-                         if key != "run_dir" and wanted.get(key) != value}:
+                         if key != "run_dir" and parameters.get(key) != value}:
             raise BookError(f"{name} in {run_dir} was made with another {', '.join(sorted(differing))} than "
                             f"the run now has; make run RUN={run_dir.name} makes it again")
     return notebooks

@@ -1,7 +1,8 @@
-"""From the executed chapters of a run to the site: pages, numbered figures, quoted numbers, and all they load.
+"""The site: from the executed chapters of a run to pages with numbered figures and quoted numbers.
 
-Jupyter Book renders; it executes nothing. What stands in its way, or would make a
-page ask for anything from elsewhere, is done here, before it and after it.
+Jupyter Book renders the pages and executes nothing. This module prepares its
+input, and afterwards removes everything that a page would load from another
+server.
 """
 
 import base64
@@ -29,9 +30,9 @@ from .run import executed
 
 __all__ = ["figures", "render"]
 
-SMOKE = ("```{admonition} Smoke run\n:class: warning\nLittle data and few steps: this run shows that "
-         "everything works, and its numbers and pictures mean nothing.\n```")
-# The parts of MathJax that `_config.yml` asks for; the package holds every way to use it, 24 MB.
+SMOKE = ("```{admonition} Smoke run\n:class: warning\nLittle data and few steps: this run only shows that "
+         "everything works. Its numbers and pictures mean nothing.\n```")
+# The parts of MathJax that `_config.yml` uses; the whole package has 24 MB.
 MATHJAX = ("startup.js", "core.js", "input/tex.js", "output/chtml.js", "output/chtml", "a11y/assistive-mml.js")
 
 
@@ -46,8 +47,8 @@ def render(root: Path, run_dir: Path) -> Path:
         the executed notebooks.
 
     Raises:
-        BookError: the run lacks a chapter, mixes parameters, or lacks a number that a
-            page quotes, or Jupyter Book warned of anything. An earlier site stays as it was.
+        BookError: the run lacks a chapter or a number that a page quotes, its chapters had different
+            parameters, or Jupyter Book gave a warning. An earlier site stays as it was.
     """
     notebooks = executed(root, root / run_dir)
     stage, site = root / "_build" / "stage", root / "_build" / "html"
@@ -63,9 +64,9 @@ def render(root: Path, run_dir: Path) -> Path:
                "build", "-n", "-W", "--keep-going", str(stage)]
     built = subprocess.run(command, capture_output=True, text=True)
     if built.returncode:
-        said = built.stdout + built.stderr
-        complaints = [line for line in said.splitlines() if re.search("WARNING|ERROR|Error:", line)]
-        raise BookError("\n".join([f"Jupyter Book could not render {run_dir}:", *(complaints or [said])]))
+        output = built.stdout + built.stderr
+        complaints = [line for line in output.splitlines() if re.search("WARNING|ERROR|Error:", line)]
+        raise BookError("\n".join([f"Jupyter Book could not render {run_dir}:", *(complaints or [output])]))
     _lighten(stage / "_build" / "html", root / "notebooks")
     _replace(site, stage / "_build" / "html")
     _replace(root / "_build" / "executed", stage / "executed")
@@ -73,7 +74,7 @@ def render(root: Path, run_dir: Path) -> Path:
 
 
 def _replace(folder: Path, new: Path) -> None:
-    """Put `new` in the place of `folder`, which stays whole until then."""
+    """Put `new` in the place of `folder`, which stays intact until then."""
     old = folder.with_name(f"{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
@@ -83,7 +84,7 @@ def _replace(folder: Path, new: Path) -> None:
 
 
 def _write_pages(stage: Path, run_dir: Path, notebooks: Mapping[str, NotebookNode], address: str) -> None:
-    """What Jupyter Book is given: executed chapters, as they are and as pages, and prose with the run's numbers."""
+    """Write the input of Jupyter Book: executed chapters, also as pages, and prose with the run's numbers."""
     try:
         _write(stage, run_dir, notebooks, address)
     except (AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
@@ -98,10 +99,10 @@ def _write(stage: Path, run_dir: Path, notebooks: Mapping[str, NotebookNode], ad
     for name, notebook in notebooks.items():
         nbformat.write(_shareable(notebook), stage / "executed" / f"{name}.ipynb")
     how = _how_run(notebooks, run_dir)
-    found = _found(notebooks, stage / "figures")
+    quotes = _quotes(notebooks, stage / "figures")
     for path in (stage / "book").rglob("*.md"):
         text = _with_numbers(path, run_dir).replace("{{how it was run}}", how)
-        text = _with_found(text, path, found)
+        text = _with_quotes(text, path, quotes)
         text = _with_figures(text, path, notebooks, stage / "figures")
         path.write_text(_marked(text, SMOKE) if smoke else text, encoding="utf-8")
     for name, notebook in notebooks.items():
@@ -109,7 +110,7 @@ def _write(stage: Path, run_dir: Path, notebooks: Mapping[str, NotebookNode], ad
 
 
 def _page(name: str, notebook: NotebookNode, smoke: bool, address: str) -> NotebookNode:
-    """An executed chapter as a page: only what the reader is to see, figures as numbered figures."""
+    """An executed chapter as a page: without cells and metadata that readers do not need, with numbered figures."""
     page = nbformat.v4.new_notebook(metadata={"kernelspec": notebook.metadata.kernelspec})
     for cell in notebook.cells:
         tags = cell.metadata.get("tags", [])
@@ -122,16 +123,17 @@ def _page(name: str, notebook: NotebookNode, smoke: bool, address: str) -> Noteb
         if cell.cell_type == "code":
             _set_figures(name, len(page.cells), cell)
         page.cells.append(cell)
-    # The page has a launch button of its own; the badge is a picture from elsewhere.
+    # The page has its own launch button, and the badge is a picture from another server.
     title = re.sub(r"\[!\[[^]]*\]\([^)]*\)\]\([^)]*\)\n*", "", page.cells[0].source)
     links = (f"[Executed, in Colab]({colab(address, 'executed')}/{name}.ipynb) · "
-             f"{{download}}`Executed notebook <../executed/{name}.ipynb>` · [Source]({address}/blob/main/notebooks/{name}.py) · [How to read the results](../book/reading)")
+             f"{{download}}`Executed notebook <../executed/{name}.ipynb>` · "
+             f"[Source]({address}/blob/main/notebooks/{name}.py) · [How to read the results](../book/reading)")
     page.cells[0].source = _marked(_marked(title, links), SMOKE) if smoke else _marked(title, links)
     return page
 
 
 def _with_values(source: str, parameters: Mapping[str, Any]) -> str:
-    """The parameters cell as it was executed: the run's values, without Colab's forms."""
+    """The parameters cell as it was executed: with the run's values and without Colab's forms."""
     lines = []
     for line in source.splitlines():
         line = re.sub(r"\s*#\s*@param.*$", "", line)
@@ -141,25 +143,23 @@ def _with_values(source: str, parameters: Mapping[str, Any]) -> str:
 
 
 def _code(text: str) -> str:
-    """Text as code in Markdown, which whatever stands in it cannot leave."""
+    """Text as a Markdown code span, with enough backticks that its content cannot close the span."""
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{fence}{text}{fence}" if len(fence) == 1 else f"{fence} {text} {fence}"
 
 
-def _said(output: NotebookNode) -> Mapping[str, Any]:
-    """What `sa_lib.chapter` says of an output."""
+def _metadata(output: NotebookNode) -> Mapping[str, Any]:
+    """The metadata that `sa_lib.chapter` gave an output."""
     return output.get("metadata", {}).get("sa_lib", {})
 
 
 def _set_figures(name: str, position: int, cell: NotebookNode) -> None:
-    """Turn what `sa_lib.chapter` says of a cell's outputs into what MyST-NB reads."""
-    about = [_said(output) for output in cell.outputs]
-    cell.outputs = [output for output, said in zip(cell.outputs, about)
-                    if said.get("role") not in ("caption", "banner")]
-    figures = [said for said in about if said.get("role") == "figure"]
+    """Turn the metadata of a cell's outputs by `sa_lib.chapter` into those that MyST-NB reads."""
+    figures = [metadata for output in cell.outputs if (metadata := _metadata(output)).get("role") == "figure"]
+    cell.outputs = [output for output in cell.outputs if _metadata(output).get("role") not in ("caption", "banner")]
     if len(figures) > 1:
-        raise BookError(f"{name}: the cell that begins {cell.source.splitlines()[0]!r} shows "
-                        f"{len(figures)} figures; one a cell is allowed")
+        raise BookError(f"{name}: the cell that begins {cell.source.splitlines()[0]!r} must show at most one figure, "
+                        f"got {len(figures)}")
     for figure in figures:
         cell.metadata["mystnb"] = {"image": {"alt": figure["alt"], "width": f"{figure['width']}px"},
                                    "figure": {"caption": figure["caption"], "name": f"{name}-{position}"}}
@@ -171,7 +171,7 @@ def _set_figures(name: str, position: int, cell: NotebookNode) -> None:
 def figures(notebook: NotebookNode) -> list[NotebookNode]:
     """The outputs of an executed chapter that are figures, in their order."""
     return [output for cell in notebook.cells for output in cell.get("outputs", [])
-            if _said(output).get("role") == "figure"]
+            if _metadata(output).get("role") == "figure"]
 
 
 def _marked(text: str, mark: str) -> str:
@@ -180,7 +180,7 @@ def _marked(text: str, mark: str) -> str:
 
 
 def _shareable(notebook: NotebookNode) -> NotebookNode:
-    """An executed chapter for others: without the paths of this machine and the progress bars."""
+    """An executed chapter to share: without paths of this machine and without progress bars."""
     shared = nbformat.from_dict(notebook)
     for name in ("input_path", "output_path", "environment_variables"):
         shared.metadata.get("papermill", {}).pop(name, None)
@@ -191,10 +191,10 @@ def _shareable(notebook: NotebookNode) -> NotebookNode:
 
 
 def _add_mathjax(folder: Path) -> None:
-    """Lay what the pages need of MathJax into `folder`, so that they need no network."""
+    """Copy the parts of MathJax that the pages use into `folder`, so that the pages need no network."""
     package = find_spec("sphinx-mathjax-offline")
     if package is None:
-        raise BookError("sphinx-mathjax-offline is not installed; make environment brings it")
+        raise BookError("sphinx-mathjax-offline is not installed; make environment installs it")
     source = Path(package.origin).parent / "static" / "mathjax"
     for name in MATHJAX:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -202,14 +202,14 @@ def _add_mathjax(folder: Path) -> None:
 
 
 def _lighten(site: Path, notebooks: Path) -> None:
-    """Make a rendered site quick to open, and let its download button lead to the notebooks as they are written."""
+    """Make a rendered site quick to open, and let its download button give the notebooks without outputs."""
     for page in site.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
-        # The theme brings its icons twice, of which the fonts are the smaller part, and live code that no page has.
+        # The theme loads its icons twice (the fonts are the smaller way), and code for live cells, which no page has.
         text = re.sub(r'\s*<script src="[^"]*fontawesome[^"]*"></script>', "", text)
-        text = re.sub(r'\s*<script(?: async="async" src="[^"]*sphinx-thebe\.js[^"]*">|>const THEBE_JS_URL[^<]*)</script>',
-                      "", text)
-        # What scrolls must be reachable from the keyboard, and a list must have items.
+        text = re.sub(r'\s*<script(?: async="async" src="[^"]*sphinx-thebe\.js[^"]*">|>const THEBE_JS_URL[^<]*)'
+                      r"</script>", "", text)
+        # Scrolling regions must be reachable from the keyboard, and a list must have items.
         text = re.sub(r'<div class="(?:pst-scrollable-table-container|math notranslate nohighlight)"',
                       r'\g<0> tabindex="0"', text)
         text = text.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
@@ -238,51 +238,52 @@ def _with_numbers(path: Path, run_dir: Path) -> str:
     return re.sub(quote, number, path.read_text(encoding="utf-8"))
 
 
-def _with_found(text: str, path: Path, found: Mapping[str, str]) -> str:
-    """A prose page with each ``{{speed of fisher}}`` and ``{{tried: homes}}`` replaced by what was found."""
+def _with_quotes(text: str, path: Path, quotes: Mapping[str, str]) -> str:
+    """A prose page with each ``{{speed of fisher}}`` and ``{{tried: homes}}`` replaced by its quote."""
     def part(match: re.Match) -> str:
-        if match[1] not in found:
+        if match[1] not in quotes:
             raise BookError(f"{path.name} quotes {match[0]}, which results/ lacks")
-        return found[match[1]]
+        return quotes[match[1]]
     return re.sub(r"\{\{((?:speed of|tried:) [^}]+)\}\}", part, text)
 
 
 def _with_figures(text: str, path: Path, notebooks: Mapping[str, NotebookNode], folder: Path) -> str:
-    """A prose page with each ``{{figure 02_ewc_unlearning 4}}`` replaced by that figure of the run, caption and all."""
+    """A prose page with each ``{{figure 02_ewc_unlearning 4}}`` replaced by that figure of the run with its caption."""
     def figure(match: re.Match) -> str:
         name, number = match[1], int(match[2])
-        shown = figures(notebooks.get(name, nbformat.v4.new_notebook()))
-        if not 1 <= number <= len(shown):
-            raise BookError(f"{path.name} shows {match[0]}, but {name} has {len(shown)} figures")
-        about, picture = _said(shown[number - 1]), folder / f"{name}-{number}.png"
-        picture.write_bytes(base64.b64decode(shown[number - 1].data["image/png"]))
-        return (f"```{{figure}} ../figures/{picture.name}\n:alt: {about.alt}\n:width: {about.width}px\n"
-                f"{about.caption}\n```")
+        outputs = figures(notebooks.get(name, nbformat.v4.new_notebook()))
+        if not 1 <= number <= len(outputs):
+            raise BookError(f"{path.name} shows {match[0]}, but {name} has {len(outputs)} figures")
+        output, picture = outputs[number - 1], folder / f"{name}-{number}.png"
+        picture.write_bytes(base64.b64decode(output.data["image/png"]))
+        metadata = _metadata(output)
+        return (f"```{{figure}} ../figures/{picture.name}\n:alt: {metadata.alt}\n:width: {metadata.width}px\n"
+                f"{metadata.caption}\n```")
     return re.sub(r"\{\{figure (\w+) (\d+)\}\}", figure, text)
 
 
-def _seconds(timed: Mapping[str, Any]) -> float:
-    """How long papermill says that a chapter or a cell took."""
-    return timed.get("papermill", {}).get("duration") or 0.0
+def _seconds(metadata: Mapping[str, Any]) -> float:
+    """The seconds that a chapter or a cell took, by papermill's metadata."""
+    return metadata.get("papermill", {}).get("duration") or 0.0
 
 
-def _found(notebooks: Mapping[str, NotebookNode], folder: Path) -> dict[str, str]:
-    """What pages quote from ``results/``, by the words that stand for it; see `pages`."""
-    taken = {name: _seconds(notebook.metadata) for name, notebook in notebooks.items()}
+def _quotes(notebooks: Mapping[str, NotebookNode], folder: Path) -> dict[str, str]:
+    """Placeholder -> text for the pages that quote ``results/``; see `pages`."""
+    seconds = {name: _seconds(notebook.metadata) for name, notebook in notebooks.items()}
     try:
-        speed = pages.speed(RESULTS / "bench.json", folder, taken)
-        tried = pages.tried(RESULTS / "torture.json")
+        speed = pages.speed(RESULTS / "bench.json", folder, seconds)
+        counts = pages.torture(RESULTS / "torture.json")
     except (FileNotFoundError, KeyError) as error:
         raise BookError(f"results/ lacks a table or a part of one ({error}); make bench and make torture make "
                         "them") from None
-    tried |= {f"tolerance {name}": f"{value:g}" for name, value in TOLERANCE.items()}
-    tried |= {f"limit {name}": f"{value:g}" for name, value in LIMITS.items()}
+    counts |= {f"tolerance {name}": f"{value:g}" for name, value in TOLERANCE.items()}
+    counts |= {f"limit {name}": f"{value:g}" for name, value in LIMITS.items()}
     return {f"speed of {name}": part for name, part in speed.items()} | {
-        f"tried: {name}": part for name, part in tried.items()}
+        f"tried: {name}": part for name, part in counts.items()}
 
 
 def _how_run(notebooks: Mapping[str, NotebookNode], run_dir: Path) -> str:
-    """What made these pages, in Markdown: parameters, machines, seconds, slowest cells, hashes of the models."""
+    """The origin of these pages, in Markdown: parameters, machines, seconds, slowest cells, digests of the models."""
     def digests(name: str, value: Any) -> Iterator[tuple[str, str]]:
         if isinstance(value, Mapping):
             for key, item in value.items():
@@ -296,24 +297,25 @@ def _how_run(notebooks: Mapping[str, NotebookNode], run_dir: Path) -> str:
         machines.setdefault(json.dumps(notebook.metadata.sa_lib["machine"]), []).append(name)
         cells += [(_seconds(cell.metadata), name, re.sub(TITLE, "", cell.source).strip().splitlines()[0])
                   for cell in notebook.cells if cell.cell_type == "code"]
-        for digest, where in digests(name, read_metrics(run_dir, name)):
-            models.setdefault(digest, []).append(where)
+        for digest, model in digests(name, read_metrics(run_dir, name)):
+            models.setdefault(digest, []).append(model)
     kinds = [{"chapters": "all" if len(machines) == 1 else ", ".join(names), **json.loads(kind)}
              for kind, names in machines.items()]
     slowest = sorted(cells, reverse=True)[:10]
     return "\n\n".join([
-        "Parameters: " + (", ".join(_code(f"{name} = {given!r}") for name, given in parameters.items()) or "none")
-        + "; all others as the chapters have them.",
+        "Parameters: " + (", ".join(_code(f"{name} = {value!r}") for name, value in parameters.items()) or "none")
+        + "; all others have the defaults of their chapters.",
         "## Machine", table(list(kinds[0]), [kind.values() for kind in kinds]),
         "## Time",
-        "Two chapters at a time, on half of the cores each; one that needs what another is training waits for it. Their "
-        f"seconds add up to {sum(_seconds(notebook.metadata) for notebook in notebooks.values()):.0f}.",
+        "Two chapters run at a time, each on half of the cores. A chapter that needs a model which the other is "
+        "training waits for it. The times of all chapters add up to "
+        f"{sum(_seconds(notebook.metadata) for notebook in notebooks.values()):.0f} seconds.",
         table(["chapter", "started (UTC)", "seconds"],
               [(f"[](../notebooks/{name})", notebook.metadata.get("papermill", {}).get("start_time", "")[:16]
                 .replace("T", " "), f"{_seconds(notebook.metadata):.0f}") for name, notebook in notebooks.items()]),
         "The cells that took longest, by their first lines:",
         table(["chapter", "cell", "seconds"],
-              [(name, f"`` {line} ``", f"{took:.1f}") for took, name, line in slowest]),
+              [(name, f"`` {line} ``", f"{seconds:.1f}") for seconds, name, line in slowest]),
         "## Models",
-        table(["SHA-256 of the weights, its beginning", "chapter, model"],
-              [(f"`{digest[:12]}`", "; ".join(where)) for digest, where in models.items()])])
+        table(["SHA-256 of the weights, first 12 digits", "chapter, model"],
+              [(f"`{digest[:12]}`", "; ".join(names)) for digest, names in models.items()])])
