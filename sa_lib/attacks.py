@@ -235,7 +235,7 @@ def nearest_distance(images: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
     [M, 1, 28, 28]: [N]."""
     check_images(images)
     check_images(real, "real")
-    return torch.cdist(images.flatten(1), real.flatten(1).to(images.device)).square().amin(1)
+    return torch.cdist(images.flatten(1), real.flatten(1).to(images)).square().amin(1)
 
 
 def score(result: AttackResult, judge: Judge, label: int, real: torch.Tensor) -> pd.DataFrame:

@@ -59,7 +59,7 @@ def show_figure(figure: "Figure", caption: str, alt: str = "") -> None:
         ValueError: the caption or the alternative text is empty.
     """
     from IPython.display import display
-    from matplotlib import pyplot
+    from matplotlib import pyplot, style
     from matplotlib.figure import Figure
     from PIL import Image, ImageChops
     check_types(figure=(figure, Figure), caption=(caption, str), alt=(alt, str))
@@ -67,7 +67,8 @@ def show_figure(figure: "Figure", caption: str, alt: str = "") -> None:
     if not caption.strip() or not alt.strip():
         raise ValueError(f"caption and alt must be texts that are not empty, got {caption!r} and {alt!r}")
     drawn, picture = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=200, facecolor="white", bbox_inches="tight")
+    with style.context("default", after_reset=True):  # not the reader's own, as when it was drawn
+        figure.savefig(drawn, format="png", dpi=200, facecolor="white", bbox_inches="tight")
     pyplot.close(figure)
     # The same pixels in fewer bytes: nothing is transparent, and most figures are gray.
     with Image.open(drawn) as image:

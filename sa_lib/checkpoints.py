@@ -7,6 +7,8 @@ arXiv 2305.10120) are pickles; only tensors, plain containers and
 """
 
 import argparse
+import itertools
+import pickletools
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,10 +17,16 @@ from typing import Any
 import torch
 
 from . import store
-from .checks import check_types
+from .checks import check_types, shorten
 from .model import CVAE, ModelConfig
 
 __all__ = ["import_official", "load_model", "read_model", "save_model"]
+
+# Names that wrappers of PyTorch (DataParallel, compile, modules around the model) put before every parameter's.
+PREFIXES = ("module.", "_orig_mod.", "model.")
+# The packages whose classes a checkpoint may name, and how far into a pickle we look for others.
+PLAIN = {"torch", "collections", "argparse"}
+MOST_OPERATIONS = 100_000
 
 # The official name of each of our layers.
 OFFICIAL = {"encoder.layers.0": "fc1", "encoder.layers.2": "fc2", "encoder.mean": "fc31",
@@ -59,7 +67,8 @@ def import_official(path: str | Path) -> CVAE:
     """The model in a checkpoint of the official implementation.
 
     Such a checkpoint is ``torch.save({"model": state_dict, "config": argparse.Namespace})``
-    with layers fc1 to fc6. Its encoder and decoder append the label to x and z, as ours do.
+    with layers fc1 to fc6 of any size. Its encoder and decoder append the label to x and z, as ours do.
+    A prefix that a wrapper put before every name, such as ``module.``, is ignored.
 
     Returns:
         the model on the CPU, in evaluation mode.
@@ -78,11 +87,52 @@ def import_official(path: str | Path) -> CVAE:
                 raise ValueError("compressed")
         with torch.serialization.safe_globals([argparse.Namespace]):
             checkpoint = dict(torch.load(path, map_location="cpu", weights_only=True))
-        state = dict(checkpoint["model"])
+        state = _without_prefix(dict(checkpoint["model"]))
     except Exception:  # a broken pickle can fail in any way, and PyTorch's message advises trusting the file
         raise ValueError(f"{path} is not a checkpoint of the official implementation: "
-                         "it cannot be read as plain data with an entry 'model'") from None
-    return _assemble(path, ModelConfig(), state, _official_name)
+                         f"it cannot be read as plain data with an entry 'model'{_foreign_entry(path)}") from None
+    return _assemble(path, _official_config(path, state), state, _official_name)
+
+
+def _without_prefix(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The state without the prefixes that wrappers of PyTorch put before every name."""
+    names = [str(name) for name in state]
+    while names and (prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in names)), None)):
+        names = [name.removeprefix(prefix) for name in names]
+    return dict(zip(names, state.values(), strict=True))
+
+
+def _official_config(path: str | Path, state: Mapping[str, Any]) -> ModelConfig:
+    """The configuration that fits the shapes of the layers."""
+    shapes = {name: getattr(state.get(f"{name}.weight"), "shape", ()) for name in ("fc1", "fc2", "fc31")}
+    if not all(len(shape) == 2 for shape in shapes.values()):
+        return ModelConfig()  # the missing layers are named later
+    wide, narrow, latent = (int(shape[0]) for shape in shapes.values())
+    try:
+        return ModelConfig(latent_dim=latent, hidden=(wide, narrow))
+    except ValueError as error:
+        raise ValueError(f"{path} does not hold a CVAE: {error}") from None
+
+
+def _foreign_entry(path: str | Path) -> str:
+    """The first entry of a checkpoint that is not plain data, for a message; "" if it cannot be found."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+            texts: list[str] = []
+            for operation, argument, _ in itertools.islice(pickletools.genops(archive.read(name)), MOST_OPERATIONS):
+                if operation.name == "STACK_GLOBAL":
+                    module, kind, key = texts[-2], texts[-1], texts[-3:-2]
+                elif operation.name == "GLOBAL":
+                    (module, kind), key = argument.split(" ", 1), texts[-1:]
+                else:
+                    texts += [argument] if isinstance(argument, str) else []
+                    continue
+                if module.split(".")[0] not in PLAIN:
+                    return f", got {shorten(key[0])} with a {module}.{kind}" if key else f", got a {module}.{kind}"
+    except Exception:  # a broken file can fail in any way; this only makes the message better
+        pass
+    return ""
 
 
 def read_model(path: str | Path) -> CVAE:

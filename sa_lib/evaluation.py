@@ -159,6 +159,8 @@ def fidelity(real: torch.Tensor, fake: torch.Tensor, neighbors: int = NEIGHBORS)
         raise ValueError(f"neighbors must be fewer than the rows of real and of fake, got {neighbors} "
                          f"for {len(real)} and {len(fake)}")
 
+    real, fake = (x if x.dtype == torch.double else x.float() for x in (real, fake))
+
     def reach(points):
         # Every point is its own nearest neighbor, so the k-th other one is at k + 1.
         return torch.cdist(points, points).kthvalue(neighbors + 1, dim=1).values

@@ -200,7 +200,7 @@ class Parameters:
 
 def validate(*, dataset: str = "mnist", seed: int = 0, forget: Any = (), at_most: int = CLASSES - 1,
              methods: Any = (), changes: Any = "{}", longest: int = 10_000, profile: str = "full",
-             architecture: str = "mlp", model: str = "", run_dir: str | Path = "runs/full") -> Parameters:
+             architecture: str = "mlp", model: str | None = "", run_dir: str | Path = "runs/full") -> Parameters:
     """Check a chapter's parameters, and say so on the page if this is a smoke run.
 
     Args:
@@ -209,13 +209,13 @@ def validate(*, dataset: str = "mnist", seed: int = 0, forget: Any = (), at_most
         forget: the digit to forget, or the list of digits in their order; as text ("[3, 5]") too, for papermill's
             ``-p`` passes lists as text.
         at_most: how many digits the chapter can forget.
-        methods: names in `methods.METHODS`, all if empty; a list, or text as for `forget`.
+        methods: names in `methods.METHODS`, all if empty; one, a list, or text as for `forget`.
         changes: field -> value for their configurations; a mapping, or text as for `forget`.
         longest: the most updates that a method may take, from 1.
         profile: "full" or "smoke".
         architecture: a name in `model.ARCHITECTURES`.
         model: the path of a checkpoint that `checkpoints.read_model` reads, whose architecture then replaces
-            `architecture`; or "".
+            `architecture`; or "" or None.
         run_dir: the folder for the chapter's results.
 
     Raises:
@@ -269,6 +269,7 @@ def _assigned(source: str) -> set[str]:
 def _method_parameters(methods: Any, changes: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
     """The names of the chosen methods, and the changes to their configurations."""
     chosen, changed = _from_text(methods), _from_text(changes)
+    chosen = (chosen,) if isinstance(chosen, str) else chosen
     if not isinstance(chosen, (list, tuple)) or not all(isinstance(name, str) and name in METHODS for name in chosen):
         raise ValueError(f"methods must be a list of names among {', '.join(METHODS)}, got {shorten(methods)}")
     try:
@@ -281,9 +282,11 @@ def _method_parameters(methods: Any, changes: Any) -> tuple[tuple[str, ...], dic
 
 def _checkpoint(model: Any) -> Path | None:
     # The page shows the file's name, which must contain neither Markdown nor HTML.
-    if not isinstance(model, str) or "\0" in model or not re.fullmatch(r"[\w .,+=@()#~-]*", Path(model).name):
-        raise ValueError("model must be the path of a checkpoint with a name of letters, digits and . , + = @ ( ) # ~ "
-                         f"- _, or '' for the book's own, got {shorten(model)}")
+    if model is None:
+        return None
+    if not isinstance(model, str) or "\0" in model or not re.fullmatch(r"[\w .,+=@()#~:\[\]-]*", Path(model).name):
+        raise ValueError("model must be the path of a checkpoint with a name of letters, digits and . , + = @ ( ) [ ] "
+                         f"# ~ : - _, or '' for the book's own, got {shorten(model)}")
     return Path(model).expanduser() if model else None
 
 

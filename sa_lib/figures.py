@@ -4,13 +4,16 @@ The attribute `alt` of each figure is its alternative text: one or two plain sen
 readers who cannot see it. A bad argument raises a TypeError or ValueError that names it and says how it must be.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import wraps
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -21,7 +24,7 @@ from .labels import CLASSES, check_labels
 from .model import CVAE, ModelConfig
 
 __all__ = ["PALETTE", "WIDTH", "confusion", "curves", "embedding", "fisher_layers", "fisher_maps", "image_grid",
-           "intervals", "lines", "matrices", "tradeoff"]
+           "in_book_style", "intervals", "lines", "matrices", "tradeoff"]
 
 WIDTH = 7.0  # inches: on a phone, with 14 pixels an inch, text of 9 points can still be read
 PALETTE = sns.color_palette("colorblind")
@@ -29,6 +32,16 @@ LABELS = {"real": "real", "replay": "replay", "ewc": "EWC", "gray": "gray", "los
           "reconstruction": "reconstruction", "kl": "KL divergence"}
 
 
+def in_book_style(draw: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a function draw with Matplotlib's defaults, whatever the matplotlibrc of its user says."""
+    @wraps(draw)
+    def styled(*args, **kwargs):
+        with style.context("default", after_reset=True):
+            return draw(*args, **kwargs)
+    return styled
+
+
+@in_book_style
 def image_grid(images: torch.Tensor, rows: Sequence[str] = (), columns: Sequence[str] = (),
                marked: Sequence[int] = ()) -> Figure:
     """Images [R, C, ..., 28, 28] in [0, 1] as R rows and C columns.
@@ -76,6 +89,7 @@ def _frame(left: float, top: float, width: float, height: float) -> Rectangle:
                      clip_on=False)
 
 
+@in_book_style
 def curves(log: pd.DataFrame, names: Sequence[str], suffixes: Mapping[str, str]) -> Figure:
     """Columns of a training log against the step, one panel for each suffix, logarithmic.
 
@@ -106,6 +120,7 @@ def curves(log: pd.DataFrame, names: Sequence[str], suffixes: Mapping[str, str])
     return figure
 
 
+@in_book_style
 def fisher_layers(fisher: Diagonal) -> Figure:
     """Box plots of log10 F of every weight matrix, without zeros, from the encoder's input to the decoder's output."""
     check_types(fisher=(fisher, Mapping))
@@ -130,6 +145,7 @@ def fisher_layers(fisher: Diagonal) -> Figure:
     return figure
 
 
+@in_book_style
 def fisher_maps(fisher: Diagonal, config: ModelConfig) -> Figure:
     """The Fisher of the first and the last layer, summed over everything except the position in the image.
 
@@ -155,6 +171,7 @@ def fisher_maps(fisher: Diagonal, config: ModelConfig) -> Figure:
     return figure
 
 
+@in_book_style
 def confusion(table: pd.DataFrame) -> Figure:
     """Shares 0-1 as a heat map in percent: a row for each kind of image, a column for each answer of the judge."""
     check_table(table=table)
@@ -169,6 +186,7 @@ def confusion(table: pd.DataFrame) -> Figure:
     return figure
 
 
+@in_book_style
 def matrices(tables: Mapping[str, pd.DataFrame], formats: Mapping[str, str],
              marked: Mapping[str, Sequence[int]] = {}) -> Figure:
     """Annotated heat maps, one below the other, with common rows and columns.
@@ -207,6 +225,7 @@ def matrices(tables: Mapping[str, pd.DataFrame], formats: Mapping[str, str],
     return figure
 
 
+@in_book_style
 def embedding(points: Mapping[str, torch.Tensor], labels: torch.Tensor, marked: Sequence[int]) -> Figure:
     """Points [N, 2] of several models on shared axes, two panels a row, colored by label [N].
 
@@ -242,6 +261,7 @@ def embedding(points: Mapping[str, torch.Tensor], labels: torch.Tensor, marked: 
     return figure
 
 
+@in_book_style
 def lines(tables: Mapping[str, pd.DataFrame], panels: Mapping[str, str], x: str, scale: str = "linear",
           bounds: Mapping[str, float] = {}, logarithmic: Sequence[str] = ()) -> Figure:
     """Results against the tables' index, a line for each table and a panel for each column.
@@ -286,6 +306,7 @@ def lines(tables: Mapping[str, pd.DataFrame], panels: Mapping[str, str], x: str,
     return figure
 
 
+@in_book_style
 def intervals(table: pd.DataFrame, x: str, levels: Sequence[float]) -> Figure:
     """Values with their intervals, one below the other.
 
@@ -319,6 +340,7 @@ def intervals(table: pd.DataFrame, x: str, levels: Sequence[float]) -> Figure:
     return figure
 
 
+@in_book_style
 def tradeoff(table: pd.DataFrame, x: str, y: str) -> Figure:
     """Two results against each other, with several points for each series.
 

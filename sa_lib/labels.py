@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from .checks import check_types, shorten
+from .checks import check_types, is_whole, shorten
 
 __all__ = ["CLASSES", "check_label", "check_labels", "forget_set", "one_hot", "retain_set", "select"]
 
@@ -19,7 +19,7 @@ CLASSES = 10
 
 def check_label(label: Any) -> None:
     """Refuse anything but a digit."""
-    if type(label) is not int or not 0 <= label < CLASSES:
+    if not is_whole(label) or not 0 <= label < CLASSES:
         raise ValueError(f"label must be a digit from 0 to {CLASSES - 1}, got {shorten(label)}")
 
 
@@ -59,12 +59,12 @@ def forget_set(forget: int | Sequence[int], least: int = 1, most: int = CLASSES 
     Raises:
         ValueError: a value is not a digit, is repeated, or there are fewer than `least` or more than `most`.
     """
-    digits = (forget,) if type(forget) is int else forget
-    if (not isinstance(digits, (list, tuple)) or not all(type(k) is int and 0 <= k < CLASSES for k in digits)
+    digits = (forget,) if is_whole(forget) else forget
+    if (not isinstance(digits, (list, tuple)) or not all(is_whole(k) and 0 <= k < CLASSES for k in digits)
             or len(set(digits)) != len(digits) or not least <= len(digits) <= most):
         several = f" or a list of {least} to {most} distinct ones" if most > 1 else ""
         raise ValueError(f"{name} must be a digit from 0 to {CLASSES - 1}{several}, got {shorten(forget)}")
-    return tuple(digits)
+    return tuple(map(int, digits))
 
 
 def retain_set(forget: int | Sequence[int]) -> tuple[int, ...]:

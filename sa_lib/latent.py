@@ -7,6 +7,7 @@ receives the label would reveal it.
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 import torch
 from scipy.stats import spearmanr
@@ -26,6 +27,8 @@ from .model import CVAE
 __all__ = ["activations", "class_distances", "joint_tsne", "knn_recall", "linear_cka", "neutral", "probe_recall",
            "silhouette", "weight_changes"]
 
+# t-SNE divides by the spread of the points; compiled code crashes on the result if it is 0 in float32.
+SMALLEST_SPREAD = 1e-15
 PERPLEXITY = 30  # roughly, the number of neighbors that t-SNE considers for each point
 
 
@@ -72,6 +75,12 @@ def activations(model: CVAE, images: torch.Tensor, y: torch.Tensor, batch: int =
     return {name: torch.cat(values[name]) for name in order}
 
 
+def _array(values: torch.Tensor) -> np.ndarray:
+    """Values as scikit-learn takes them: on the CPU, without gradients, of at least single precision."""
+    values = values.detach().cpu()
+    return (values if values.dtype == torch.double else values.float()).numpy()
+
+
 def _recall(classifier, train: torch.Tensor, train_labels: torch.Tensor, test: torch.Tensor,
             test_labels: torch.Tensor) -> pd.Series:
     check_values(train=train, test=test)
@@ -79,8 +88,8 @@ def _recall(classifier, train: torch.Tensor, train_labels: torch.Tensor, test: t
     check_labels(test_labels, len(test), name="test_labels")
     if len(train_labels.unique()) < 2:
         raise ValueError(f"train_labels must have at least two classes, got {train_labels.unique().tolist()}")
-    classifier.fit(train.numpy(), train_labels.numpy())
-    recalls = recall_score(test_labels.numpy(), classifier.predict(test.numpy()), labels=range(CLASSES),
+    classifier.fit(_array(train), train_labels.numpy())
+    recalls = recall_score(test_labels.numpy(), classifier.predict(_array(test)), labels=range(CLASSES),
                            average=None, zero_division=0)
     return pd.Series(recalls, index=pd.RangeIndex(CLASSES, name="class"))
 
@@ -117,7 +126,7 @@ def silhouette(values: torch.Tensor, labels: torch.Tensor) -> pd.Series:
     if not 2 <= len(labels.unique()) < len(labels):
         raise ValueError("labels must have at least two classes, and fewer classes than points, "
                          f"got {len(labels.unique())} classes for {len(labels)} points")
-    samples = pd.Series(silhouette_samples(values.numpy(), labels.numpy()))
+    samples = pd.Series(silhouette_samples(_array(values), labels.numpy()))
     return samples.groupby(labels.numpy()).mean().rename_axis("class")
 
 
@@ -136,7 +145,8 @@ def linear_cka(first: torch.Tensor, second: torch.Tensor) -> float:
     """Linear centered kernel alignment of two layers on the same N inputs, 0-1.
 
     Kornblith et al. 2019, eq. 3 and 4. Rotating or scaling a layer does not
-    change it.
+    change it. It is 0 if a layer has the same values for all inputs, where
+    the quotient is not defined.
 
     Args:
         first: [N, d].
@@ -150,9 +160,10 @@ def linear_cka(first: torch.Tensor, second: torch.Tensor) -> float:
     if len(first) != len(second):
         raise ValueError(f"first and second must have a row for each of the same inputs, got {len(first)} and "
                          f"{len(second)} rows")
-    first, second = (x.double() - x.double().mean(0) for x in (first, second))
+    first, second = (x.detach().double() - x.detach().double().mean(0) for x in (first, second))
     a, b = first @ first.T, second @ second.T
-    return float((a * b).sum() / (a.norm() * b.norm()))
+    scale = float(a.norm() * b.norm())
+    return min(1.0, max(0.0, float((a * b).sum()) / scale)) if scale else 0.0
 
 
 def joint_tsne(encodings: Sequence[torch.Tensor], seed: int = 0) -> list[torch.Tensor]:
@@ -165,7 +176,12 @@ def joint_tsne(encodings: Sequence[torch.Tensor], seed: int = 0) -> list[torch.T
     check_values(**{f"encodings[{n}]": part for n, part in enumerate(encodings)})
     if sum(map(len, encodings)) <= PERPLEXITY:
         raise ValueError(f"encodings must have more than {PERPLEXITY} rows in all, got {sum(map(len, encodings))}")
-    points = torch.cat(list(encodings)).numpy()
+    points = np.concatenate([_array(part).astype(np.float32) for part in encodings])
+    if points.shape[1] < 2:
+        raise ValueError("encodings must have rows of at least 2 values, got rows of 1")
+    if (spread := float(points.std(0).max())) < SMALLEST_SPREAD:
+        raise ValueError("encodings must not be all alike, got points with a standard deviation of at most "
+                         f"{spread:g}")
     embedding = TSNE(perplexity=PERPLEXITY, max_iter=500, random_state=seed, n_jobs=torch.get_num_threads())
     return list(torch.from_numpy(embedding.fit_transform(points)).split([len(part) for part in encodings]))
 
@@ -176,10 +192,13 @@ def weight_changes(before: CVAE, after: CVAE, fisher: Diagonal) -> pd.DataFrame:
     Returns:
         Index `layer`, the name of each weight matrix; columns
 
-        - `moved`: norm of the change divided by the norm of the weights, from 0;
-        - `rank correlation`: Spearman's correlation between the size of a weight's change and its Fisher, -1 to 1;
+        - `moved`: norm of the change divided by the norm of the weights, from 0, infinite if all weights were 0;
+        - `rank correlation`: Spearman's correlation between the size of a weight's change and its Fisher, -1 to 1,
+          0 if the Fisher is constant;
         - `top`: share, 0-1, of the squared change that belongs to the tenth of
           the weights with the largest Fisher.
+
+        All are 0 for a weight matrix that did not change.
     """
     check_types(before=(before, CVAE), after=(after, CVAE))
     if before.config != after.config:
@@ -193,7 +212,7 @@ def weight_changes(before: CVAE, after: CVAE, fisher: Diagonal) -> pd.DataFrame:
             top = change[f.topk(max(1, len(f) // 10)).indices]
             total = float(change.square().sum())
             rows[name.removesuffix(".weight")] = {
-                "moved": float(change.norm() / old[name].detach().norm()),
-                "rank correlation": float(spearmanr(change.abs(), f).statistic) if total else 0.0,
+                "moved": float(change.norm() / old[name].detach().norm()) if total else 0.0,
+                "rank correlation": float(spearmanr(change.abs(), f).statistic) if total and f.std() > 0 else 0.0,
                 "top": float(top.square().sum()) / total if total else 0.0}
     return pd.DataFrame(rows).T.rename_axis("layer")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .checks import check_seed, check_types, check_whole, shorten
+from .checks import LARGEST, check_seed, check_types, check_whole, shorten
 
 __all__ = ["SPREAD", "Residual", "interval", "residual_knowledge", "verdict"]
 
@@ -118,8 +118,8 @@ def interval(values: Sequence[float], resamples: int = 2000, seed: int = 0) -> t
         numbers = np.asarray(values, dtype=float)
     except (TypeError, ValueError):
         numbers = np.array([np.nan])
-    if numbers.ndim != 1 or not len(numbers) or not np.isfinite(numbers).all():
-        raise ValueError(f"values must be at least one finite number, got {shorten(values)}")
+    if numbers.ndim != 1 or not len(numbers) or not (np.abs(numbers) <= LARGEST).all():
+        raise ValueError(f"values must be at least one number of at most {LARGEST:g} in size, got {shorten(values)}")
     check_whole(resamples=resamples)
     check_seed(seed)
     means = np.random.default_rng(seed).choice(numbers, (resamples, len(numbers))).mean(1)

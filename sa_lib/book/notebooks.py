@@ -146,7 +146,7 @@ def sync(root: Path, check: bool = False) -> list[str]:
     differing = []
     for name in chapters(root):
         path = root / "notebooks" / f"{name}.ipynb"
-        text = notebook_text(path.with_suffix(".py").read_text(encoding="utf-8"), repository(root))
+        text = notebook_text(path.with_suffix(".py").read_text(encoding="utf-8-sig"), repository(root))
         if path.is_file() and path.read_text(encoding="utf-8") == text:
             continue
         differing.append(name)

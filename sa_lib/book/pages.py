@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..figures import PALETTE, WIDTH
+from ..figures import PALETTE, WIDTH, in_book_style
 
 __all__ = ["speed", "table", "torture"]
 
@@ -109,6 +109,7 @@ def _goals(groups: Bench) -> str:
                         table(["", "goal", "measured", ""], rows)])
 
 
+@in_book_style
 def _fisher(groups: Bench, folder: Path) -> str:
     kinds = {kind: groups[f"Fisher, {kind}"]["rows"] for kind in ("mlp", "conv")}
     names = [row["name"] for row in kinds["mlp"]]
@@ -176,6 +177,7 @@ def _embedding(group: Mapping[str, Any] | None) -> str:
             f"{other['trustworthiness']:.3f}.")
 
 
+@in_book_style
 def _growth(groups: Bench, folder: Path) -> str:
     figure = Figure(figsize=(WIDTH, 2.7), layout="constrained")
     images, width = groups["Growth of the Fisher"], groups["Growth of a training step"]

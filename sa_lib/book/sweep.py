@@ -77,7 +77,8 @@ def read_grid(text: str) -> tuple[str, list[Any]]:
             values = json.loads(f"[{listed}]")
         except ValueError:
             values = [value for value in listed.split(",") if value]
-    if not name.isidentifier() or not equals or not values:
+    half_read = any(isinstance(value, str) and re.match(r"\d+\s*(:|-|\.\.)", value) for value in values)
+    if not name.isidentifier() or not equals or not values or half_read:
         raise BookError(f"grid must be name=first:end or name=value,value,..., got {text!r}")
     return name, values
 

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
@@ -94,9 +95,16 @@ def _json(name: str, values: Mapping[str, Any], nan: bool = True, **further: Any
     """The values and further ones as JSON, in order of name; messages call the values `name`."""
     check_types(**{name: (values, Mapping)})
     try:
-        return json.dumps({**values, **further}, sort_keys=True, allow_nan=nan)
+        return json.dumps({**values, **further}, sort_keys=True, allow_nan=nan, default=_number)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{name} must be a mapping of names to JSON values, got {shorten(values)}: {error}") from None
+
+
+def _number(value: Any) -> Any:
+    """A number of NumPy as one of Python."""
+    if isinstance(value, (np.integer, np.floating)):
+        return value.item()
+    raise TypeError(f"a {type(value).__name__} is not a JSON value")
 
 
 def save(path: str | Path, tensors: Mapping[str, torch.Tensor], info: Mapping[str, Any]) -> str:
