@@ -155,7 +155,7 @@ def attack(model: CVAE, loss: Callable[[torch.Tensor], torch.Tensor], label: int
     check_label(label)
     check_whole(count=count)
     check_types(model=(model, CVAE), threat=(threat, Threat), config=(config, AttackConfig))
-    check_seed(seed)
+    seed = check_seed(seed)
     steps, restarts = (0, 1) if threat.z == "once" else (config.steps, config.restarts)
     inputs = _Inputs(model, label, (restarts, count), threat, config, seed)
     lowest = torch.full((restarts, count), math.inf, device=inputs.z.device)
@@ -284,7 +284,7 @@ def relearn(model: CVAE, images: torch.Tensor, label: int, judge: Judge, steps: 
     check_images(images)
     check_label(label)
     check_whole(steps=steps, batch=batch, every=every, samples=samples)
-    check_seed(seed)
+    seed = check_seed(seed)
     check_number(lr=lr)
     where = next(model.parameters()).device
     student = copy_of(model)

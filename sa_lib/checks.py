@@ -73,10 +73,11 @@ def check_config(config: Any) -> None:
             check_number(**{field.name: value})
 
 
-def check_seed(seed: Any) -> None:
-    """Refuse anything but a whole number from 0 to 2**32 - 1."""
+def check_seed(seed: Any) -> int:
+    """The seed as a number of Python; refuse anything but a whole number from 0 to 2**32 - 1."""
     if not is_whole(seed) or not 0 <= seed < SEEDS:
         raise ValueError(f"seed must be a whole number from 0 to {SEEDS - 1}, got {shorten(seed)}")
+    return int(seed)
 
 
 def check_images(images: Any, name: str = "images") -> None:

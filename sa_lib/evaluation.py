@@ -26,7 +26,7 @@ def prior_samples(model: CVAE, labels: torch.Tensor, seed: int = 0) -> torch.Ten
     """
     check_types(model=(model, CVAE))
     check_labels(labels)
-    check_seed(seed)
+    seed = check_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     z = torch.randn(len(labels), model.config.latent_dim, generator=generator).to(device())
     with torch.no_grad():
@@ -46,7 +46,7 @@ def negative_elbo(model: CVAE, images: torch.Tensor, labels: torch.Tensor, seed:
     check_images(images)
     check_labels(labels, len(images))
     check_whole(draws=draws)
-    check_seed(seed)
+    seed = check_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     shape = (draws, len(images), model.config.latent_dim)
     noise = torch.randn(shape, generator=generator).to(device())
@@ -87,7 +87,7 @@ def evaluate(model: CVAE, dataset: Dataset, judge: Judge, features: Judge | None
     """
     check_types(model=(model, CVAE), dataset=(dataset, Dataset), judge=(judge, Judge),
                 features=(features, (Judge, type(None))))
-    check_seed(seed)
+    seed = check_seed(seed)
     check_whole(NEIGHBORS + 1, samples=samples)
     real = _test_images(dataset)
     fake = prior_samples(model, torch.arange(CLASSES).repeat_interleave(samples), seed)

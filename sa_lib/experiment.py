@@ -17,7 +17,7 @@ import pandas as pd
 from . import chapter, claims, trained
 from .attacks import AttackConfig
 from .checkpoints import read_model
-from .checks import check_name, check_types, check_whole, shorten
+from .checks import check_name, check_types, check_whole, is_whole, shorten
 from .data import DATASETS, Dataset
 from .judges import Judge, JudgeConfig
 from .labels import CLASSES, forget_set
@@ -225,14 +225,14 @@ def validate(*, dataset: str = "mnist", seed: int = 0, forget: Any = (), at_most
     check_name(DATASETS, dataset=dataset)
     check_name(PROFILES, profile=profile)
     check_name(ARCHITECTURES, architecture=architecture)
-    if type(seed) is not int or not 0 <= seed < 2**31:
+    if not is_whole(seed) or not 0 <= seed < 2**31:
         raise ValueError(f"seed must be a whole number from 0 to {2**31 - 1}, got {shorten(seed)}")
     if not isinstance(run_dir, (str, Path)) or not str(run_dir) or "\0" in str(run_dir):
         raise ValueError(f"run_dir must be the path of a folder, got {shorten(run_dir)}")
     digits = () if forget == () else forget_set(_from_text(forget), most=at_most)
     chosen, changed = _method_parameters(methods, changes)
     check_whole(longest=longest)
-    parameters = Parameters(dataset, seed, digits, profile, architecture, Path(run_dir).expanduser(),
+    parameters = Parameters(dataset, int(seed), digits, profile, architecture, Path(run_dir).expanduser(),
                             _checkpoint(model), chosen, changed, longest)
     if parameters.checkpoint:
         try:

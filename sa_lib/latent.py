@@ -172,7 +172,7 @@ def joint_tsne(encodings: Sequence[torch.Tensor], seed: int = 0) -> list[torch.T
     All models share one embedding, because separately fitted embeddings cannot be compared.
     """
     check_types(encodings=(encodings, Sequence))
-    check_seed(seed)
+    seed = check_seed(seed)
     check_values(**{f"encodings[{n}]": part for n, part in enumerate(encodings)})
     if sum(map(len, encodings)) <= PERPLEXITY:
         raise ValueError(f"encodings must have more than {PERPLEXITY} rows in all, got {sum(map(len, encodings))}")

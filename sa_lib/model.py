@@ -178,7 +178,7 @@ class CVAE(nn.Module):
 
 def build(config: ModelConfig, seed: int) -> CVAE:
     """A CVAE with PyTorch's default initialization drawn from `seed` alone."""
-    check_seed(seed)
+    seed = check_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return CVAE(config)

@@ -66,7 +66,7 @@ def residual_knowledge(never: torch.Tensor, unlearned: torch.Tensor, baseline: t
     """
     check_types(never=(never, torch.Tensor), unlearned=(unlearned, torch.Tensor), baseline=(baseline, torch.Tensor))
     check_whole(resamples=resamples)
-    check_seed(seed)
+    seed = check_seed(seed)
     if (never.ndim != 2 or not never.numel() or unlearned.ndim not in (1, 2) or not unlearned.numel()
             or unlearned.shape != baseline.shape or unlearned.shape[-1] != never.shape[1]
             or not all(bool(t.isfinite().all()) for t in (never, unlearned, baseline))):
@@ -121,6 +121,6 @@ def interval(values: Sequence[float], resamples: int = 2000, seed: int = 0) -> t
     if numbers.ndim != 1 or not len(numbers) or not (np.abs(numbers) <= LARGEST).all():
         raise ValueError(f"values must be at least one number of at most {LARGEST:g} in size, got {shorten(values)}")
     check_whole(resamples=resamples)
-    check_seed(seed)
+    seed = check_seed(seed)
     means = np.random.default_rng(seed).choice(numbers, (resamples, len(numbers))).mean(1)
     return float(numbers.mean()), *map(float, np.quantile(means, (0.025, 0.975)))

@@ -57,7 +57,7 @@ def cvae(dataset: Dataset, model_config: ModelConfig = ModelConfig(), config: Tr
         ValueError: `without` leaves no class to train on, or is not of distinct digits.
     """
     check_types(dataset=(dataset, Dataset), model_config=(model_config, ModelConfig), config=(config, TrainingConfig))
-    check_seed(seed)
+    seed = check_seed(seed)
     without = tuple(sorted(forget_set(without, least=0, name="without")))
     recipe = {"model": model_config.asdict(), "training": asdict(config), "seed": seed, "without": list(without),
               "data": dataset.digest, "terms": _elbo_fingerprint(terms),
@@ -73,7 +73,7 @@ def cvae(dataset: Dataset, model_config: ModelConfig = ModelConfig(), config: Tr
 def judge(dataset: Dataset, config: JudgeConfig, seed: int = 0) -> Judge:
     """The judge trained on `dataset`, frozen, in evaluation mode."""
     check_types(dataset=(dataset, Dataset), config=(config, JudgeConfig))
-    check_seed(seed)
+    seed = check_seed(seed)
     recipe = {"config": asdict(config), "seed": seed, "data": dataset.digest,
               "code": store.code_digest(labels, model, training, judges)}
 
@@ -91,7 +91,7 @@ def judge(dataset: Dataset, config: JudgeConfig, seed: int = 0) -> Judge:
 def fishers(source: Trained, dataset: Dataset, seed: int = 0) -> dict[int, Diagonal]:
     """The data Fisher of each class over all its training images; see `fisher.fisher_by_class`."""
     check_types(source=(source, Trained), dataset=(dataset, Dataset))
-    check_seed(seed)
+    seed = check_seed(seed)
     recipe = {"model": source.digest, "data": dataset.digest, "seed": seed,
               "code": store.code_digest(labels, model, fisher)}
 
@@ -130,7 +130,7 @@ def unlearned(source: Trained, dataset: Dataset, forget: int | Sequence[int], pr
     push = unlearning.push_set(forget, push)
     check_types(source=(source, Trained), dataset=(dataset, Dataset), config=(config, UnlearningConfig),
                 anchor=(anchor, (Trained, type(None))))
-    check_seed(seed)
+    seed = check_seed(seed)
     if config.ewc:
         check_fisher(source.net, protect)
     anchor = anchor or source
@@ -203,7 +203,7 @@ def reconstruction(source: Trained, targets: torch.Tensor, label: int, threat: T
     check_types(source=(source, Trained), threat=(threat, Threat), config=(config, AttackConfig))
     check_images(targets, "targets")
     check_label(label)
-    check_seed(seed)
+    seed = check_seed(seed)
     recipe = {"model": source.digest, "targets": store.tensor_digest({"targets": targets}), "label": label,
               "threat": asdict(threat), "attack": asdict(config), "seed": seed,
               "code": store.code_digest(labels, model, attacks)}

@@ -175,7 +175,7 @@ def train_cvae(model: CVAE, images: torch.Tensor, labels: torch.Tensor, config: 
     check_types(model=(model, CVAE), config=(config, TrainingConfig))
     check_images(images)
     check_labels(labels, len(images))
-    check_seed(seed)
+    seed = check_seed(seed)
     where = next(model.parameters()).device
     images, y = images.to(where), one_hot(labels).to(where)
     generator = torch.Generator(where).manual_seed(seed)

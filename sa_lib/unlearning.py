@@ -122,7 +122,8 @@ def unlearn(model: CVAE, images: torch.Tensor, labels: torch.Tensor, forget: int
     """
     forget = forget_set(forget)
     push = push_set(forget, push)
-    _check(model, images, labels, fisher, config, seed, anchor)
+    seed = check_seed(seed)
+    _check(model, images, labels, fisher, config, anchor)
     where = next(model.parameters()).device
     original = copy_of(model).requires_grad_(False)
     theta = {name: weight.to(where) for name, weight in (anchor or original).named_parameters()}
@@ -172,10 +173,9 @@ def push_set(forget: Sequence[int], push: int | Sequence[int] | None) -> tuple[i
 
 
 def _check(model: CVAE, images: torch.Tensor, labels: torch.Tensor, fisher: Diagonal, config: UnlearningConfig,
-           seed: int, anchor: CVAE | None) -> None:
+           anchor: CVAE | None) -> None:
     check_types(model=(model, CVAE), images=(images, torch.Tensor), config=(config, UnlearningConfig))
     check_labels(labels, len(images) if images.ndim else 0)
-    check_seed(seed)
     if config.ewc:
         check_fisher(model, fisher)
     check_fisher(model, dict((anchor or model).named_parameters()), "anchor")

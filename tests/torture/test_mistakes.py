@@ -1,5 +1,7 @@
 """Mistakes that people report of tools like this one: each is refused in one sentence, or done right."""
 
+import argparse
+import gzip
 import http.server
 import json
 import shutil
@@ -7,18 +9,22 @@ import subprocess
 import threading
 import time
 
+import matplotlib
 import nbformat
+import numpy as np
 import pytest
 import torch
+from runs import PROJECT
 from torch import nn
 
-from runs import PROJECT
-from sa_lib import checkpoints, store
+from sa_lib import checkpoints, data, evaluation, experiment, figures, latent, store, trained
 from sa_lib.book import __main__ as command_line
 from sa_lib.book import notebooks, sweep
 from sa_lib.book.notebooks import BookError
 from sa_lib.fisher import squared_gradients
+from sa_lib.labels import forget_set
 from sa_lib.model import ModelConfig, build
+from sa_lib.training import TrainingConfig
 
 CHAPTER = '''\
 # %% tags=["parameters"]
@@ -118,6 +124,12 @@ def test_a_web_server_is_no_scheduler(project, capsys, monkeypatch):
     server.shutdown()
 
 
+@pytest.mark.parametrize("grid", ["seed=0:10:2", "seed=0-9", "seed=0..9"])
+def test_a_range_in_another_form_is_refused_before_anything_runs(grid):
+    with pytest.raises(BookError, match="grid must be name=first:end or name=value"):
+        sweep.read_grid(grid)
+
+
 # Work that is not lost -------------------------------------------------------------------------
 
 def test_a_notebook_edited_in_jupyter_is_not_overwritten(project, capsys):
@@ -203,3 +215,137 @@ def test_a_clone_on_windows_keeps_the_line_ends(tmp_path):
     if made.returncode:
         pytest.skip(f"this is not a checkout of git: {made.stderr.strip()}")
     assert b"\r\n" not in (tmp_path / "clone" / "sa_lib" / "model.py").read_bytes()
+
+
+# A user's own data -----------------------------------------------------------------------------
+
+def put_idx(folder, count=8, names=data.FILES):
+    """IDX files of a data set of the user's, with images of one level of gray."""
+    folder.mkdir(parents=True)
+    labels = np.arange(count, dtype=np.uint8) % 10
+    images = np.full((count, 28, 28), 7, np.uint8)
+    for name, array in zip(names, (images, labels, images, labels), strict=True):
+        content = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.tobytes()
+        (folder / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+
+
+def test_files_that_we_did_not_write_are_never_replaced(tmp_path, monkeypatch):
+    put_idx(tmp_path / "mnist")
+    before = {path: path.read_bytes() for path in (tmp_path / "mnist").iterdir()}
+    monkeypatch.setattr(data, "SOURCES", {"mnist": {"none": lambda *_: pytest.fail("nothing is to be fetched")}})
+    with pytest.raises(OSError, match="they are left as they are"):
+        data.load("mnist", tmp_path)
+    assert {path: path.read_bytes() for path in (tmp_path / "mnist").iterdir()} == before
+
+
+@pytest.mark.parametrize("names", [
+    ["train-images.idx3-ubyte", "train-labels.idx1-ubyte", "t10k-images.idx3-ubyte", "t10k-labels.idx1-ubyte"],
+    [f"{name}.gz" for name in data.FILES]])
+def test_data_files_may_have_any_of_their_usual_names(tmp_path, names):
+    put_idx(tmp_path / "fashion", names=names)
+    assert data.load("fashion", tmp_path).train_images.shape == (8, 1, 28, 28)
+
+
+def test_a_tilde_in_the_folder_of_data_is_the_home(tmp_path, monkeypatch):
+    put_idx(tmp_path / "mine" / "fashion")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SA_DATA", "~/mine")
+    assert len(data.load("fashion").train_labels) == 8
+
+
+# Checkpoints of others -------------------------------------------------------------------------
+
+def official(path, config, prefix="", **entries):
+    """A checkpoint as the official implementation writes it, and the model in it."""
+    model = build(config, 3)
+    state = {f"{prefix}{checkpoints.OFFICIAL[name.rpartition('.')[0]]}.{name.rpartition('.')[2]}": weight
+             for name, weight in model.state_dict().items()}
+    torch.save({"model": state, "config": argparse.Namespace(lr=1e-4), **entries}, path)
+    return model
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+def test_an_official_checkpoint_may_have_any_size_and_prefix(tmp_path, prefix):
+    model = official(tmp_path / "theirs.pt", ModelConfig(latent_dim=5, hidden=(24, 12)), prefix)
+    read = checkpoints.read_model(tmp_path / "theirs.pt")
+    assert read.config == model.config
+    assert store.tensor_digest(read.state_dict()) == store.tensor_digest(model.state_dict())
+
+
+def test_an_entry_of_a_checkpoint_that_is_not_plain_data_is_named(tmp_path):
+    official(tmp_path / "theirs.pt", ModelConfig(latent_dim=2, hidden=(8, 4)), best_loss=np.float64(97.0))
+    with pytest.raises(ValueError, match=r"got 'best_loss' with a numpy\S*\.scalar"):
+        checkpoints.read_model(tmp_path / "theirs.pt")
+
+
+# Degenerate input of compiled code -------------------------------------------------------------
+
+@pytest.mark.parametrize("encodings, message", [
+    ([torch.zeros(40, 4), torch.zeros(40, 4)], "must not be all alike"),
+    ([1e-25 * torch.rand(40, 4)], "must not be all alike"),
+    ([1e30 * torch.rand(40, 4)], "must have values of at most 1e.15"),
+    ([torch.rand(40, 1)], "must have rows of at least 2 values")])
+def test_points_that_would_crash_t_sne_are_refused(encodings, message):
+    with pytest.raises(ValueError, match=message):
+        latent.joint_tsne(encodings)
+
+
+def test_features_that_would_crash_an_eigenvalue_solver_are_refused():
+    features = torch.rand(9, 3, dtype=torch.double)
+    with pytest.raises(ValueError, match="real must have values of at most"):
+        evaluation.frechet_distance(1e160 * features, features)
+
+
+@pytest.mark.parametrize("dtype", [torch.half, torch.bfloat16])
+def test_features_in_half_precision_are_measured(dtype):
+    features = torch.rand(40, 3).to(dtype)
+    classes = torch.arange(40) % 2
+    assert evaluation.fidelity(features, features)["coverage"] == 1
+    assert latent.probe_recall(features, classes, features, classes).loc[[0, 1]].between(0, 1).all()
+
+
+def test_the_similarity_of_a_dead_layer_is_zero():
+    assert latent.linear_cka(torch.zeros(9, 3), torch.rand(9, 3)) == 0
+    assert latent.linear_cka(torch.rand(1, 3), torch.rand(1, 3)) == 0
+
+
+def test_changes_are_ranked_against_a_constant_fisher_as_against_none():
+    before, after = (build(ModelConfig(latent_dim=2, hidden=(8, 4)), seed) for seed in (0, 1))
+    fisher = {name: torch.zeros_like(weight) for name, weight in before.named_parameters()}
+    assert latent.weight_changes(before, after, fisher)["rank correlation"].eq(0).all()
+
+
+# Other ways to write an argument ---------------------------------------------------------------
+
+def test_numbers_of_numpy_are_numbers(digits):
+    assert forget_set(np.int64(3)) == (3,)
+    config = TrainingConfig(epochs=np.int64(1), peak_lr=np.float32(1e-3))
+    small = ModelConfig(latent_dim=2, hidden=(8, 4))
+    model = trained.cvae(digits, small, config, seed=np.int64(1), without=np.int64(3))
+    assert model.digest == trained.cvae(digits, small, config, seed=1, without=(3,)).digest
+
+
+def test_parameters_may_be_null_or_a_single_name():
+    run = experiment.validate(model=None, methods="saliency", profile="smoke")
+    assert run.checkpoint is None
+    assert list(run.methods) == ["saliency"]
+
+
+def test_a_byte_order_mark_at_the_head_of_a_chapter_is_none_of_its_cells(project):
+    path = project / "notebooks" / "01_tiny.py"
+    expected = (project / "notebooks" / "01_tiny.ipynb").read_text()
+    path.write_text("\ufeff" + CHAPTER, encoding="utf-8")
+    notebooks.sync(project)
+    assert (project / "notebooks" / "01_tiny.ipynb").read_text() == expected
+
+
+# The reader's own style ------------------------------------------------------------------------
+
+def test_figures_look_the_same_whatever_the_reader_has_set():
+    images = torch.rand(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+
+    expected = figures.image_grid(images, rows=["a", "b"]).get_facecolor()
+    with matplotlib.rc_context({"figure.facecolor": "red", "font.size": 30, "text.usetex": True}):
+        figure = figures.image_grid(images, rows=["a", "b"])
+        assert figure.get_facecolor() == expected
+        assert not any(label.get_usetex() for label in figure.axes[0].get_yticklabels())
