@@ -64,13 +64,18 @@ def check_number(**arguments: Any) -> None:
 
 
 def check_config(config: Any) -> None:
-    """Refuse a configuration whose whole numbers are below 1 or whose other numbers are negative or not finite."""
+    """Refuse a configuration whose whole numbers are below 1 or whose other numbers are negative or not finite.
+
+    Numbers of NumPy become numbers of Python, in place.
+    """
     for field in fields(config):
         value = getattr(config, field.name)
         if field.type is int:
             check_whole(**{field.name: value})
+            object.__setattr__(config, field.name, int(value))
         if field.type is float:
             check_number(**{field.name: value})
+            object.__setattr__(config, field.name, float(value) if isinstance(value, np.floating) else value)
 
 
 def check_seed(seed: Any) -> int:
