@@ -73,7 +73,8 @@ def code_text(source: str) -> str:
     Raises:
         SyntaxError: it is not Python.
     """
-    source = source.replace("\r\n", "\n")
+    source = source.replace("\r\n", "\n").replace("\r", "\n")
+    tree = ast.parse(source)
     lines = source.split("\n")
     inside = set()  # numbers of lines that end inside a string, where every space counts
     depth = began = 0
@@ -90,7 +91,7 @@ def code_text(source: str) -> str:
             depth -= 1
             if not depth:
                 inside.update(range(began, last))
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and _docstring(node):
             doc = node.body[0]
             inside.difference_update(range(doc.lineno, doc.end_lineno))
