@@ -1,3 +1,5 @@
+"""Fixtures for all tests: a store of their own, a small data set, a browser, and runs of chapters."""
+
 import datetime
 import json
 import os
@@ -5,19 +7,24 @@ import shutil
 from collections import Counter
 
 import pytest
-
 import runs
-from sa_lib import book, chapter, data, playground
-from sa_lib.attacks import THREATS, AttackConfig, get_reconstruction
+from hypothesis import HealthCheck, settings
 
-# `make torture` names here the file for its counts; the tests marked `torture` then try much more.
+from sa_lib import data, experiment, playground, trained
+from sa_lib.attacks import THREATS, AttackConfig
+
+# `make torture` sets TORTURE to the file for its counts; the tests marked `torture` then try much more.
 LONG = os.environ.get("TORTURE")
 tried = Counter()
+# The same examples in every run, and no time limit, for a busy machine is slow.
+settings.register_profile("steady", deadline=None, derandomize=True, database=None,
+                          suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def small_cache(tmp_path_factory):
-    """What the tests train lies in a folder of their own, never in the user's cache."""
+    """A store for the tests alone: nothing that they train gets into the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SA_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -30,19 +37,18 @@ def digits():
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory, digits):
-    """Models, judge and answers as chapter 5 has them, and the folder of what the playground was given of them."""
+    """The folder that `playground.export` wrote, and its arguments: models, judge and attacks as in chapter 5."""
     config = AttackConfig(steps=60, restarts=3)
-    made = chapter.validate(dataset="digits", profile="smoke", forget=[9, 2])
-    first, both = made.sequence(digits, [9, 2])
-    models = {"baseline": made.baseline(digits), "forgot 9": first, "forgot 9, 2": both,
-              "never saw 9, seed 0": made.never_saw(digits, [9])}
-    judge = made.judge(digits, "B")
+    parameters = experiment.validate(dataset="digits", profile="smoke", forget=[9, 2])
+    first, both = parameters.sequence(digits, [9, 2])
+    models = {"baseline": parameters.baseline(digits), "forgot 9": first, "forgot 9, 2": both,
+              "never saw 9, seed 0": parameters.never_saw(digits, 9)}
     real = digits.test_images[digits.test_labels == 9][:6]
-    found = {(threat, 9, name): get_reconstruction(trained, real, 9, THREATS[threat], config)
-             for threat in ("z in the prior", *playground.THREATS) for name, trained in models.items()}
+    found = {(threat, 9, name): trained.reconstruction(model, real, 9, THREATS[threat], config)
+             for threat in ("z in the prior", *playground.THREATS) for name, model in models.items()}
     folder = tmp_path_factory.mktemp("run") / "05_attacks"
-    arguments = {"models": models, "judge": judge, "dataset": digits, "forgotten": [9, 2], "found": found,
-                 "config": config}
+    arguments = {"models": models, "judge": parameters.judge(digits, "B"), "dataset": digits, "forgotten": [9, 2],
+                 "found": found, "config": config}
     playground.export(folder, **arguments)
     return {"folder": folder, "real": real, **arguments}
 
@@ -51,32 +57,32 @@ def exported(tmp_path_factory, digits):
 def chromium():
     """A headless Chromium."""
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    found = [path for path in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if path]
-    if not found:
+    paths = [path for path in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if path]
+    if not paths:
         pytest.skip("there is no browser here: none of chromium, chromium-browser, google-chrome is on the path")
     with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found[0], args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=paths[0], args=["--no-sandbox"])
         yield browser
         browser.close()
 
 
 @pytest.fixture(scope="session")
 def amount():
-    """(short, long) -> how much to try: the first in the test suite, the second in make torture."""
+    """(short, long) -> how much to try: `short` in the test suite, `long` in make torture."""
     return lambda short, long: long if LONG else short
 
 
 @pytest.fixture(scope="session")
 def tally():
-    """What was tried and went well, by promise: a test adds to it at its end."""
+    """Counts of successful tries, by promise: each test adds its own at its end."""
     return tried
 
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory, amount):
-    """A cold run of the quickest chapter that trains, or of all of them, that nothing got in the way of."""
-    chapters = amount(["01_baseline"], book.chapters(runs.PROJECT))
-    run = runs.copied(tmp_path_factory.mktemp("undisturbed"), chapters)
+    """An undisturbed run with an empty store: of the quickest chapter that trains, or of all chapters."""
+    from sa_lib.book.notebooks import chapters
+    run = runs.copied(tmp_path_factory.mktemp("undisturbed"), amount(["01_baseline"], chapters(runs.PROJECT)))
     return runs.ended(run, runs.book_run(run))
 
 
@@ -84,13 +90,13 @@ def pytest_sessionfinish(session, exitstatus):
     if (worker := getattr(session.config, "workeroutput", None)) is not None:
         worker["tried"] = dict(tried)
     elif LONG and exitstatus == pytest.ExitCode.OK:
-        made = {"date": datetime.date.today().isoformat(), "machine": book.machine(),
-                "tried": dict(sorted(tried.items()))}
+        from sa_lib.book.run import machine
+        counts = {"date": datetime.date.today().isoformat(), "machine": machine(), "tried": dict(sorted(tried.items()))}
         with open(LONG, "w", encoding="utf-8") as file:
-            file.write(json.dumps(made, indent=1) + "\n")
+            file.write(json.dumps(counts, indent=1) + "\n")
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node):
-    """What a worker of pytest-xdist tried counts like what this process did."""
+    """Add the counts of a worker of pytest-xdist to those of this process."""
     tried.update(getattr(node, "workeroutput", {}).get("tried", {}))
