@@ -1,4 +1,4 @@
-"""The measures, on cases whose answers are known."""
+"""The measures, in cases where the answer is known."""
 
 import dataclasses
 import math
@@ -9,11 +9,18 @@ import scipy.linalg
 import torch
 
 from sa_lib import evaluation
-from sa_lib.evaluation import (evaluate, expected_calibration_error, fidelity, frechet_distance,
-                               negative_elbo, prior_samples, retained_means)
+from sa_lib.evaluation import (
+    evaluate,
+    expected_calibration_error,
+    fidelity,
+    frechet_distance,
+    negative_elbo,
+    prior_samples,
+    retained_means,
+)
 from sa_lib.judges import Judge
-from sa_lib.model import ModelConfig, build, one_hot
-from sa_lib.training import device
+from sa_lib.labels import one_hot
+from sa_lib.model import ModelConfig, build, device
 
 MODEL = ModelConfig(latent_dim=3, hidden=(16, 8))
 
@@ -36,7 +43,8 @@ def normal(*shape, seed=0):
 
 def test_the_table_has_a_row_a_class_and_its_values_lie_in_their_ranges(model, digits, networks):
     table = evaluate(model, digits, *networks, samples=20)
-    assert list(table.index) == list(range(10)) and table.notna().all().all()
+    assert list(table.index) == list(range(10))
+    assert table.notna().all().all()
     ranges = {"probability": 1, "accuracy": 1, "not_a_digit": 1, "entropy": math.log(11) + 1e-6, "gray": 0.5,
               "nelbo": math.inf, "reconstruction": 784, "fid": math.inf, "precision": 1, "recall": 1,
               "density": math.inf, "coverage": 1}
@@ -48,7 +56,7 @@ def test_the_table_has_a_row_a_class_and_its_values_lie_in_their_ranges(model, d
 
 
 @pytest.mark.parametrize("k", [3, 8])
-def test_a_row_is_what_is_calculated_for_its_class_alone(model, digits, networks, monkeypatch, k):
+def test_a_row_has_the_measures_of_its_class_alone(model, digits, networks, monkeypatch, k):
     monkeypatch.setattr(evaluation, "fidelity", lambda real, fake: {"real": float(real.sum()),
                                                                     "fake": float(fake.sum())})
     row = evaluate(model, digits, *networks, samples=20).loc[k]
@@ -61,38 +69,39 @@ def test_a_row_is_what_is_calculated_for_its_class_alone(model, digits, networks
         p = judge(drawn).softmax(1)
         rebuilt = model.decode(model.encode(x, y)[0], y)
         sums = {"real": features.body(x).sum(), "fake": features.body(drawn).sum()}
-    wanted = {"probability": p[:, k].mean(), "accuracy": (p.argmax(1) == k).float().mean(),
-              "not_a_digit": p[:, 10].mean(), "entropy": -(p * p.log()).sum(1).mean(),
-              "gray": (drawn - 0.5).abs().mean(),
-              "reconstruction": ((rebuilt - x) ** 2).sum((1, 2, 3)).mean(),
-              "nelbo": negative_elbo(model, x, labels).mean(), **sums}
-    assert row.to_dict() == pytest.approx({name: float(value) for name, value in wanted.items()}, rel=1e-4)
+    expected = {"probability": p[:, k].mean(), "accuracy": (p.argmax(1) == k).float().mean(),
+                "not_a_digit": p[:, 10].mean(), "entropy": -(p * p.log()).sum(1).mean(),
+                "gray": (drawn - 0.5).abs().mean(),
+                "reconstruction": ((rebuilt - x) ** 2).sum((1, 2, 3)).mean(),
+                "nelbo": negative_elbo(model, x, labels).mean(), **sums}
+    assert row.to_dict() == pytest.approx({name: float(value) for name, value in expected.items()}, rel=1e-4)
 
 
 def test_the_seed_draws_the_samples_and_the_latent_noise(model, digits, networks):
     one, other = (evaluate(model, digits, *networks, seed=seed, samples=20) for seed in (0, 1))
-    assert ((one != other).all())[["probability", "gray", "nelbo", "fid"]].all()
+    for column in ("probability", "gray", "nelbo", "fid"):
+        assert (one[column] != other[column]).all(), column
     pd.testing.assert_series_equal(one["reconstruction"], other["reconstruction"])
 
 
 @pytest.mark.parametrize("bad", [0, -1, 5, 6.0, True])
 def test_too_few_samples_are_refused(model, digits, networks, bad):
-    with pytest.raises(ValueError, match=f"^samples={bad} is not allowed; use a whole number from 6$"):
+    with pytest.raises(ValueError, match=f"samples.*{bad}"):
         evaluate(model, digits, *networks, samples=bad)
 
 
-def test_a_class_of_too_few_test_images_is_refused(model, digits, networks):
+def test_a_class_with_too_few_test_images_is_refused(model, digits, networks):
     keep = (digits.test_labels != 4) | (digits.test_labels.cumsum(0) < 50)
     without = dataclasses.replace(digits, test_images=digits.test_images[keep],
                                   test_labels=digits.test_labels[keep])
-    with pytest.raises(ValueError, match="has [0-5] images of class 4; at least 6 of every class are needed"):
+    with pytest.raises(ValueError, match="[0-5] .*of class 4"):
         evaluate(model, without, *networks, samples=20)
 
 
-def test_means_leave_the_forgotten_class_out():
+@pytest.mark.parametrize("forget, mean", [(9, 1.0), ([9], 1.0), ((0,), (8 + 100) / 9), ([0, 9], 1.0)])
+def test_means_leave_the_forgotten_classes_out(forget, mean):
     table = pd.DataFrame({"gray": [1.0] * 9 + [100.0]})
-    assert retained_means(table, [9])["gray"] == 1.0
-    assert retained_means(table, [0])["gray"] == pytest.approx((8 + 100) / 9)
+    assert retained_means(table, forget)["gray"] == pytest.approx(mean)
 
 
 def test_equal_sets_are_perfect():
@@ -105,7 +114,8 @@ def test_equal_sets_are_perfect():
 
 def test_sets_far_apart_share_nothing():
     measures = fidelity(normal(100, 8), normal(100, 8, seed=1) + 1000)
-    assert measures.pop("fid") > 1e6 and set(measures.values()) == {0}
+    assert measures.pop("fid") > 1e6
+    assert set(measures.values()) == {0}
 
 
 def test_the_measures_are_those_of_a_naive_loop():
@@ -117,13 +127,13 @@ def test_the_measures_are_those_of_a_naive_loop():
     real_, fake_ = real.tolist(), fake.tolist()
     in_real = [[math.dist(r, f) <= reach(real_, i) for f in fake_] for i, r in enumerate(real_)]
     in_fake = [[math.dist(r, f) <= reach(fake_, j) for j, f in enumerate(fake_)] for r in real_]
-    wanted = {"precision": sum(any(column) for column in zip(*in_real)) / 25,
-              "recall": sum(any(row) for row in in_fake) / 30,
-              "density": sum(map(sum, in_real)) / (k * 25),
-              "coverage": sum(any(row) for row in in_real) / 30}
+    expected = {"precision": sum(any(column) for column in zip(*in_real, strict=True)) / 25,
+                "recall": sum(any(row) for row in in_fake) / 30,
+                "density": sum(map(sum, in_real)) / (k * 25),
+                "coverage": sum(any(row) for row in in_real) / 30}
     measures = fidelity(real, fake, k)
-    assert 0 < wanted["precision"] < 1 and 0 < wanted["recall"] < 1
-    assert {name: measures[name] for name in wanted} == pytest.approx(wanted)
+    assert {expected["precision"], expected["recall"]}.isdisjoint({0, 1}), "the case would be too easy"
+    assert {name: measures[name] for name in expected} == pytest.approx(expected)
 
 
 def test_a_dropped_mode_costs_recall_and_not_precision():
@@ -131,13 +141,17 @@ def test_a_dropped_mode_costs_recall_and_not_precision():
     whole = fidelity(real, torch.cat([normal(200, 4, seed=2), normal(200, 4, seed=3) + 20]))
     half = fidelity(real, normal(400, 4, seed=2))
     assert half["precision"] > whole["precision"] - 0.1
-    assert half["recall"] < 0.6 * whole["recall"] and half["coverage"] < 0.6 * whole["coverage"]
+    assert half["recall"] < 0.6 * whole["recall"]
+    assert half["coverage"] < 0.6 * whole["coverage"]
 
 
 def test_sets_too_small_are_refused():
-    with pytest.raises(ValueError, match="give more than 5 rows in each"):
+    with pytest.raises(ValueError, match="more than 5 rows"):
         fidelity(normal(5, 4), normal(50, 4))
-    with pytest.raises(ValueError, match="of the same length"):
+
+
+def test_features_of_different_lengths_are_refused():
+    with pytest.raises(ValueError, match="real and fake .*4.*3"):
         fidelity(normal(50, 4), normal(50, 3))
 
 
@@ -145,9 +159,9 @@ def test_the_frechet_distance_is_that_of_a_matrix_square_root():
     real, fake = normal(300, 6), normal(200, 6, seed=1) @ normal(6, 6, seed=2) + 1
     covariances = [x.double().T.cov().numpy() for x in (real, fake)]
     root = scipy.linalg.sqrtm(covariances[0] @ covariances[1]).real
-    wanted = float((real.double().mean(0) - fake.double().mean(0)).square().sum()) + sum(
+    expected = float((real.double().mean(0) - fake.double().mean(0)).square().sum()) + sum(
         c.trace() for c in covariances) - 2 * root.trace()
-    assert frechet_distance(real, fake) == pytest.approx(wanted, rel=1e-6)
+    assert frechet_distance(real, fake) == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_frechet_distance_of_gaussians_is_the_closed_form():
@@ -163,7 +177,8 @@ def test_one_draw_of_the_negative_elbo_is_the_models_own(model, digits):
     own = -model.elbo(x.to(device()), one_hot(labels).to(device()), noise.to(device()))
     torch.testing.assert_close(negative_elbo(model, x, labels, seed=7, draws=1), own)
     many = negative_elbo(model, x, labels, seed=7, draws=50)
-    assert float(many.mean()) == pytest.approx(float(own.mean()), rel=0.01) and not torch.equal(many, own)
+    assert not torch.equal(many, own)
+    assert float(many.mean()) == pytest.approx(float(own.mean()), rel=0.01)
 
 
 def test_the_negative_elbo_is_the_mean_over_its_draws(model, digits):
@@ -174,44 +189,49 @@ def test_the_negative_elbo_is_the_mean_over_its_draws(model, digits):
     assert not torch.allclose(each[0], each.mean(0))
 
 
-def test_two_models_are_given_the_same_latent_codes(model):
-    seen = []
+def test_two_models_are_given_the_same_latent_codes():
+    given = []
 
     def codes(labels, **changes):
-        other = build(MODEL, len(seen)).to(device())
-        other.decode = lambda z, y: seen.append(z) or z
+        other = build(MODEL, len(given)).to(device())
+        other.decode = lambda z, y: given.append(z) or z
         return prior_samples(other, labels, **changes)
 
     labels = torch.arange(10)
     first = codes(labels)
-    assert torch.equal(first, codes(labels)) and torch.equal(first, codes(labels.flip(0)))
-    assert not torch.equal(first, codes(labels, seed=1)) and first.unique().numel() == first.numel()
+    assert torch.equal(first, codes(labels))
+    assert torch.equal(first, codes(labels.flip(0)))
+    assert not torch.equal(first, codes(labels, seed=1))
+    assert first.unique().numel() == first.numel(), "each image has its own"
 
 
-def test_calibration_error():
+def test_the_calibration_error_of_honest_probabilities_is_small():
     generator = torch.Generator().manual_seed(0)
     p = torch.rand(50_000, generator=generator) / 2 + 0.5
     labels = (torch.rand(50_000, generator=generator) > p).long()
     assert expected_calibration_error(torch.stack([p, 1 - p], 1), labels) < 0.01
-    sure, wrong_in_4 = torch.tensor([[1.0, 0.0]]).expand(1000, 2), (torch.arange(1000) % 4 == 0).long()
-    assert expected_calibration_error(sure, wrong_in_4) == pytest.approx(0.25)
-    # Too little confidence does not make up for too much.
-    unsure = torch.tensor([[0.55, 0.45]]).expand(1000, 2)
+
+
+def test_too_little_confidence_does_not_make_up_for_too_much():
+    sure, unsure = (torch.tensor([[p, 1 - p]]).expand(1000, 2) for p in (1.0, 0.55))
+    wrong_in_4 = (torch.arange(1000) % 4 == 0).long()
+    too_much, too_little = 0.25, 0.75 - 0.55
+    assert expected_calibration_error(sure, wrong_in_4) == pytest.approx(too_much)
     mixed = expected_calibration_error(torch.cat([sure, unsure]), wrong_in_4.repeat(2))
-    assert mixed == pytest.approx((0.25 + 0.20) / 2)
+    assert mixed == pytest.approx((too_much + too_little) / 2)
 
 
-def test_nothing_is_not_measured(model, digits):
-    with pytest.raises(ValueError, match="draws=0 will not do"):
+def test_a_measure_of_no_data_is_refused(model, digits):
+    with pytest.raises(ValueError, match="draws"):
         negative_elbo(model, digits.test_images, digits.test_labels, draws=0)
-    with pytest.raises(ValueError, match="^0 images"):
+    with pytest.raises(ValueError, match="images"):
         negative_elbo(model, digits.test_images[:0], digits.test_labels[:0])
-    with pytest.raises(ValueError, match="^0 probabilities and 0 labels will not do"):
+    with pytest.raises(ValueError, match="probabilities"):
         expected_calibration_error(torch.zeros(0, 2), torch.zeros(0, dtype=torch.long))
 
 
 def test_without_a_feature_network_the_fidelity_is_left_out(model, digits, networks):
     judge, features = networks
-    full, short = (evaluate(model, digits, judge, f, samples=20) for f in (features, None))
-    assert list(short) == [c for c in full if c not in ("fid", "precision", "recall", "density", "coverage")]
-    assert short.equals(full[list(short)])
+    whole, short = (evaluate(model, digits, judge, network, samples=20) for network in (features, None))
+    assert list(short) == [c for c in whole if c not in ("fid", "precision", "recall", "density", "coverage")]
+    assert short.equals(whole[list(short)])
