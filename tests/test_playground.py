@@ -1,3 +1,5 @@
+"""The playground: the page draws, judges and attacks as the library does, and serves all its readers."""
+
 import http.server
 import json
 import re
@@ -13,19 +15,20 @@ import torch
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
-from sa_lib import attacks, model, playground
-from sa_lib.attacks import THREATS
+from sa_lib import playground
+from sa_lib.attacks import squared_error
+from sa_lib.model import ARCHITECTURES, ModelConfig, build
 
 PROJECT = Path(__file__).resolve().parent.parent
-# The image that a model draws in the page may differ from PyTorch's by this much, and the judge's probabilities.
+# The pixels and the judge's probabilities in the page may differ from PyTorch's by this much.
 PIXEL, PROBABILITY = 2e-3, 1e-2
-# How far the error of the page's attack may lie from the library's: they draw different starts.
+# The error of the page's attack may differ from the library's by this factor: they draw different starts.
 FACTOR = 1.25
 
 
 @pytest.fixture(scope="session")
 def site(exported, tmp_path_factory):
-    """The address of a server with the page, in a folder of its own as on a project's site."""
+    """The address of the page on a server that has it in a folder, as a project's site does."""
     root = tmp_path_factory.mktemp("server")
     static = root / "project" / "_static"
     shutil.copytree(PROJECT / "book" / "_static", static)
@@ -44,25 +47,25 @@ def site(exported, tmp_path_factory):
 
 @contextmanager
 def opened(chromium, address, **options):
-    """The page, ready for its reader; nothing may have gone wrong in it by the end."""
+    """The page, ready for its reader. By the end it must have reported no error."""
     context = chromium.new_context(**options)
-    page, complaints = context.new_page(), []
-    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page, problems = context.new_page(), []
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
     page.goto(address)
     page.wait_for_selector("#sa-playground:not([hidden])")
     yield page
     context.close()
-    assert complaints == []
+    assert problems == []
 
 
-def asked(page, script, argument=None):
-    """What a function of the module `m` and of the fetched `book` gives in the page."""
-    return page.evaluate("""async (given) => {
+def evaluated(page, script, argument=None):
+    """The value in the page of a function of the module `m`, of the fetched `book` and of the argument."""
+    return page.evaluate(f"""async (argument) => {{
         const m = await import(new URL("../_static/playground.js", location.href));
         const book = await m.load();
-        return (%s)(m, book, given);
-    }""" % script, argument)
+        return ({script})(m, book, argument);
+    }}""", argument)
 
 
 def pixels(page, where):
@@ -71,48 +74,73 @@ def pixels(page, where):
 
 
 def settled(page):
-    """The page's link, when it has been brought up to the state."""
+    """The page's link, once it has the page's state."""
     page.wait_for_timeout(900)
     return page.url
 
 
-def errors(page):
+def shown_errors(page):
     return [float(text.removeprefix("error ")) for text in page.locator(".error").all_inner_texts()]
 
 
-def test_what_is_exported_is_of_this_run_and_small_enough_for_a_phone(exported):
-    about = json.loads((exported["folder"] / "playground.json").read_text())
-    assert about["bytes"] == (exported["folder"] / "playground.bin").stat().st_size < playground.MOST
+@pytest.fixture
+def about(exported):
+    """The exported description of the playground."""
+    return json.loads((exported["folder"] / "playground.json").read_text())
+
+
+def test_the_export_is_small_enough_for_a_phone(exported, about):
+    assert about["bytes"] == (exported["folder"] / "playground.bin").stat().st_size
+    assert about["bytes"] < playground.MOST
+
+
+def test_the_export_is_of_this_run(exported, about):
     assert {m["name"]: m["digest"] for m in about["models"]} == {n: t.digest for n, t in exported["models"].items()}
     assert about["attack"]["errors"]["y free"]["forgot 9"] == pytest.approx(
-        float(exported["found"]["y free", 9, "forgot 9"].loss[-1].mean()))
+        float(exported["found"]["y free", 9, "forgot 9"].errors.mean()))
     assert [about["targets"]["labels"].count(k) for k in range(10)] == [1, 1, 3, 1, 1, 1, 1, 1, 1, 3]
+
+
+def test_the_presets_are_inputs_worth_a_look(about):
     names = [preset["name"] for preset in about["presets"]]
     through = re.fullmatch(r"a 9 through (\d) and (\d)", names[2])
-    assert names[0] == "a 9 from the baseline" and "9" not in through.groups()
+    assert names[0] == "a 9 from the baseline"
+    assert "9" not in through.groups()
     for preset in about["presets"]:
         assert preset["free"] or sum(preset["y"]) == pytest.approx(1, abs=1e-5)
     known, gray = about["presets"][:2]
-    assert (gray["z"], gray["y"]) == (known["z"], known["y"]) and gray["model"] == "forgot 9"
+    assert (gray["z"], gray["y"]) == (known["z"], known["y"])
+    assert gray["model"] == "forgot 9"
 
 
-def test_what_the_page_cannot_draw_is_not_exported(exported, tmp_path):
-    arguments = {key: value for key, value in exported.items() if key not in ("folder", "real")}
+@pytest.fixture
+def arguments(exported):
+    """The arguments of `playground.export` besides the folder."""
+    return {key: value for key, value in exported.items() if key not in ("folder", "real")}
+
+
+def test_convolutional_models_are_not_exported_and_old_files_are_removed(exported, arguments, tmp_path):
     shutil.copytree(exported["folder"], tmp_path, dirs_exist_ok=True)
-    conv = {name: replace(trained, model=model.build(model.ARCHITECTURES["conv"], 0))
-            for name, trained in exported["models"].items()}
+    conv = {name: replace(model, net=build(ARCHITECTURES["conv"], 0)) for name, model in exported["models"].items()}
     playground.export(tmp_path, **arguments | {"models": conv})
-    assert list(tmp_path.iterdir()) == [], "what another architecture left is not this run's"
-    large = model.build(model.ModelConfig(), 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_weight_that_is_too_large_for_float16_is_refused(exported, arguments, tmp_path):
+    large = build(ModelConfig(), 0)
     torch.nn.init.constant_(large.decoder.layers[0].weight, 1e5)
-    models = {**exported["models"], "forgot 9": replace(exported["models"]["forgot 9"], model=large)}
-    with pytest.raises(ValueError, match=r"forgot 9 reaches 1e\+05; float16 holds up to 65504"):
+    models = {**exported["models"], "forgot 9": replace(exported["models"]["forgot 9"], net=large)}
+    with pytest.raises(ValueError, match="forgot 9.*65504"):
         playground.export(tmp_path, **arguments | {"models": models})
-    many = {**exported["models"], "one more": exported["models"]["baseline"]}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_is_too_large_for_a_phone_is_refused(exported, arguments, tmp_path):
+    models = {**exported["models"], "one more": exported["models"]["baseline"]}
     found = exported["found"] | {(threat, 9, "one more"): exported["found"][threat, 9, "baseline"]
-                            for threat in playground.THREATS}
-    with pytest.raises(ValueError, match="bytes; 5000000 are allowed"):
-        playground.export(tmp_path, **arguments | {"models": many, "found": found})
+                                 for threat in playground.THREATS}
+    with pytest.raises(ValueError, match=str(playground.MOST)):
+        playground.export(tmp_path, **arguments | {"models": models, "found": found})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -122,44 +150,49 @@ def test_the_page_draws_and_judges_as_pytorch_does(chromium, site, exported):
     y = torch.cat([torch.eye(10), torch.rand(20, 10, generator=generator).softmax(1),
                    torch.randn(20, 10, generator=generator)])
     with opened(chromium, site) as page:
-        said = asked(page, """(m, book, [z, y]) => book.models.map((model) => z.map((_, n) => {
+        answers = evaluated(page, """(m, book, [z, y]) => book.models.map((model) => z.map((_, n) => {
             const image = m.decode(model, z[n], y[n]);
             return [Array.from(image), m.judged(book.judge, image)];
         }))""", [z.tolist(), y.tolist()])
-        real = asked(page, "(m, book) => book.targets.map(({ image }) => m.judged(book.judge, image))")
-        target = asked(page, "(m, book) => book.targets.map(({ image }) => Array.from(image))")
-    for (name, trained), drawn in zip(exported["models"].items(), said, strict=True):
-        images = trained.model.decode(z, y)
-        theirs = torch.tensor([image for image, _ in drawn]).view_as(images)
-        assert (theirs - images).abs().max() < PIXEL, name
-        odds = torch.tensor([odds for _, odds in drawn])
-        assert (odds - exported["judge"].probabilities(images)).abs().max() < PROBABILITY, name
-    shown = torch.tensor(target).view(-1, 1, 28, 28)
-    assert (torch.tensor(real) - exported["judge"].probabilities(shown)).abs().max() < PROBABILITY
-    assert (exported["judge"].probabilities(shown).argmax(1) != 10).float().mean() > 0.5, "the judge can tell digits"
+        real = evaluated(page, "(m, book) => book.targets.map(({ image }) => m.judged(book.judge, image))")
+        target = evaluated(page, "(m, book) => book.targets.map(({ image }) => Array.from(image))")
+    for (name, model), in_page in zip(exported["models"].items(), answers, strict=True):
+        images = model.net.decode(z, y)
+        drawn = torch.tensor([image for image, _ in in_page]).view_as(images)
+        assert (drawn - images).abs().max() < PIXEL, name
+        probabilities = torch.tensor([judged for _, judged in in_page])
+        assert (probabilities - exported["judge"].probabilities(images)).abs().max() < PROBABILITY, name
+    expected = exported["judge"].probabilities(torch.tensor(target).view(-1, 1, 28, 28))
+    assert (torch.tensor(real) - expected).abs().max() < PROBABILITY
+    assert (expected.argmax(1) != 10).float().mean() > 0.5, "the judge takes most test images for digits"
 
 
 @pytest.mark.parametrize("threat", playground.THREATS)
 def test_the_page_attacks_as_the_library_does(chromium, site, exported, threat):
     config = exported["config"]
-    spend = {"steps": config.steps, "restarts": config.restarts, "lr": config.lr}
+    budget = {"steps": config.steps, "restarts": config.restarts, "lr": config.lr}
     with opened(chromium, site) as page:
-        found = asked(page, """(m, book, [targets, free, spend]) => book.models.map((model) => targets.map((t, n) => {
-            const all = [...m.attack(model, t, 9, free, spend, n)];
+        attacks = evaluated(page, """(m, book, [targets, free, budget]) => book.models.map((model) =>
+                targets.map((t, n) => {
+            const all = [...m.attack(model, t, 9, free, budget, n)];
             const { loss, z, y, image } = all.at(-1).best;
-            return { first: all[0].best.loss, loss, z, y, image: Array.from(image), looks: all.length };
-        }))""", [exported["real"].flatten(1).tolist(), threat == "y free", spend])
-    for (name, trained), answers in zip(exported["models"].items(), found, strict=True):
-        library = float(exported["found"][threat, 9, name].loss[-1].mean())
-        mine = sum(answer["loss"] for answer in answers) / len(answers)
-        assert library / FACTOR < mine < library * FACTOR, f"{name}: {mine:.1f}, by the library {library:.1f}"
-        for answer, target in zip(answers, exported["real"]):
-            assert answer["loss"] < answer["first"] and answer["looks"] == config.steps + 1
+            return { first: all[0].best.loss, loss, z, y, image: Array.from(image), evaluations: all.length };
+        }))""", [exported["real"].flatten(1).tolist(), threat == "y free", budget])
+    for (name, model), answers in zip(exported["models"].items(), attacks, strict=True):
+        by_library = float(exported["found"][threat, 9, name].errors.mean())
+        by_page = sum(answer["loss"] for answer in answers) / len(answers)
+        assert by_page < by_library * FACTOR, name
+        assert by_page > by_library / FACTOR, name
+        for answer, target in zip(answers, exported["real"], strict=True):
+            assert answer["loss"] < answer["first"]
+            assert answer["evaluations"] == config.steps + 1
             z, y = torch.tensor([answer["z"]]), torch.tensor([answer["y"]])
-            image = trained.model.decode(z, y)
+            image = model.net.decode(z, y)
             assert (image.flatten() - torch.tensor(answer["image"])).abs().max() < PIXEL
-            assert float(attacks.squared_error(target[None])(image[None])) == pytest.approx(answer["loss"], rel=0.02)
-            assert threat == "y free" or (float(y.min()) >= 0 and float(y.sum()) == pytest.approx(1))
+            assert float(squared_error(target[None])(image[None])) == pytest.approx(answer["loss"], rel=0.02)
+            if threat == "y on the simplex":
+                assert float(y.min()) >= 0
+                assert float(y.sum()) == pytest.approx(1)
 
 
 def test_the_reader_attacks_from_the_page(chromium, site):
@@ -168,18 +201,19 @@ def test_the_reader_attacks_from_the_page(chromium, site):
         expect(attack).to_be_disabled()
         page.get_by_role("button", name="a 9", exact=False).last.click()
         page.wait_for_timeout(100)
-        before = errors(page)
+        before = shown_errors(page)
         attack.click()
         expect(page.locator("[data-part=result] table")).to_be_visible(timeout=120_000)
-        after = errors(page)
+        after = shown_errors(page)
         rows = page.locator("[data-part=result] tbody tr")
         assert [float(text) for text in rows.locator("td:nth-child(2)").all_inner_texts()] == after
         assert all(new < old for new, old in zip(after, before, strict=True))
         assert "y on the simplex" in page.locator("caption").inner_text()
         page.get_by_role("button", name="use the inputs found for forgot 9", exact=True).click()
         page.wait_for_timeout(100)
-        now = errors(page)
-        assert now[1] == pytest.approx(after[1], abs=0.2) and now != after
+        now = shown_errors(page)
+        assert now[1] == pytest.approx(after[1], abs=0.2)
+        assert now != after
         assert page.get_by_role("button", name="use the inputs found for forgot 9", exact=True).count() == 0
 
 
@@ -198,28 +232,32 @@ def test_a_link_brings_the_state_back(chromium, site):
         page.mouse.up()
         link = settled(page)
         state = [pixels(page, where) for where in (".models canvas", "[data-part=target]")]
-        assert link != first and "drawing=" in link and "free=1" in link and state[1].sum() > 5
+        assert link != first
+        assert "drawing=" in link
+        assert "free=1" in link
+        assert state[1].sum() > 5
         page.get_by_role("button", name="real test image 2", exact=False).click()
         page.get_by_text("on the simplex", exact=False).first.click()
         other = settled(page)
-        assert "target=1" in other and "free=0" in other
+        assert "target=1" in other
+        assert "free=0" in other
         with opened(chromium, link) as again:
             assert settled(again) == link
-            for before, where in zip(state, (".models canvas", "[data-part=target]")):
+            for before, where in zip(state, (".models canvas", "[data-part=target]"), strict=True):
                 assert (pixels(again, where) - before).abs().max() <= 2 / 255
             again.evaluate("(hash) => { location.hash = hash; }", other.partition("#")[2])
             assert settled(again) == other
             assert again.get_by_label("free: any numbers").is_checked() is False
     for damaged in ("#z=1,2&y=3", f"#{link.partition('#')[2].replace('z=', 'z=nan')}", "#references"):
         with opened(chromium, site + damaged) as page:
-            assert (pixels(page, "[data-part=target]") == 0).all(), "what cannot be read is left alone"
+            assert (pixels(page, "[data-part=target]") == 0).all(), "a link that cannot be read is ignored"
 
 
-def test_the_page_is_used_by_keyboard_and_told_to_a_screen_reader(chromium, site):
+def test_the_page_can_be_used_by_keyboard_and_with_a_screen_reader(chromium, site):
     with opened(chromium, site, reduced_motion="reduce") as page:
         page.get_by_role("button", name="label 4 alone").press("Enter")
-        said = page.locator("[data-part=said]")
-        expect(said).to_have_text(re.compile(r"The judge sees: baseline: .* \d+ %; forgot 9: .*; never saw 9"))
+        expect(page.locator("[data-part=said]")).to_have_text(
+            re.compile(r"The judge sees: baseline: .* \d+ %; forgot 9: .*; never saw 9"))
         assert page.get_by_label("y4", exact=True).get_attribute("aria-valuetext") == "1.00"
         page.get_by_label("y7", exact=True).press("End")
         expect(page.get_by_label("y4", exact=True)).to_have_attribute("aria-valuetext", "0.50")
@@ -231,27 +269,32 @@ def test_the_page_is_used_by_keyboard_and_told_to_a_screen_reader(chromium, site
         page.get_by_role("button", name="Clear").press("Enter")
         expect(page.get_by_role("button", name="Attack all models")).to_be_disabled()
 
-        # Who asked for less motion gets one step a press.
-        still = page.get_by_label("z1", exact=True).input_value
-        before, walk = still(), page.get_by_role("button", name="Walk")
+        report = Axe().run(page)
+        assert report.violations_count == 0, report.generate_report()
+
+
+def test_readers_who_ask_for_less_motion_get_one_step_a_press(chromium, site):
+    with opened(chromium, site, reduced_motion="reduce") as page:
+        z1 = page.get_by_label("z1", exact=True).input_value
+        before, walk = z1(), page.get_by_role("button", name="Walk")
         walk.press("Enter")
         page.wait_for_timeout(300)
-        stepped = still()
+        stepped = z1()
         page.wait_for_timeout(300)
-        assert before != stepped == still() and walk.get_attribute("aria-pressed") == "false"
-        found = Axe().run(page)
-        assert found.violations_count == 0, found.generate_report()
+        assert stepped != before
+        assert z1() == stepped
+        assert walk.get_attribute("aria-pressed") == "false"
 
 
 def test_a_walk_moves_until_it_is_stopped(chromium, site):
     with opened(chromium, site) as page:
         walk = page.get_by_role("button", name="Walk")
         walk.click()
-        seen = set()
+        values = set()
         for _ in range(5):
             page.wait_for_timeout(200)
-            seen.add(page.get_by_label("z1", exact=True).input_value())
-        assert len(seen) > 2
+            values.add(page.get_by_label("z1", exact=True).input_value())
+        assert len(values) > 2
         walk.click()
         page.wait_for_timeout(200)
         before = pixels(page, ".models canvas")
@@ -261,13 +304,14 @@ def test_a_walk_moves_until_it_is_stopped(chromium, site):
 
 def test_all_models_are_drawn_and_judged_thirty_times_a_second(chromium, site):
     with opened(chromium, site) as page:
-        rounds = asked(page, """(m, book) => Array.from({ length: 20 }, () => {
-            const began = performance.now();
+        rounds = evaluated(page, """(m, book) => Array.from({ length: 20 }, () => {
+            const start = performance.now();
             for (let n = 0; n < 3; n++) for (const model of book.models)
                 m.judged(book.judge, m.decode(model, book.presets[0].z, book.presets[0].y));
-            return (performance.now() - began) / 3;
+            return (performance.now() - start) / 3;
         })""")
-    assert min(rounds) < 33, f"milliseconds a draw: {rounds}"  # the best round: the machine may be busy
+    # The best round counts, for the machine may be busy.
+    assert min(rounds) < 1000 / 30, f"milliseconds a draw: {rounds}"
 
 
 @pytest.mark.parametrize("name, width, scheme", [("desktop", 1280, "light"), ("phone", 390, "light"),
