@@ -82,7 +82,7 @@ def test_the_budget_counts_model_evaluations_and_more_of_it_never_makes_the_best
     assert float(result.loss.diff(dim=0).clamp(min=0).sum()) == 0
 
 
-def test_the_images_of_a_result_are_what_the_model_draws(baseline, targets):
+def test_the_images_of_a_result_are_drawn_by_the_model(baseline, targets):
     result = run_attack(baseline.net, targets, "y free")
     drawn = baseline.net.decode(result.z[-1], result.y[-1])
     assert torch.equal(drawn, result.images[-1])

@@ -144,7 +144,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path, monkeypatch, bad):
         data.load("kmnist", tmp_path)
 
 
-def test_without_a_source_the_message_says_what_was_tried_and_what_to_do(tmp_path, monkeypatch):
+def test_without_a_source_the_message_names_each_attempt_and_a_way_out(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "_run", lambda *arguments: give_nothing(*arguments[:2]))
     with pytest.raises(OSError) as caught:
         data.load("mnist", tmp_path)

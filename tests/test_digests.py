@@ -250,7 +250,7 @@ EDITS = st.tuples(st.integers(0, len(HARD)), st.integers(0, 3), st.sampled_from(
 @settings(max_examples=1500)
 @given(st.lists(EDITS, min_size=1, max_size=3))
 def test_equal_texts_are_equal_programs(edits):
-    """Whatever is typed anywhere: if the text is the same, so is the program without its docstrings."""
+    """After any edit: if the text is the same, so is the program without its docstrings."""
     other = HARD
     for start, length, piece in edits:
         other = other[:start] + piece + other[start + length:]

@@ -88,7 +88,8 @@ def test_cka_of_different_numbers_of_inputs_is_refused():
 def test_one_embedding_keeps_the_clusters_of_all():
     x, labels = clusters(apart=20.0)
     first, second = latent.joint_tsne([x, x + 0.1])
-    assert first.shape == second.shape == (200, 2)
+    assert first.shape == (200, 2)
+    assert second.shape == (200, 2)
     recall = latent.knn_recall(first, labels, second, labels, 3)
     assert recall.min() > 0.9, "the same point of two models lies in the same place"
 

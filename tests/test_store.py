@@ -1,4 +1,4 @@
-"""The store: an artifact read back is the artifact that was made, whatever happens to its file in between."""
+"""The store: an artifact read back is the artifact that was made; a file damaged in between is made again."""
 
 import copy
 import errno
@@ -117,7 +117,7 @@ def foreign(path):
 
 
 def header(text):
-    """A file with our tensors and this header, made by someone who knows the format."""
+    """A file with our tensors and this header, as an attacker may write it."""
     metadata = {"sa_lib": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
     return lambda path: save_file(TENSORS, path, metadata=metadata)
 

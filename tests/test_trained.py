@@ -1,4 +1,4 @@
-"""Trained models: each is made once and loaded after that; whatever changes its result makes it again; prose does not.
+"""Trained models: each is made once and loaded after that; a changed input or code makes it again; prose does not.
 
 A recipe is complete if a changed module that took part makes the artifact again. The torture tests check that for
 every module that runs; these tests check the modules that a recipe names.
@@ -113,7 +113,7 @@ def twice_the_divergence(model, *inputs):
     {"config": TrainingConfig(epochs=1, peak_lr=1e-3)}, {"model_config": ModelConfig(latent_dim=2, hidden=(17, 8))},
     {"model_config": ModelConfig(latent_dim=3, hidden=(16, 8))}, {"without": 9}, {"without": [9, 2]},
     {"terms": twice_the_divergence}], ids=str)
-def test_whatever_changes_a_cvae_makes_another_one(digits, source, cache, made, changes):
+def test_a_changed_input_makes_another_cvae(digits, source, cache, made, changes):
     other = trained.cvae(digits, **({"model_config": MODEL, "config": TRAINING} | changes))
     assert other.digest != source.digest
     trained.cvae(digits, MODEL, TRAINING)
@@ -212,7 +212,7 @@ def test_the_order_of_the_classes_makes_no_other_model(digits, source, ones, mad
     assert made == []
 
 
-def test_whatever_changes_an_unlearned_model_makes_another_one(digits, source, ones, cache, made):
+def test_a_changed_input_makes_another_unlearned_model(digits, source, ones, cache, made):
     other = trained.cvae(digits, MODEL, TRAINING, seed=1)
     made.clear()
     arguments = {"source": source, "dataset": digits, "forget": 9, "protect": ones, "config": UNLEARNING}

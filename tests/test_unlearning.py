@@ -94,7 +94,7 @@ def test_a_digit_is_the_list_of_one(baseline, digits, fisher):
     assert torch.equal(weights_of(one), weights_of(same))
 
 
-def test_the_penalty_is_what_the_formula_says(baseline):
+def test_the_penalty_follows_the_formula(baseline):
     net, anchor = copy_of(baseline.net), dict(copy_of(baseline.net).named_parameters())
     fisher = {name: torch.full_like(weight, 2.0) for name, weight in anchor.items()}
     fisher["encoder.mean.bias"] = torch.tensor([1.0, 0.0, 5.0, 0.5]).to(device())
