@@ -1,19 +1,19 @@
 """Evaluation: the images that a model draws for each class, and how well it models the real ones."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import torch
 
-from .checks import check_images, check_seed, check_types, check_values, check_whole
+from .checks import check_images, check_name, check_seed, check_table, check_types, check_values, check_whole, shorten
 from .data import Dataset
 from .judges import NOT_A_DIGIT, Judge
-from .labels import CLASSES, check_labels, one_hot, retain_set
+from .labels import CLASSES, check_labels, forget_set, one_hot, retain_set
 from .methods import distance_to_gray
 from .model import CVAE, device
 
-__all__ = ["evaluate", "expected_calibration_error", "fidelity", "frechet_distance", "negative_elbo",
-           "prior_samples", "retained_means"]
+__all__ = ["answers", "evaluate", "expected_calibration_error", "fidelity", "frechet_distance", "negative_elbo",
+           "prior_samples", "relapse", "retained_means", "summary"]
 
 NEIGHBORS = 5
 
@@ -131,6 +131,80 @@ def retained_means(table: pd.DataFrame, forget: int | Sequence[int]) -> pd.Serie
     if missing := set(retain) - set(table.index):
         raise ValueError(f"table must have a row for every retained class, got none for {sorted(missing)}")
     return table.loc[retain].mean()
+
+
+def summary(tables: Mapping[str, pd.DataFrame], forget: int | Sequence[int], reference: str) -> pd.DataFrame:
+    """How several models did on the forgotten and on the retained classes, a row for each model.
+
+    Args:
+        tables: model -> its table of `evaluate`.
+        reference: the model in `tables` against which the losses count, such as the baseline.
+
+    Returns:
+        Index `model`; columns
+
+        - `probability`, `gray`: the largest over the classes in `forget`;
+        - `accuracy`, `nelbo`: the means over the retained classes, see `retained_means`;
+        - `nats_lost`: `nelbo` minus the reference's;
+        - `points_lost`: the reference's `accuracy` minus the model's, in percentage points.
+    """
+    check_types(tables=(tables, Mapping))
+    check_name(tables, reference=reference)
+    forget = forget_set(forget)
+    retained = {name: retained_means(table, forget) for name, table in tables.items()}
+    rows = pd.DataFrame({name: {**table.loc[list(forget), ["probability", "gray"]].max(),
+                                **retained[name][["accuracy", "nelbo"]]} for name, table in tables.items()}).T
+    return rows.assign(nats_lost=rows["nelbo"] - rows.loc[reference, "nelbo"],
+                       points_lost=100 * (rows.loc[reference, "accuracy"] - rows["accuracy"])).rename_axis("model")
+
+
+def relapse(tables: Sequence[pd.DataFrame], forget: int | Sequence[int]) -> pd.Series:
+    """How far each forgotten class has moved away from gray since the step that forgot it.
+
+    Args:
+        tables: of `evaluate`, of the model before the first step and of the model after each step.
+        forget: the class of each step, in order.
+
+    Returns:
+        Index `class`: the distance to gray at the end minus the distance right after the class's own step, so 0 for
+        the last class, and below 0 for a class that came closer to gray.
+
+    Raises:
+        ValueError: the number of tables is wrong, or a table lacks `gray` or one of the classes.
+    """
+    forget = forget_set(forget)
+    check_table("gray", **{f"tables[{step}]": table for step, table in enumerate(tables)})
+    if len(tables) != len(forget) + 1:
+        raise ValueError(f"tables must be one for the start and one for each of the {len(forget)} steps, "
+                         f"got {len(tables)}")
+    if missing := set(forget) - set.intersection(*(set(table.index) for table in tables)):
+        raise ValueError(f"tables must have a row for every class in forget, got none for {sorted(missing)}")
+    rises = {k: tables[-1].loc[k, "gray"] - tables[step].loc[k, "gray"] for step, k in enumerate(forget, 1)}
+    return pd.Series(rises, name="relapse").rename_axis("class")
+
+
+def answers(judge: Judge, images: Mapping[str, torch.Tensor]) -> pd.DataFrame:
+    """Shares of the judge's answers for several sets of images.
+
+    Args:
+        images: name -> [N, 1, 28, 28] in [0, 1], N >= 1.
+
+    Returns:
+        Index: the names; columns "0" to "9" and "none", for no digit: the share of the images for which this is the
+        most probable outcome. Each row sums to 1.
+
+    Raises:
+        ValueError: a set is not of at least one image.
+    """
+    check_types(judge=(judge, Judge), images=(images, Mapping))
+    for name, one in images.items():
+        check_images(one, f"images[{name!r}]")
+    outcomes = [*map(str, range(CLASSES)), "none"]
+    shares = {}
+    for name, one in images.items():
+        answer = judge.probabilities(one.to(device())).argmax(1).cpu()
+        shares[name] = (torch.bincount(answer, minlength=len(outcomes)) / len(answer)).tolist()
+    return pd.DataFrame.from_dict(shares, "index", columns=outcomes)
 
 
 def fidelity(real: torch.Tensor, fake: torch.Tensor, neighbors: int = NEIGHBORS) -> dict[str, float]:

@@ -47,6 +47,7 @@ MEASURES = {
     "ratio": Measure("times a plain pass", "{:.2f}", better="lower"),
     "nats_lost": Measure("nats lost", "{:+.2f}", "nats", "lower"),
     "points_lost": Measure("points lost", "{:+.2f}", "points", "lower"),
+    "relapse": Measure("relapse", "{:+.4f}", better="lower"),
     "loss": Measure("attacker's loss", "{:.2f}", better="lower"),
     "success": Measure("success", "{:.0%}"),
     "nearest": Measure("nearest real image", "{:.1f}"),
