@@ -89,7 +89,8 @@ chapter.show_figure(
 # $$
 # \log p(x \mid y) \;\ge\;
 # \underbrace{\mathbb{E}_{q(z \mid x, y)} \log p(x \mid z, y)}_{\text{how well } x \text{ is rebuilt}}
-# \;-\; \underbrace{\mathrm{KL}\big(q(z \mid x, y) \,\|\, \mathcal{N}(0, I)\big)}_{\text{how far } z \text{ is from the prior}}
+# \;-\; \underbrace{\mathrm{KL}\big(q(z \mid x, y) \,\|\, \mathcal{N}(0, I)\big)}
+# _{\text{how far } z \text{ is from the prior}}
 # $$
 #
 # In code, with one draw of $z$ for the expectation (change it, and the cells

@@ -165,7 +165,7 @@ def batch_gradients(size=512):
 
 # %%
 def plain_pass():
-    for gradients in batch_gradients():
+    for _ in batch_gradients():
         pass
 
 
@@ -347,7 +347,7 @@ shown = ["probability", "gray", "accuracy", "nelbo", "fid"]
 chapter.show_table(
     ablations[shown].join(demands.map({True: "yes", False: "no"}.get)),
     f"Every term taken away, and λ swept. Probability and distance to gray are those of class {digit}; accuracy, "
-    "negative ELBO and FID are means over the retained classes.")
+    "negative ELBO and FID are means over the retained classes. The last three columns apply the book's limits.")
 
 # %% tags=["remove-input"]
 sweeps = ablations.iloc[1:].set_axis(pd.MultiIndex.from_tuples(variants))
