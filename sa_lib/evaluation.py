@@ -230,8 +230,8 @@ def fidelity(real: torch.Tensor, fake: torch.Tensor, neighbors: int = NEIGHBORS)
     check_whole(neighbors=neighbors)
     check_values(real=real, fake=fake)
     if min(len(real), len(fake)) <= neighbors:
-        raise ValueError(f"neighbors must be fewer than the rows of real and of fake, got {neighbors} "
-                         f"for {len(real)} and {len(fake)}")
+        raise ValueError(f"real and fake must have more than {neighbors} rows each, the number of neighbors, "
+                         f"got {len(real)} and {len(fake)}")
 
     real, fake = (x if x.dtype == torch.double else x.float() for x in (real, fake))
 

@@ -33,7 +33,7 @@ LABELS = {"real": "real", "replay": "replay", "ewc": "EWC", "gray": "gray", "los
 
 
 def in_book_style(draw: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a function draw with Matplotlib's defaults, whatever the matplotlibrc of its user says."""
+    """Let a function draw with Matplotlib's defaults, independently of the user's matplotlibrc."""
     @wraps(draw)
     def styled(*args, **kwargs):
         with style.context("default", after_reset=True):
