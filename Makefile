@@ -1,8 +1,9 @@
-# make book    environment, chapters, site      make test    environment, tests
-# Each run is kept in runs/$(RUN); see README.md for the variables.
+# make book    environment, chapters, site
+# make test    environment, test suite
+# Each run has a folder of its own, runs/$(RUN). README.md explains the variables.
 
 PROFILE ?= full
-# Runs with other parameters never share a folder.
+# Runs with different parameters never share a folder.
 RUN ?= $(PROFILE)$(if $(DATASET),-$(DATASET))$(if $(ARCHITECTURE),-$(ARCHITECTURE))$\
     $(if $(FORGET),-forget$(FORGET))$(if $(SEED),-seed$(SEED))
 PYTHON ?= $(or $(shell for name in python3 python3.13 python3.12 python3.11; do \
@@ -12,89 +13,94 @@ VENV ?= .venv
 
 python := $(VENV)/bin/python
 dataset := $(or $(DATASET),$(if $(filter smoke,$(PROFILE)),digits))
-# What is not set is left to the chapters' own defaults.
+# A variable that is not set leaves the chapters' own default.
 shared := -p profile "$(PROFILE)" $(if $(dataset),-p dataset "$(dataset)") \
           $(if $(ARCHITECTURE),-p architecture "$(ARCHITECTURE)")
-parameters := $(shared) $(if $(FORGET),-p forget "$(FORGET)" -p forget_sequence "[$(FORGET)]") \
+parameters := $(shared) $(if $(FORGET),-p forget "$(FORGET)") \
               $(if $(SEED),-p seed "$(SEED)")
 
-.PHONY: book test run render check sweep evidence evidence-check sync repo environment clean
-.PHONY: torture bench models pdf site-test colab-test colab-constraints new-chapter links audit
+.PHONY: book run render check sweep evidence evidence-check models pdf sync new-chapter repo
+.PHONY: test torture bench lint site-test colab-test colab-constraints links audit environment clean
 
-book: run  ## run what is missing, then render the site
+book: run  ## run the missing chapters, then render the site
 	@$(python) -m sa_lib.book render --run "$(RUN)"
 
-run: environment  ## execute the chapters (CHAPTERS="01_baseline ...": only these)
+run: environment  ## run the missing chapters [CHAPTERS="01_baseline ..."]
 	@$(python) -m sa_lib.book run --run "$(RUN)" $(parameters) --chapters $(CHAPTERS)
 
-render: environment  ## render a run again
+render: environment  ## render the site of an existing run
 	@$(python) -m sa_lib.book render --run "$(RUN)"
 
-check: environment  ## hold a run's numbers to the book's claims
-	@$(python) -m sa_lib.check "runs/$(RUN)"
+check: environment  ## compare a run's numbers with the book's claims
+	@$(python) -m sa_lib.book check "runs/$(RUN)"
 
-sweep: environment  ## CHAPTER=07_methods GRID="forget=0:10 seed=0:5" [SCHEDULER=tcp://...] [NAME=...]
-	@$(python) -m sa_lib.sweep --chapter "$(CHAPTER)" $(foreach axis,$(GRID),--grid '$(axis)') $(shared) \
+sweep: environment  ## run a chapter over a grid: CHAPTER=07_methods GRID="forget=0:10 seed=0:5" [NAME=] [SCHEDULER=]
+	@$(python) -m sa_lib.book sweep --chapter "$(CHAPTER)" $(foreach axis,$(GRID),--grid '$(axis)') $(shared) \
 	    $(if $(NAME),--name "$(NAME)") $(if $(SCHEDULER),--scheduler "$(SCHEDULER)")
 
-evidence: environment  ## make results/ again; takes hours [SWEEPS="evidence ..."] [SEEDS=5] [SCHEDULER=tcp://...]
-	@$(python) -m sa_lib.evidence make $(if $(SWEEPS),--sweeps $(SWEEPS)) $(if $(SEEDS),--seeds $(SEEDS)) \
+evidence: environment  ## make the committed results again; takes hours [SWEEPS="evidence ..."] [SEEDS=5] [SCHEDULER=]
+	@$(python) -m sa_lib.book evidence make $(if $(SWEEPS),--sweeps $(SWEEPS)) $(if $(SEEDS),--seeds $(SEEDS)) \
 	    $(if $(SCHEDULER),--scheduler "$(SCHEDULER)")
 
-evidence-check: environment  ## make one cell of results/ again, and compare
-	@$(python) -m sa_lib.evidence check
+evidence-check: environment  ## make one cell of the committed results again, and compare
+	@$(python) -m sa_lib.book evidence check
 
-test: environment  ## the whole test suite, two files at a time
+test: environment  ## run the test suite, two files at a time
 	@OMP_NUM_THREADS=1 $(python) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-torture: environment  ## the tests of what can go wrong, in their long forms; counts go to results/torture.json
-	@TORTURE=results/torture.json OMP_NUM_THREADS=1 $(python) -m pytest -m torture -n 2 --dist loadfile --no-loadscope-reorder
+torture: environment  ## run the long forms of tests/torture, about an hour; writes sa_lib/results/torture.json
+	@TORTURE=sa_lib/results/torture.json OMP_NUM_THREADS=1 $(python) -m pytest -m torture \
+	    -n 2 --dist loadfile --no-loadscope-reorder
 
-bench: environment  ## time the library beside other tools, which it installs; results go to results/bench.json
-	@$(python) -m pip --disable-pip-version-check install -q -c constraints.txt -e ".[bench,sweep]"
+bench: environment  ## install other tools, and time the library beside them; writes sa_lib/results/bench.json
+	@$(python) -m pip --disable-pip-version-check install -q -c tools/constraints.txt -e ".[bench,book]"
 	@mkdir -p _build
-	@OMP_NUM_THREADS=1 $(python) -m pytest benchmarks --benchmark-json=_build/bench.json
+	@OMP_NUM_THREADS=1 $(python) -m pytest tests/bench --benchmark-json=_build/bench.json
 
-models: environment  ## pack the trained models of a run into one file, to be named by SA_MODELS
+lint: environment  ## check style with ruff and spelling with codespell
+	@$(python) -m ruff check --quiet .
+	@git ls-files -z --cached --others --exclude-standard -- ':!*.ipynb' | xargs -0 $(python) -m codespell_lib
+
+models: environment  ## pack the trained models of a run into one file, for SA_MODELS
 	@$(python) -m sa_lib.book models --run "$(RUN)"
 
-new-chapter: environment  ## make new-chapter NAME=09_topic: a pair that works, to be made yours
+new-chapter: environment  ## start a chapter that works: NAME=09_topic
 	@$(python) -m sa_lib.book new-chapter "$(NAME)"
 
-colab-test: environment  ## every chapter alone, in a bare environment like Colab's
-	@$(python) -m pytest tests/test_colab.py -m "" --durations=0
+colab-test: environment  ## run every chapter alone, in a bare environment like Colab's
+	@$(python) -m pytest tests/book/test_colab.py -m "" --durations=0
 
-colab-constraints:  ## put Colab's versions of what the library imports into constraints.txt (git restores it)
+colab-constraints:  ## replace tools/constraints.txt by Colab's versions of the library's dependencies (git restores it)
 	@mkdir -p _build
 	@curl -fsSL https://raw.githubusercontent.com/googlecolab/backend-info/main/pip-freeze.txt -o _build/colab.txt
 	@sed -nE -e 's/^(torch|torchvision)(==| @ .*\/(torch|torchvision)-)([0-9.]+).*/\1==\4/p' -e \
 	    '/^(numpy|pandas|scipy|scikit-learn|matplotlib|seaborn|safetensors|platformdirs|tqdm)==/p' \
-	    _build/colab.txt > constraints.txt
-	@grep -q '^torch==' constraints.txt
+	    _build/colab.txt > tools/constraints.txt
+	@grep -q '^torch==' tools/constraints.txt
 
-links:  ## ask every address in the texts whether it is still there
+links:  ## check that every web address in the texts still answers
 	@$(PYTHON) tools/links.py
 
-audit: environment  ## what is installed: its licences, and known vulnerabilities by pip-audit, which it installs
+audit: environment  ## list the licenses of the installed packages and, with pip-audit, their known vulnerabilities
 	@$(python) tools/licences.py
 	@$(python) -m pip --disable-pip-version-check install -qqq pip-audit || \
-	    { echo "error: pip-audit could not be fetched; it needs a network" >&2; exit 1; }
+	    { echo "error: pip-audit could not be installed; check the network" >&2; exit 1; }
 	@$(python) -m pip_audit --local --skip-editable --progress-spinner off
 
-pdf: environment  ## the rendered site as _build/book.pdf; needs Chromium
+pdf: environment  ## print the rendered site as _build/book.pdf; needs Chromium
 	@$(python) tools/pdf.py _build/html
 
-site-test: environment  ## look at the rendered site with Chromium
-	@SITE=_build/html $(python) -m pytest tests/test_site.py
+site-test: environment  ## check every page of the rendered site in Chromium
+	@SITE=_build/html $(python) -m pytest tests/book/test_site.py
 
-sync: environment  ## derive every notebook's .ipynb from its .py
+sync: environment  ## derive the .ipynb of every chapter from its .py
 	@$(python) -m sa_lib.book sync
 
-repo: environment  ## make repo URL=https://github.com/<owner>/<name>
+repo: environment  ## set the repository's address: URL=https://github.com/<owner>/<name>
 	@$(python) -m sa_lib.book repo "$(URL)"
 
-environment:
+environment:  ## make or update the virtual environment in $(VENV)
 	@$(PYTHON) tools/environment.py $(VENV)
 
-clean:  ## remove the site and the runs; keep the environment and the trained models
+clean:  ## delete the site and the runs; keep the environment and the trained models
 	rm -rf _build runs
