@@ -175,8 +175,10 @@ def read(path: Path) -> NotebookNode:
     try:
         notebook = nbformat.read(path, as_version=4)
         nbformat.validate(notebook)
-        origin = notebook.metadata.get("sa_lib", {"parameters": {}, "machine": {}})
-        if not all(isinstance(origin[name], dict) for name in ("parameters", "machine")):
+        origin = notebook.metadata.get("sa_lib", {})
+        if "stamp" not in origin:  # the notebook was derived from its .py and not executed, or an error stopped it
+            notebook.metadata.pop("sa_lib", None)
+        elif not all(isinstance(origin[name], dict) for name in ("parameters", "machine")):
             raise ValueError("its metadata lack its parameters or its machine")
         return notebook
     except Exception:  # a damaged notebook can fail in any way; the chapter is then run again
