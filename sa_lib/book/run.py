@@ -8,12 +8,14 @@ import platform
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import papermill
+from IPython.core.inputtransformer2 import TransformerManager
 from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
@@ -141,14 +143,18 @@ def stamp(source: Path, parameters: Mapping[str, Any]) -> str:
 
 def _imported(source: Path) -> set[str]:
     """The modules of `sa_lib` that a chapter's cells import by name."""
-    cells = nbformat.read(source, as_version=4).cells
-    lines = (line for cell in cells if cell.cell_type == "code" for line in cell.source.splitlines()
-             if not line.lstrip().startswith("%"))
-    nodes = [*ast.walk(ast.parse("\n".join(lines)))]
-    listed = {alias.name for node in nodes if isinstance(node, ast.ImportFrom) and node.module == "sa_lib"
-              for alias in node.names}
-    return listed | {node.module.removeprefix("sa_lib.") for node in nodes
-                     if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("sa_lib.")}
+    names = set()
+    for cell in nbformat.read(source, as_version=4).cells:
+        if cell.cell_type != "code":
+            continue
+        with suppress(SyntaxError):  # such a cell stops the chapter when it is run
+            # Lines that begin with % or ! are no Python until IPython has translated them.
+            for node in ast.walk(ast.parse(TransformerManager().transform_cell(cell.source))):
+                if isinstance(node, ast.Import):
+                    names |= {alias.name for alias in node.names}
+                elif isinstance(node, ast.ImportFrom):
+                    names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {name.removeprefix("sa_lib.") for name in names if name and name.startswith("sa_lib.")}
 
 
 def library_digest() -> str:
