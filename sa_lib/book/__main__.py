@@ -104,6 +104,8 @@ def _models(options: argparse.Namespace) -> int:
 
 def _picture(options: argparse.Namespace) -> int:
     figures = site.figures(run.read(options.notebook))
+    if not figures:
+        raise BookError(f"notebook must be an executed chapter with figures, got {options.notebook}")
     if not 1 <= options.number <= len(figures):
         raise BookError(f"number must be 1 to {len(figures)}, the figures of {options.notebook}, got {options.number}")
     with write_atomically(options.target) as temporary:
