@@ -255,9 +255,9 @@ def _refuse_unknown_parameters() -> None:
         if injected.startswith("# Parameters\n"):  # papermill's cell, right behind the chapter's own
             known = _assigned(own)
             for name in sorted(_assigned(injected) - known):
-                nearest = get_close_matches(name, known, 1)
-                hint = f"did you mean {nearest[0]}? There are" if nearest else "there are"
-                raise ValueError(f"{name} is not a parameter of this chapter; {hint} {', '.join(sorted(known))}")
+                nearest = get_close_matches(name, known, 1, cutoff=0.5)
+                hint = f"; did you mean {nearest[0]}?" if nearest else ""
+                raise ValueError(f"parameters must be among {', '.join(sorted(known))}, got {name}{hint}")
 
 
 def _assigned(source: str) -> set[str]:
