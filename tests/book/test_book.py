@@ -1,3 +1,6 @@
+"""The book: notebooks from their sources, runs that can be stopped, the site of a run, and the command line."""
+
+import base64
 import html
 import json
 import re
@@ -6,16 +9,24 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import nbformat
+import papermill
 import pytest
+from papermill.exceptions import PapermillExecutionError
+from runs import PROJECT
 
-from sa_lib import book
+from sa_lib import evidence
+from sa_lib.book import notebooks, run, site
+from sa_lib.book.__main__ import main
+from sa_lib.book.notebooks import BookError
 
-PROJECT = Path(__file__).resolve().parent.parent
-SLUG = book.repository(PROJECT).removeprefix("https://github.com/")
+ADDRESS = notebooks.repository(PROJECT)
+SLUG = ADDRESS.removeprefix("https://github.com/")
 TINY = '''\
 # %% [markdown]
 # # A tiny chapter
@@ -30,14 +41,14 @@ except ImportError:
     import sa_lib
 
 # %% tags=["parameters"]
-forget = 9  # @param {type: "integer"}
+forget = 9  # @param {type: "raw"}
 profile = "full"  # @param ["full", "smoke"]
 run_dir = "runs/full"  # @param {type: "string"}
 
 # %%
 import sys
-from sa_lib import chapter
-run = chapter.validate(forget=forget, profile=profile, run_dir=run_dir)
+from sa_lib import chapter, experiment
+run = experiment.validate(forget=forget, profile=profile, run_dir=run_dir)
 print("progress", 100, file=sys.stderr)
 
 # %%
@@ -52,6 +63,7 @@ chapter.say("It is **{share:.2f}** of $x^2$.", share=forget / 8)
 # %%
 chapter.write_metrics(run.run_dir, "01_tiny", {"share": forget / 8})
 '''.replace("SLUG", SLUG)
+# A chapter that needs no time.
 QUICK = '''\
 # %% tags=["parameters"]
 forget = 9
@@ -63,6 +75,7 @@ folder = Path(run_dir, "01_tiny")
 folder.mkdir(exist_ok=True)
 (folder / "metrics.json").write_text(f'{{"share": {forget / 8}}}')
 '''
+RUN = Path("runs", "mine")
 
 
 @pytest.fixture
@@ -82,86 +95,103 @@ def tiny(tmp_path):
     return tmp_path
 
 
-RUN = Path("runs", "mine")
+# Notebooks ----------------------------------------------------------------------------------
+
+def test_every_notebook_agrees_with_its_source():
+    assert notebooks.sync(PROJECT, check=True) == [], "run make sync, then commit the .ipynb"
 
 
-def test_every_notebook_is_what_its_source_says():
-    assert book.sync(PROJECT, check=True) == [], "make sync, then commit the .ipynb"
+def test_a_check_lists_the_pairs_that_differ_and_writes_nothing(tiny):
+    assert notebooks.sync(tiny, check=True) == ["01_tiny"]
+    assert not (tiny / "notebooks" / "01_tiny.ipynb").exists()
 
 
-def test_sync_is_stable_and_says_what_differs(tiny):
+def test_a_second_sync_changes_nothing(tiny):
     notebook = tiny / "notebooks" / "01_tiny.ipynb"
-    assert book.sync(tiny, check=True) == ["01_tiny"] and not notebook.exists()
-    assert book.sync(tiny) == ["01_tiny"]
+    assert notebooks.sync(tiny) == ["01_tiny"]
     before = notebook.read_bytes()
-    assert book.sync(tiny) == [] and notebook.read_bytes() == before
-    source = tiny / "notebooks" / "01_tiny.py"
+    assert notebooks.sync(tiny) == []
+    assert notebook.read_bytes() == before
+
+
+def test_an_edited_cell_gets_another_id_and_no_other_cell_does(tiny):
+    source, notebook = (tiny / "notebooks" / f"01_tiny.{kind}" for kind in ("py", "ipynb"))
+    notebooks.sync(tiny)
+    old = nbformat.read(notebook, 4)
     source.write_text(TINY.replace("It rises", "It climbs"))
-    assert book.sync(tiny, check=True) == ["01_tiny"] and notebook.read_bytes() == before
-    book.sync(tiny)
-    old, new = nbformat.reads(before.decode(), 4), nbformat.read(notebook, 4)
-    cells = enumerate(zip(old.cells, new.cells, strict=True))
-    changed = [position for position, (before, after) in cells if before.id != after.id]
-    assert changed == [4], "only the edited cell gets another id"
-    assert "    %pip install" in new.cells[1].source, "the install command is a comment in the .py alone"
+    assert notebooks.sync(tiny, check=True) == ["01_tiny"]
+    notebooks.sync(tiny)
+    new = nbformat.read(notebook, 4)
+    assert [at for at, pair in enumerate(zip(old.cells, new.cells, strict=True)) if pair[0].id != pair[1].id] == [4]
+
+
+def test_the_install_command_is_a_comment_in_the_source_alone(tiny):
+    notebooks.sync(tiny)
+    assert "    %pip install" in nbformat.read(tiny / "notebooks" / "01_tiny.ipynb", 4).cells[1].source
 
 
 def test_equal_cells_get_different_ids():
-    notebook = nbformat.reads(book.notebook_text("# %%\n1\n\n# %%\n1\n\n# %%\n1\n"), 4)
+    notebook = nbformat.reads(notebooks.notebook_text("# %%\n1\n\n# %%\n1\n\n# %%\n1\n", ADDRESS), 4)
     assert len({cell.id for cell in notebook.cells}) == 3
     nbformat.validate(notebook)
 
 
-def test_run_skips_what_is_done_and_redoes_what_changed(tiny, capsys):
+# Runs ---------------------------------------------------------------------------------------
+
+def test_a_run_skips_finished_chapters_and_repeats_changed_ones(tiny, capsys):
     source, executed = tiny / "notebooks" / "01_tiny.py", tiny / RUN / "01_tiny.ipynb"
     source.write_text(QUICK)
 
-    def run(**parameters):
-        book.run(tiny, RUN, parameters)
+    def result(**parameters):
+        run.run(tiny, RUN, parameters)
         share = json.loads((tiny / RUN / "01_tiny" / "metrics.json").read_text())["share"]
         return capsys.readouterr().out.strip().removeprefix("01_tiny: "), share
 
-    assert run(forget=4) == ("running", 0.5)
+    assert result(forget=4) == ("running", 0.5)
     before = executed.read_bytes()
-    assert run(forget=4) == ("already done", 0.5)
+    assert result(forget=4) == ("already done", 0.5)
     assert executed.read_bytes() == before
     executed.write_bytes(before[:len(before) // 2])  # as a full disk may leave it
-    assert run(forget=4)[0] == "running"
-    assert run(forget=2) == ("running", 0.25)
+    assert result(forget=4) == ("running", 0.5)
+    assert result(forget=2) == ("running", 0.25)
     assert json.loads((tiny / RUN / "run.json").read_text())["parameters"] == {"forget": 2}
     source.write_text(QUICK.replace("/ 8", "/ 16"))
-    assert run(forget=2) == ("running", 0.125)
+    assert result(forget=2) == ("running", 0.125)
     assert not [path.name for path in (tiny / RUN).iterdir() if path.name.startswith(".")]
 
 
-def test_a_stopped_and_a_killed_run_are_taken_up_where_they_were(tiny):
-    notebooks = tiny / "notebooks"
-    (notebooks / "01_tiny.py").write_text(QUICK)
+def test_a_stopped_run_and_a_killed_run_continue_when_started_again(tiny):
+    quick = tiny / RUN / "01_tiny.ipynb"
+    (tiny / "notebooks" / "01_tiny.py").write_text(QUICK)
     slow = QUICK.replace("01_tiny", "02_slow") + (
         "import os, time\nPath('started').write_text(str(os.getpid()))\n"
         "while not Path('go').exists():\n    time.sleep(0.1)\n")
-    (notebooks / "02_slow.py").write_text(slow)
+    (tiny / "notebooks" / "02_slow.py").write_text(slow)
     command = [sys.executable, "-m", "sa_lib.book", "run", "--run", "mine", "-p", "forget", "4"]
     started, deadline = tiny / "started", time.monotonic() + 120
-    for how, said in ((signal.SIGINT, "stopped; started again"), (signal.SIGKILL, "")):
-        # Where the tests run in the background, SIGINT is ignored, and so it would be here.
+    for how, message in ((signal.SIGINT, "stopped; started again"), (signal.SIGKILL, "")):
+        # A test suite in the background ignores SIGINT, and the process would inherit this.
         process = subprocess.Popen(command, cwd=tiny, stderr=subprocess.PIPE, text=True,
                                    preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL))
-        while not (started.exists() and started.read_text() and (tiny / RUN / "01_tiny.ipynb").exists()):
-            assert process.poll() is None and time.monotonic() < deadline, "it ended before it could be stopped"
+        while not (started.exists() and started.read_text() and quick.exists()):
+            assert process.poll() is None, "it ended before it could be stopped"
+            assert time.monotonic() < deadline
             time.sleep(0.1)
         process.send_signal(how)
-        assert process.wait(20) == (130 if said else -how) and said in process.stderr.read()
+        assert process.wait(20) == (130 if message else -how)
+        assert message in process.stderr.read()
         while Path("/proc", started.read_text()).exists():
-            assert time.monotonic() < deadline, "its kernel lives on"
+            assert time.monotonic() < deadline, "its kernel is still running"
             time.sleep(0.1)
         started.unlink()
-    assert (tiny / RUN / "02_slow" / "metrics.json").is_file() and not (tiny / RUN / "02_slow.ipynb").exists()
-    with pytest.raises(book.BookError, match="lacks 02_slow"):
-        book.render(tiny, RUN)
+    assert (tiny / RUN / "02_slow" / "metrics.json").is_file()
+    assert not (tiny / RUN / "02_slow.ipynb").exists()
+    with pytest.raises(BookError, match="lacks 02_slow"):
+        site.render(tiny, RUN)
     (tiny / "go").touch()
-    said = subprocess.run(command, cwd=tiny, capture_output=True, text=True, check=True).stdout
-    assert "01_tiny: already done" in said and "02_slow: running" in said
+    output = subprocess.run(command, cwd=tiny, capture_output=True, text=True, check=True).stdout
+    assert "01_tiny: already done" in output
+    assert "02_slow: running" in output
     assert (tiny / RUN / "02_slow.ipynb").is_file()
 
 
@@ -172,28 +202,132 @@ def test_a_stopped_and_a_killed_run_are_taken_up_where_they_were(tiny):
 def test_a_failing_chapter_is_named_and_cannot_be_rendered(tiny, cell, reason):
     (tiny / "notebooks" / "01_tiny.py").write_text(
         f'# %% [markdown]\n# # T\n\n# %% tags=["parameters"]\nforget = 9\n\n# %%\n0\n\n# %%\n{cell}\n')
-    with pytest.raises(book.BookError, match=f"^01_tiny: {reason}"):
-        book.run(tiny, RUN, {"forget": 3})
+    with pytest.raises(BookError, match=f"^01_tiny: {reason}"):
+        run.run(tiny, RUN, {"forget": 3})
     assert sorted(path.name for path in (tiny / RUN).iterdir()) == ["01_tiny.failed.ipynb", "run.json"]
-    with pytest.raises(book.BookError, match=f"{RUN} lacks 01_tiny"):
-        book.render(tiny, RUN)
+    with pytest.raises(BookError, match=f"{RUN} lacks 01_tiny"):
+        site.render(tiny, RUN)
 
 
-def test_an_unknown_parameter_or_chapter_is_refused(tiny):
-    with pytest.raises(book.BookError, match="no chapter has a parameter forgte; there are forget, profile"):
-        book.run(tiny, RUN, {"forgte": 3})
-    with pytest.raises(book.BookError, match="there is no chapter 09_none; there are 01_tiny"):
-        book.run(tiny, RUN, {}, only=["09_none"])
-    with pytest.raises(book.BookError, match="there is no run in"):
-        book.render(tiny, RUN)
+def test_an_unknown_parameter_of_a_run_is_refused(tiny):
+    with pytest.raises(BookError, match="no chapter has a parameter forgte; there are forget, profile"):
+        run.run(tiny, RUN, {"forgte": 3})
 
 
-def test_a_run_becomes_a_site(tiny, capsys):
-    book.run(tiny, RUN, {"forget": 6, "profile": "smoke"})
+def test_an_unknown_chapter_is_refused(tiny):
+    with pytest.raises(BookError, match="there is no chapter 09_none; there are 01_tiny"):
+        run.run(tiny, RUN, {}, only=["09_none"])
+
+
+def test_a_run_that_does_not_exist_is_not_rendered(tiny):
+    with pytest.raises(BookError, match="there is no run in"):
+        site.render(tiny, RUN)
+
+
+def test_an_unknown_parameter_of_papermill_stops_the_chapter_and_the_nearest_known_one_is_named(tiny):
+    notebooks.sync(tiny)
+    with pytest.raises(PapermillExecutionError) as error:
+        papermill.execute_notebook(tiny / "notebooks" / "01_tiny.ipynb", tiny / "out.ipynb",
+                                   {"forget_sequence": "[3,5]"}, kernel_name="python3", cwd=tiny, progress_bar=False)
+    assert error.value.ename == "ValueError"
+    assert error.value.evalue == ("parameters must be among forget, profile, run_dir, got forget_sequence; "
+                                  "did you mean forget?")
+
+
+# Stamps: a chapter is run again if its stamp has changed ----------------------------------------
+
+def chapter_that_runs(folder, *lines):
+    """The path of a notebook of these lines, a cell each."""
+    path = folder / f"{len([*folder.iterdir()])}.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(line) for line in lines]), path)
+    return path
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """A copy of the committed results, which stamps count from then on."""
+    shutil.copytree(evidence.RESULTS, tmp_path / "results")
+    monkeypatch.setattr(run, "RESULTS", tmp_path / "results")
+    return tmp_path / "results"
+
+
+@pytest.mark.parametrize("line, counts", [
+    ("from sa_lib import chapter, evidence", True), ("from sa_lib import evidence as table", True),
+    ("from sa_lib.evidence import read", True), ("import sa_lib.evidence", True),
+    ("if True:\n    from sa_lib import (data,\n                        evidence)", True),
+    ("from sa_lib import chapter, data", False), ("evidence = 'from sa_lib import evidence'", False),
+    ("# from sa_lib import evidence", False)])
+@pytest.mark.parametrize("file", ["evidence.csv", "provenance.json"])
+def test_the_committed_results_count_for_a_chapter_that_imports_evidence(tmp_path, results, line, counts, file):
+    path = chapter_that_runs(tmp_path, "import torch", line)
+    before = run.stamp(path, {})
+    with open(results / file, "a") as table:
+        table.write("\n")
+    assert (run.stamp(path, {}) != before) is counts
+
+
+def test_other_results_count_for_no_chapter(tmp_path, results):
+    path = chapter_that_runs(tmp_path, "from sa_lib import evidence")
+    before = run.stamp(path, {})
+    (results / "bench.json").write_text("{}")
+    assert run.stamp(path, {}) == before
+
+
+@pytest.mark.parametrize("cell", ["%pip install x\n!ls", "%%bash\nif true; then ls; fi", "try:\n    import x\nexcept "
+                                  "ImportError:\n    %pip install x", "files = !ls", "this is no Python"])
+def test_cells_that_are_no_python_do_not_hinder_a_stamp(tmp_path, results, cell):
+    path = chapter_that_runs(tmp_path, cell, "from sa_lib import evidence")
+    before = run.stamp(path, {})
+    (results / "evidence.csv").write_text("cell\n")
+    assert run.stamp(path, {}) != before
+
+
+@pytest.fixture
+def library(tmp_path, monkeypatch):
+    """A copy of the library, whose digest stamps count from then on."""
+    shutil.copytree(PROJECT / "sa_lib", tmp_path / "sa_lib", ignore=shutil.ignore_patterns("__pycache__", "results"))
+    monkeypatch.setattr(run, "LIBRARY", tmp_path / "sa_lib")
+    return tmp_path / "sa_lib"
+
+
+def edited(path, old, new):
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+def test_a_changed_docstring_or_comment_of_the_library_keeps_its_digest(library):
+    before = run.library_digest()
+    edited(library / "methods.py", '"""Methods of unlearning', '"""All methods of unlearning')
+    edited(library / "store" / "files.py", '"""The cache folder', '"""The folder')
+    with open(library / "model.py", "a") as file:
+        file.write("\n# A comment.\n")
+    assert run.library_digest() == before
+
+
+@pytest.mark.parametrize("name, old, new", [("methods.py", "GRAY = 0.5", "GRAY = 0.25"),
+                                            ("store/files.py", 'user_cache_dir("sa_lib")', 'user_cache_dir("sa")')])
+def test_a_changed_constant_of_the_library_changes_its_digest(library, name, old, new):
+    before = run.library_digest()
+    edited(library / name, old, new)
+    assert run.library_digest() != before
+
+
+def test_the_machinery_of_the_book_does_not_count_in_the_digest_of_the_library(library):
+    before = run.library_digest()
+    edited(library / "book" / "run.py", "JOBS = 2", "JOBS = 1")
+    assert run.library_digest() == before
+
+
+# The site -----------------------------------------------------------------------------------
+
+def test_a_run_becomes_a_site(tiny):
+    run.run(tiny, RUN, {"forget": 6, "profile": "smoke"})
     (tiny / RUN / "01_tiny" / "playground.bin").write_bytes(b"weights")
-    index = book.render(tiny, RUN)
+    index = site.render(tiny, RUN)
+    assert index == tiny / "_build" / "html" / "index.html"
+    assert index.is_file()
     assert (index.parent / "_static" / "playground" / "playground.bin").read_bytes() == b"weights"
-    assert index == tiny / "_build" / "html" / "index.html" and index.is_file()
     pages = {name: (index.parent / f"{name}.html").read_text()
              for name in ("book/intro", "notebooks/01_tiny", "book/how_run", "book/references")}
     for page in pages.values():
@@ -201,20 +335,33 @@ def test_a_run_becomes_a_site(tiny, capsys):
         assert str(tiny) not in page
     assert "The share is 0.750." in pages["book/intro"]
     how = html.unescape(re.sub("<[^>]*>", "", pages["book/how_run"]))
-    assert "forget = 6, profile = 'smoke'" in how and "from matplotlib import pyplot" in how
-    assert all(str(fact) in how for fact in book.machine().values())
+    assert "forget = 6, profile = 'smoke'" in how
+    assert "from matplotlib import pyplot" in how
+    assert [fact for fact in run.machine().values() if str(fact) not in how] == []
     text = pages["notebooks/01_tiny"]
     assert text.count("It rises to 6.") == 1
     assert re.search(r"Fig\. 1\s*</span><span[^>]*>It rises to 6\.", text)
     assert 'alt="A rising line."' in text
-    assert "It is <strong>0.75</strong> of" in text and "math notranslate" in text
-    assert f'colab.research.google.com/github/{SLUG}/blob/main/notebooks/01_tiny.ipynb"' in text
-    for absent in ("colab-badge", "progress 100", "@param", "papermill", "pip install"):
-        assert absent not in text
+    assert "It is <strong>0.75</strong> of" in text
+    assert "math notranslate" in text
+    for branch in ("main/notebooks", "executed"):
+        assert f'colab.research.google.com/github/{SLUG}/blob/{branch}/01_tiny.ipynb"' in text
+    assert [word for word in ("colab-badge", "progress 100", "@param", "@title", "papermill", "pip install")
+            if word in text] == []
     code = re.sub("<[^>]*>", "", text)
-    assert "forget = 6" in code and "forget = 9" not in code, "the parameters shown are those of the run"
+    assert "forget = 6" in code, "the page shows the parameters of the run"
+    assert "forget = 9" not in code
 
-    # What cannot be rendered leaves the site as it was.
+    executed = tiny / "_build" / "executed"
+    assert [path.name for path in executed.iterdir()] == ["01_tiny.ipynb"]
+    shared = (executed / "01_tiny.ipynb").read_text()
+    nbformat.validate(nbformat.reads(shared, 4))
+    assert "It is **0.75** of" in shared
+    assert "image/png" in shared
+    assert "progress 100" not in shared, "the progress bars are left out"
+    assert str(tiny) not in shared
+
+    # A page that cannot be rendered leaves the site as it was.
     before = (index.parent / "book" / "intro.html").read_bytes()
     intro = tiny / "book" / "intro.md"
     good = intro.read_text()
@@ -222,64 +369,129 @@ def test_a_run_becomes_a_site(tiny, capsys):
                            (f"{good}\n{{{{figure 01_tiny 2}}}}\n", "intro.md shows .*, but 01_tiny has 1 figures"),
                            (f"{good}\n{{{{01_tiny.nll}}}}\n", r"intro.md quotes {{01_tiny.nll}}.*'nll'")):
         intro.write_text(bad)
-        with pytest.raises(book.BookError, match=complaint):
-            book.render(tiny, RUN)
+        with pytest.raises(BookError, match=complaint):
+            site.render(tiny, RUN)
     assert (index.parent / "book" / "intro.html").read_bytes() == before
+    assert (executed / "01_tiny.ipynb").read_text() == shared
     (tiny / RUN / "run.json").write_text('{"parameters": {"forget": 5, "profile": "smoke"}}')
-    with pytest.raises(book.BookError, match="01_tiny in .* was made with another forget"):
-        book.render(tiny, RUN)
+    with pytest.raises(BookError, match="01_tiny in .* was made with another forget"):
+        site.render(tiny, RUN)
 
 
-def test_the_command_line_ends_with_one_sentence(tiny, monkeypatch, capsys):
+# The command line ---------------------------------------------------------------------------
+
+VERBS = {"adopt", "check", "evidence", "models", "new-chapter", "picture", "render", "repo", "run", "sweep", "sync"}
+
+
+def help_of(capsys, *arguments):
+    with pytest.raises(SystemExit) as stopped:
+        main([*arguments, "--help"])
+    assert stopped.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_the_help_lists_every_verb(capsys):
+    assert set(re.findall(r"^    ([\w-]+)(?: |$)", help_of(capsys), re.MULTILINE)) == VERBS
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS))
+def test_every_verb_has_a_help(capsys, verb):
+    assert help_of(capsys, verb).startswith(f"usage: sa-book {verb} ")
+
+
+def test_the_command_line_is_installed_as_sa_book():
+    scripts = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {"sa-book": "sa_lib.book.__main__:main"}
+    module, _, function = scripts["sa-book"].partition(":")
+    assert getattr(import_module(module), function) is main
+
+
+@pytest.mark.parametrize("path", ["Makefile", "README.md", ".github/CONTRIBUTING.md", "book/api.md"])
+def test_texts_name_only_verbs_that_exist(path):
+    named = set(re.findall(r"(?:-m sa_lib\.book|bin/sa-book) ([a-z-]+)", (PROJECT / path).read_text()))
+    assert named <= VERBS
+    assert named or path != "Makefile"
+
+
+def test_an_error_is_one_sentence_and_status_2(tiny, monkeypatch, capsys):
     monkeypatch.chdir(tiny)
-    assert book.main(["render", "--run", "../elsewhere"]) == 1
-    assert capsys.readouterr().err == ("error: RUN=../elsewhere is not allowed; "
-                                       "use letters, digits, '.', '-' and '_'\n")
-    assert book.main(["sync", "--check"]) == 1
-    assert book.main(["sync"]) == 0
-    assert book.main(["sync", "--check"]) == 0
+    assert main(["render", "--run", "../elsewhere"]) == 2
+    assert capsys.readouterr().err == "error: RUN must be of letters, digits, '.', '-' and '_', got '../elsewhere'\n"
 
+
+def test_a_check_that_fails_is_status_1(tiny, monkeypatch):
+    monkeypatch.chdir(tiny)
+    assert main(["sync", "--check"]) == 1
+    assert main(["sync"]) == 0
+    assert main(["sync", "--check"]) == 0
+
+
+@pytest.fixture
+def illustrated(tmp_path):
+    """An executed chapter with two figures, and their pictures."""
+    pictures = [b"\x89PNG one", b"\x89PNG two"]
+    outputs = [nbformat.v4.new_output("display_data", {"image/png": base64.b64encode(picture).decode()},
+                                      metadata={"sa_lib": {"role": "figure"}}) for picture in pictures]
+    caption = nbformat.v4.new_output("display_data", {"text/markdown": "*It rises.*"},
+                                     metadata={"sa_lib": {"role": "caption"}})
+    cells = [nbformat.v4.new_markdown_cell("# One"), nbformat.v4.new_code_cell("a", outputs=[outputs[0], caption]),
+             nbformat.v4.new_code_cell("b", outputs=[outputs[1]])]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "executed.ipynb")
+    return tmp_path / "executed.ipynb", pictures
+
+
+def test_a_picture_is_saved_as_a_png_file(illustrated, tmp_path):
+    path, pictures = illustrated
+    for number, picture in enumerate(pictures, 1):
+        assert main(["picture", str(path), str(number), str(tmp_path / "picture.png")]) == 0
+        assert (tmp_path / "picture.png").read_bytes() == picture
+
+
+@pytest.mark.parametrize("number", ["0", "3", "-1"])
+def test_a_picture_with_a_number_out_of_range_is_refused(illustrated, tmp_path, capsys, number):
+    path, _ = illustrated
+    assert main(["picture", "--", str(path), number, str(tmp_path / "picture.png")]) == 2
+    assert capsys.readouterr().err == f"error: number must be 1 to 2, the figures of {path}, got {number}\n"
+    assert not (tmp_path / "picture.png").exists()
+
+
+@pytest.mark.parametrize("name", ["nowhere.ipynb", "01_tiny.ipynb", "01_tiny.py"])
+def test_a_picture_of_a_notebook_without_figures_is_refused(tiny, capsys, name):
+    notebooks.sync(tiny)
+    path = tiny / "notebooks" / name
+    assert main(["picture", str(path), "1", str(tiny / "picture.png")]) == 2
+    assert capsys.readouterr().err == f"error: notebook must be an executed chapter with figures, got {path}\n"
+
+
+# The repository's address -----------------------------------------------------------------------
 
 def addresses(root):
     """Owner and name in every place that must lead to this repository."""
-    files = [*root.glob("*.md"), *root.glob("*.cff"), *(root / "notebooks").glob("*.*"),
+    files = [*root.glob("*.md"), *root.glob(".github/*.md"), *root.glob("*.cff"), *(root / "notebooks").glob("*.*"),
              *(root / "book").rglob("*.md")]
     pattern = r"(?:colab\.research\.google\.com/github/|(?:git\+|code: )https://github\.com/)([\w-]+/[\w.-]+)"
-    found = [(path.name, slug) for path in files for slug in re.findall(pattern, path.read_text())]
+    listed = [(path.name, slug) for path in files for slug in re.findall(pattern, path.read_text())]
     config = re.search(r"url: https://github\.com/(\S+)", (root / "_config.yml").read_text())
-    return [*found, ("_config.yml", config[1])]
+    return [*listed, ("_config.yml", config[1])]
 
 
 def test_the_repository_has_one_address():
-    found = addresses(PROJECT)
-    assert {name for name, _ in found} >= {"README.md", "CITATION.cff",
-                                           *(f"{name}.ipynb" for name in book.chapters(PROJECT))}
-    assert [(name, other) for name, other in found if other != SLUG] == []
+    listed = addresses(PROJECT)
+    assert {name for name, _ in listed} >= {"README.md", "CITATION.cff",
+                                            *(f"{name}.ipynb" for name in notebooks.chapters(PROJECT))}
+    assert [(name, other) for name, other in listed if other != SLUG] == []
 
 
 def test_the_address_is_changed_everywhere_at_once(tiny):
     for name in ("pyproject.toml", "README.md", "CITATION.cff"):
         shutil.copy(PROJECT / name, tiny)
-    book.set_repository(tiny, "https://github.com/some-one/forget.me.git")
-    assert book.repository(tiny) == "https://github.com/some-one/forget.me"
+    notebooks.set_repository(tiny, "https://github.com/some-one/forget.me.git")
+    assert notebooks.repository(tiny) == "https://github.com/some-one/forget.me"
     assert {slug for _, slug in addresses(tiny)} == {"some-one/forget.me"}
-    assert book.sync(tiny, check=True) == []
-    for bad in ("https://example.org/a/b", "https://github.com/YOUR_ACCOUNT/x", ""):
-        with pytest.raises(book.BookError, match=re.escape(f"URL={bad} is not allowed")):
-            book.set_repository(tiny, bad)
+    assert notebooks.sync(tiny, check=True) == []
 
 
-def test_a_chapter_that_reads_the_committed_results_is_done_again_when_they_change(tmp_path, monkeypatch):
-    monkeypatch.setattr(book, "RESULTS", tmp_path / "results")
-    book.RESULTS.mkdir()
-    reader, other = tmp_path / "reader.ipynb", tmp_path / "other.ipynb"
-    reader.write_text("evidence.read(evidence.RESULTS)")
-    other.write_text("evidence.read(table)")
-
-    def stamps():
-        return [book.stamp(path, {}) for path in (reader, other)]
-
-    before = stamps()
-    (book.RESULTS / "evidence.csv").write_text("cell\n")
-    after = stamps()
-    assert before[0] != after[0] and before[1] == after[1] and after == stamps()
+@pytest.mark.parametrize("bad", ["https://example.org/a/b", "https://github.com/YOUR_ACCOUNT/x", ""])
+def test_an_address_that_is_not_of_a_repository_is_refused(tiny, bad):
+    with pytest.raises(BookError, match=re.escape(f"URL={bad} is not allowed")):
+        notebooks.set_repository(tiny, bad)
