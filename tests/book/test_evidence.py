@@ -1,20 +1,25 @@
-"""The committed table is read as it was written, and a row that does not hold is found."""
+"""The committed results are read as they were written, and a row that does not hold is found."""
 
 import datetime
 import json
 import math
+import os
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from sa_lib import evidence, sweep
+from sa_lib import evidence
+from sa_lib.book import __main__ as command_line
+from sa_lib.book import evidence as making
+from sa_lib.book import sweep
 
 THREATS = evidence.THREATS
 
 
 def cell(forget, seed, rho, **other):
-    """A row of a sweep in which the errors are those of a known rho."""
+    """A row of a sweep with errors that have this rho."""
     random = np.random.default_rng(10 * forget + seed)
     noise = random.normal(0, 0.1, 50)
     never, base = 10 + noise, 4 + noise
@@ -29,9 +34,16 @@ def cell(forget, seed, rho, **other):
 
 @pytest.fixture
 def path(tmp_path):
+    """A table of six cells that succeeded, and one that failed."""
     rows = [cell(f, s, 0.1 * f) for f in range(3) for s in range(2)] + [cell(5, 0, 0.0, error="it failed")]
     pd.DataFrame(rows).to_csv(tmp_path / "table.csv", index=False)
     return tmp_path / "table.csv"
+
+
+@pytest.fixture
+def rows(path):
+    """A row for each model of each cell that succeeded."""
+    return evidence.tidy(evidence.read(path)).droplevel(["dataset", "architecture"])
 
 
 def test_the_rows_are_those_of_the_cells_that_succeeded(path):
@@ -42,72 +54,104 @@ def test_the_rows_are_those_of_the_cells_that_succeeded(path):
     assert rows.loc[("mnist", "mlp", 2, 1, "unseen"), f"errors.{THREATS[0]}"].shape == (50,)
 
 
-def test_rho_of_all_seeds_together_is_what_it_was_made_with(path):
-    rows = evidence.tidy(evidence.read(path)).droplevel(["dataset", "architecture"])
-    for forget in range(3):
-        found = evidence.residual(rows, "unseen", forget, THREATS[1])
-        assert found.rho == pytest.approx(0.1 * forget, abs=1e-6) and found.low <= found.rho <= found.high
+@pytest.mark.parametrize("forget", range(3))
+def test_the_rho_over_all_seeds_is_the_true_one(rows, forget):
+    found = evidence.residual(rows, "unseen", forget, THREATS[1])
+    assert found.rho == pytest.approx(0.1 * forget, abs=1e-6)
+    assert found.low <= found.rho <= found.high
 
 
-def test_rows_of_two_data_sets_are_not_taken_for_one(path):
-    rows = evidence.tidy(evidence.read(path)).droplevel(["dataset", "architecture"])
-    twice = pd.concat([rows, rows])
-    for ask in (lambda: evidence.residual(twice, "unseen", 1, THREATS[0]),
-                lambda: evidence.differences(twice, "nelbo", "unseen", "baseline")):
-        with pytest.raises(ValueError, match="rows have a model of the same class and seed twice; give those of one"):
-            ask()
+@pytest.mark.parametrize("ask", [lambda rows: evidence.residual(rows, "unseen", 1, THREATS[0]),
+                                 lambda rows: evidence.differences(rows, "nelbo", "unseen", "baseline")])
+def test_rows_of_two_data_sets_are_not_mixed(rows, ask):
+    with pytest.raises(ValueError, match="^rows .* of one data set and architecture"):
+        ask(pd.concat([rows, rows]))
 
 
-def test_differences_are_taken_within_a_cell(path):
-    rows = evidence.tidy(evidence.read(path)).droplevel(["dataset", "architecture"])
+def test_differences_are_taken_within_a_cell(rows):
     assert evidence.differences(rows, "nelbo", "unseen", "baseline").tolist() == [1.0] * 6
 
 
-def test_an_interval_holds_the_mean_and_narrows_with_more_values():
-    random = np.random.default_rng(0)
-    few, many = random.normal(3, 1, 10), random.normal(3, 1, 1000)
-    mean, low, high = evidence.interval(few)
-    assert mean == pytest.approx(few.mean()) and low < mean < high
-    _, least, most = evidence.interval(many)
-    assert most - least < (high - low) / 5
-
-
-def test_what_is_no_table_of_a_sweep_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no table at .*nothing.csv"):
+def test_a_missing_table_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing.csv"):
         evidence.read(tmp_path / "nothing.csv")
+
+
+def test_a_table_of_something_else_is_named(tmp_path):
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(ValueError, match="other.csv is not the table of a sweep of 07_methods: it lacks cell"):
+    with pytest.raises(ValueError, match="other.csv .* sweep of 07_methods.* lack"):
         evidence.read(tmp_path / "other.csv")
+
+
+def test_a_table_in_which_every_cell_failed_is_named(tmp_path):
     pd.DataFrame([cell(1, 0, 0.0, error="no")]).to_csv(tmp_path / "failed.csv", index=False)
-    with pytest.raises(ValueError, match="no cell of .*failed.csv succeeded"):
+    with pytest.raises(ValueError, match="failed.csv"):
         evidence.read(tmp_path / "failed.csv")
 
 
-def test_the_committed_table_is_whole():
+# The committed results ------------------------------------------------------------------------
+
+def test_the_committed_table_has_the_models_that_chapter_8_compares():
     rows = evidence.tidy(evidence.read())
     assert {"baseline", "retrain", "ewc_gray", "unseen"} <= set(rows.index.unique("model"))
+
+
+def test_the_committed_table_has_the_cells_that_its_provenance_lists():
     provenance = json.loads((evidence.RESULTS / "provenance.json").read_text())
-    made = evidence.read().groupby("sweep")
-    assert {name: one["cells"] for name, one in provenance.items()} == made.size().to_dict()
-    assert provenance.keys() <= evidence.SWEEPS.keys()
-    for name, rows in made:
-        grid, shared = evidence.SWEEPS[name]
-        assert provenance[name]["grid"] == grid and provenance[name]["shared"] == shared
+    sweeps = evidence.read().groupby("sweep")
+    assert {name: record["cells"] for name, record in provenance.items()} == sweeps.size().to_dict()
+    assert provenance.keys() <= making.SWEEPS.keys()
+    for name, rows in sweeps:
+        grid, shared = making.SWEEPS[name]
+        assert provenance[name]["grid"] == grid
+        assert provenance[name]["shared"] == shared
         assert math.prod(map(len, grid.values())) == len(rows)
         assert datetime.date.fromisoformat(provenance[name]["date"]) >= datetime.date.fromisoformat(rows["date"].max())
 
 
-def test_a_sweep_made_again_replaces_its_own_rows_alone(tmp_path, monkeypatch):
-    (tmp_path / "results").mkdir()
-    monkeypatch.setattr(evidence, "SWEEPS", {"one": ({"forget": [1]}, {}), "two": ({"forget": [2, 3]}, {})})
+def test_a_repeated_sweep_replaces_only_its_own_rows(tmp_path, monkeypatch):
+    results = tmp_path / "results"
+    results.mkdir()
+    monkeypatch.setattr(making, "RESULTS", results)
+    monkeypatch.setattr(making, "SWEEPS", {"one": ({"forget": [1]}, {}), "two": ({"forget": [2, 3]}, {})})
     monkeypatch.setattr(sweep, "cells", lambda root, chapter, grid, shared: grid["forget"])
     monkeypatch.setattr(sweep, "sweep", lambda root, out, chapter, wanted, scheduler: pd.DataFrame(
-        [cell(k, 0, 0.1) | {"seconds": tally[out.name], "error": "it failed" * (k == 3)} for k in wanted]).set_index("cell"))
-    tally = {"one": 10, "two": 20}
-    assert evidence.make(tmp_path, ["one", "two"], 5, None) == 1
-    tally["two"] = 30
-    assert evidence.make(tmp_path, ["two"], 5, None) == 1
-    table = pd.read_csv(tmp_path / "results" / "evidence.csv")
+        [cell(k, 0, 0.1) | {"seconds": seconds[out.name], "error": "it failed" * (k == 3)} for k in wanted]
+    ).set_index("cell"))
+    seconds = {"one": 10, "two": 20}
+    assert making.make(tmp_path, ["one", "two"], 5, None) == 1
+    seconds["two"] = 30
+    assert making.make(tmp_path, ["two"], 5, None) == 1
+    table = pd.read_csv(results / "evidence.csv")
     assert table[["sweep", "forget", "seconds"]].to_numpy().tolist() == [["one", 1, 10], ["two", 2, 30], ["two", 3, 30]]
-    provenance = json.loads((tmp_path / "results" / "provenance.json").read_text())
-    assert [(one["cells"], one["failed"]) for one in provenance.values()] == [(1, 0), (2, 1)]
+    provenance = json.loads((results / "provenance.json").read_text())
+    assert [(record["cells"], record["failed"]) for record in provenance.values()] == [(1, 0), (2, 1)]
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """The numbers of today's cell, made again; a test may change them."""
+    for name in ("SA_CACHE", "SA_DATA"):  # a check sets them
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    numbers = [("unseen: kept, nats", "nats", 90.5, 90.0), ("unseen: rho", "rho", 0.1, 0.2)]
+    monkeypatch.setattr(making, "_measured", lambda cell, digit, seed: numbers)
+    return numbers
+
+
+def test_numbers_within_the_tolerance_agree(measured, capsys):
+    assert command_line.main(["evidence", "check"]) == 0
+    assert "DIFFERS" not in capsys.readouterr().out
+
+
+def test_a_number_beyond_the_tolerance_is_named(measured, capsys):
+    measured[1] = ("unseen: rho", "rho", 0.2 + 1.1 * evidence.TOLERANCE["rho"], 0.2)
+    assert command_line.main(["evidence", "check"]) == 1
+    assert "differs: unseen: rho\n" in capsys.readouterr().out
+
+
+def test_another_day_has_another_cell(measured, capsys):
+    table = evidence.read()
+    for day in range(1, 31):
+        making.check(table, datetime.date(2026, 1, day))
+    cells = re.findall(r"(?m)^forget \d, seed \d", capsys.readouterr().out)
+    assert len(set(cells)) == len(cells) == 30
