@@ -1,17 +1,15 @@
-"""What every chapter has, read off its source; nothing is run."""
+"""The parts that every chapter must have, read off its source; nothing is run."""
 
 import re
-from pathlib import Path
 
 import jupytext
 import pytest
+from runs import PROJECT
 
-from sa_lib import book
-
-PROJECT = Path(__file__).resolve().parent.parent
+from sa_lib.book import notebooks
 
 
-@pytest.fixture(params=book.chapters(PROJECT))
+@pytest.fixture(params=notebooks.chapters(PROJECT))
 def cells(request):
     """The cells of a chapter."""
     return jupytext.read(PROJECT / "notebooks" / f"{request.param}.py", fmt="py:percent").cells
@@ -28,23 +26,24 @@ def tags(cell):
 def section(cells, title):
     """The cells from the heading `title` up to the next one of its level or above."""
     level = title.index(" ")
-    inside, found = False, []
+    inside, section = False, []
     for cell in cells:
         for line in cell.source.splitlines() if cell.cell_type == "markdown" else ():
             if re.match(rf"#{{1,{level}}} ", line):
                 inside = line == title
         if inside:
-            found.append(cell)
-    return found
+            section.append(cell)
+    return section
 
 
-def test_a_chapter_opens_with_what_it_teaches_needs_and_takes(cells):
+def test_a_chapter_opens_with_its_goals_its_needs_and_its_time(cells):
     opening = cells[0].source
     at = [opening.index(text) for text in ("\n**You will learn**\n\n- ", "\n**You need** ", "\n**It takes** ")]
-    assert opening.startswith("# ") and at == sorted(at)
+    assert opening.startswith("# ")
+    assert at == sorted(at)
 
 
-def test_a_chapter_closes_with_takeaways_exercises_and_what_to_try(cells):
+def test_a_chapter_closes_with_takeaways_exercises_and_things_to_try(cells):
     headings = re.findall(r"^## (.*)$", "\n".join(prose(cells)), re.MULTILINE)
     assert headings[-3:] == ["Takeaways", "Exercises", "Try next"]
     for title in ("Takeaways", "Try next"):
@@ -55,21 +54,25 @@ def test_every_exercise_has_a_solution_that_runs_folded(cells):
     exercises = section(cells, "## Exercises")
     asked = re.findall(r"^(\d+)\. \*\*", exercises[0].source, re.MULTILINE)
     solved = re.findall(r"^### Solution (\d+)$", "\n".join(prose(exercises)), re.MULTILINE)
-    assert len(asked) >= 3 and asked == solved == [str(n) for n in range(1, len(asked) + 1)]
+    assert len(asked) >= 3
+    assert asked == [str(n) for n in range(1, len(asked) + 1)]
+    assert solved == asked
     for number in solved:
         code = [cell for cell in section(cells, f"### Solution {number}") if cell.cell_type == "code"]
-        assert code and "chapter.say(" in code[-1].source, f"solution {number} says nothing of this run"
-        assert all("hide-cell" in tags(cell) for cell in code)
+        assert code, f"solution {number} has no code"
+        assert "chapter.say(" in code[-1].source, f"solution {number} shows no result of this run"
+        assert [cell.source for cell in code if "hide-cell" not in tags(cell)] == []
 
 
-def test_a_derivation_is_folded_and_blank_lines_let_its_markdown_through(cells):
+def test_a_derivation_is_folded_and_has_the_blank_lines_that_its_markdown_needs(cells):
     text = "\n".join(prose(cells))
     opened = re.findall(r"^<details><summary>[^<]+</summary>\n\n", text, re.MULTILINE)
-    assert len(opened) == text.count("<details") == len(re.findall(r"\n\n</details>$", text, re.MULTILINE))
+    assert len(opened) == text.count("<details")
+    assert len(opened) == len(re.findall(r"\n\n</details>$", text, re.MULTILINE))
 
 
 def test_takeaways_quote_no_result(cells):
-    assert not re.findall(r"\d+\.\d+|\d ?%", section(cells, "## Takeaways")[0].source)
+    assert re.findall(r"\d+\.\d+|\d ?%", section(cells, "## Takeaways")[0].source) == []
 
 
 def test_prose_is_markdown_that_any_notebook_shows(cells):
@@ -79,4 +82,5 @@ def test_prose_is_markdown_that_any_notebook_shows(cells):
 def test_code_that_is_shown_fits_the_page(cells):
     shown = [cell for cell in cells if cell.cell_type == "code" and not tags(cell) & {"remove-cell", "remove-input"}]
     wide = [line for cell in shown for line in re.sub(r"  # @param.*", "", cell.source).splitlines() if len(line) > 68]
-    assert shown and not wide
+    assert shown
+    assert wide == []
