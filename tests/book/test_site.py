@@ -1,10 +1,10 @@
-"""The rendered site in a real browser: complete without a network, legible, whole, and small.
+"""The rendered site in a real browser: complete without a network, readable, whole, and small.
 
-    SITE=_build/html python -m pytest tests/test_site.py    # a site that is there
-    python -m pytest tests/test_site.py                     # a small one with the real pages and settings
+    SITE=_build/html python -m pytest tests/book/test_site.py    # an existing site
+    python -m pytest tests/book/test_site.py                     # a small site with the real pages and settings
 
-Every page is opened twice, on a desktop in the light and on a phone in the dark. Widths do not depend on the theme,
-nor colours on the width, so that two of the four combinations say what the four would.
+Every page is opened twice: on a desktop with the light theme, and on a phone with the dark theme. Widths do not depend
+on the theme, and colors do not depend on the width, so these two combinations stand for all four.
 """
 
 import functools
@@ -19,17 +19,18 @@ from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
 
 import pytest
-
-from sa_lib import book
+from runs import PROJECT
 from test_book import TINY
 
-PROJECT = Path(__file__).resolve().parent.parent
+from sa_lib.book import notebooks, run
+from sa_lib.book import site as rendering
+
 SCREENS = {"desktop, light": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "light"},
            "phone, dark": {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"}}
-# Contrast takes long to measure: of what repeats, the first is looked at.
+# Contrast takes long to measure, so only the first of repeated elements is checked.
 REPEATED = ["dl.py ~ dl.py", "div.cell ~ div.cell pre", "tr ~ tr ~ tr", "section ~ section ~ section dl.py"]
 MOST_BYTES = {"a page": 1_500_000, "the site": 20_000_000}
-# What stands on a page, and how it stands there; run in the page.
+# Runs in a page: reports its contents and their layout.
 LOOK = """() => {
   const all = (selector) => [...document.querySelectorAll(selector)];
   const text = (element) => element.textContent.trim().slice(0, 60);
@@ -50,12 +51,12 @@ LOOK = """() => {
 
 
 def smallest_site(root, playground):
-    """A site of the real settings and pages in which every chapter is the same small one, run once.
+    """A site with the real settings and pages, in which every chapter is the same small one, run once.
 
     Args:
-        playground: the folder of what the page of that name fetches.
+        playground: the folder of the files that the page of this name fetches.
     """
-    names = book.chapters(PROJECT)
+    names = notebooks.chapters(PROJECT)
     (root / "notebooks").mkdir()
     for name in names:
         (root / "notebooks" / f"{name}.py").write_text(TINY + '''
@@ -74,7 +75,7 @@ chapter.show_table(pandas.DataFrame([[0.5] * 20]), "A wide table.")
     intro = root / "book" / "intro.md"
     intro.write_text(re.sub(r"{{figure (\w+) \d+}}", r"{{figure \1 1}}", intro.read_text()))
     run_dir = Path("runs", "small")
-    book.run(root, run_dir, {"profile": "smoke"}, names[:1])
+    run.run(root, run_dir, {"profile": "smoke"}, names[:1])
     metrics = {name: {"model": "0" * 64} for name in names}
     for path in (root / "book").rglob("*.md"):
         for name, *keys, last in (key.split(".") for key in re.findall(r"{{([\w.]+)", path.read_text()) if "." in key):
@@ -85,7 +86,7 @@ chapter.show_table(pandas.DataFrame([[0.5] * 20]), "A wide table.")
         if name != names[0]:
             shutil.copy(root / run_dir / f"{names[0]}.ipynb", root / run_dir / f"{name}.ipynb")
     shutil.copytree(playground, root / run_dir / playground.name, dirs_exist_ok=True)
-    return book.render(root, run_dir).parent
+    return rendering.render(root, run_dir).parent
 
 
 @pytest.fixture(scope="session")
@@ -100,7 +101,7 @@ def site(chromium, request, tmp_path_factory):
 def home(site):
     """The address at which the site is served."""
     class Handler(SimpleHTTPRequestHandler):
-        def log_message(self, *told):
+        def log_message(self, *_):
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=site)) as server:
@@ -109,15 +110,15 @@ def home(site):
         server.shutdown()
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def sent(path):
-    """How many bytes a server sends for a file: all of them compress what is text."""
+    """The bytes that a server sends for a file: every server compresses text."""
     text = path.suffix in (".html", ".js", ".css", ".json", ".svg")
     return len(gzip.compress(path.read_bytes())) if text else path.stat().st_size
 
 
 def opened(chromium, site, home, screen):
-    """A context in which the site is all there is of the Web, and what it was asked for: address -> bytes, or None."""
+    """A context without any other site, and its requests: address -> bytes, or None where there is no file."""
     asked = {}
 
     def answer(route):
@@ -133,52 +134,52 @@ def opened(chromium, site, home, screen):
 
 @pytest.fixture(scope="session")
 def pages(chromium, site, home):
-    """What was seen: (screen, page) -> findings."""
+    """(screen, page) -> the findings of `LOOK`, axe and the console, and the requests."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
-    seen = {}
+    findings = {}
     for screen in SCREENS:
         context, asked = opened(chromium, site, home, screen)
         for path in sorted(site.rglob("*.html")):
             if "_static" in path.parts:
                 continue
-            page, said = context.new_page(), []
-            page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
-            page.on("pageerror", lambda error: said.append(str(error)))
+            page, errors = context.new_page(), []
+            page.on("console", lambda message, errors=errors: message.type == "error" and errors.append(message.text))
+            page.on("pageerror", lambda error, errors=errors: errors.append(str(error)))
             asked.clear()
             page.goto(home + path.relative_to(site).as_posix(), wait_until="load")
             page.wait_for_function("!window.MathJax?.startup || MathJax.startup.promise?.then(() => true)")
             page.wait_for_load_state("networkidle")
-            name = urlsplit(page.url).path.lstrip("/")  # index.html leads on
-            found = page.evaluate(LOOK) | {"errors": list(said), "asked": dict(asked)}
+            name = urlsplit(page.url).path.lstrip("/")  # index.html leads to another page
+            found = page.evaluate(LOOK) | {"errors": list(errors), "asked": dict(asked)}
             report = axe.Axe().run(page, context={"exclude": [[part] for part in REPEATED]},
                                    options={"resultTypes": ["violations"], "preload": False}).response
             found["axe"] = [f"{violation['id']}: {node['html'][:200]}" for violation in report["violations"]
                             if violation["impact"] in ("serious", "critical") for node in violation["nodes"]]
-            seen[screen, name] = found
+            findings[screen, name] = found
             page.close()
         context.close()
-    return seen
+    return findings
 
 
-def listed(pages, what):
-    """page -> what was found on it, where anything was."""
-    return {f"{name} ({screen})": found[what] for (screen, name), found in pages.items() if found[what]}
+def listed(pages, kind):
+    """page -> its findings of this kind, for pages that have any."""
+    return {f"{name} ({screen})": found[kind] for (screen, name), found in pages.items() if found[kind]}
 
 
-def test_nothing_is_asked_of_others_and_nothing_is_missing(pages):
+def test_a_page_asks_only_for_files_of_the_site_and_all_of_them_exist(pages):
     assert {name: missing for (_, name), found in pages.items()
             if (missing := [url for url, size in found["asked"].items() if size is None])} == {}
     assert listed(pages, "broken") == {}
 
 
-def test_the_console_is_silent(pages):
+def test_the_console_has_no_error(pages):
     assert listed(pages, "errors") == {}
 
 
 def test_every_link_within_the_site_leads_somewhere(pages, site, home):
     ids = {name: {"", "top", *found["ids"]} for (_, name), found in pages.items()}
     dead = []
-    for (screen, name), found in pages.items():
+    for (_, name), found in pages.items():
         for link in found["links"]:
             target = urlsplit(urljoin(home + name, link))
             path = unquote(target.path).lstrip("/")
@@ -192,7 +193,8 @@ def test_math_is_typeset(pages):
     assert {name: (found["math"], found["typeset"]) for (_, name), found in pages.items()
             if found["typeset"] < found["math"]} == {}
     assert any(found["typeset"] for found in pages.values())
-    assert listed(pages, "untypeset") == {} == listed(pages, "wrong")
+    assert listed(pages, "untypeset") == {}
+    assert listed(pages, "wrong") == {}
 
 
 def test_every_picture_has_a_text(pages):
@@ -207,16 +209,16 @@ def test_the_theme_follows_the_reader_and_no_page_scrolls_sideways(pages, screen
     assert {name: found["wider"] for name, found in mine.items() if found["wider"] > 0} == {}
 
 
-def test_no_output_is_longer_than_a_screen(pages):
+def test_no_output_is_taller_than_a_screen(pages):
     assert listed(pages, "tall") == {}
 
 
-def test_no_barrier_that_axe_calls_serious(pages):
+def test_axe_finds_no_serious_barrier(pages):
     assert listed(pages, "axe") == {}
 
 
 def test_pages_and_site_are_small(pages, site):
-    # The playground's models come after the page can be read; `sa_lib.playground` holds them to a limit of their own.
+    # The playground's models load after the page can be read; `sa_lib.playground` gives them a limit of their own.
     sizes = {name: sum(size for url, size in found["asked"].items() if size and not url.endswith(".bin"))
              for (_, name), found in pages.items()}
     assert {name: size for name, size in sizes.items() if size > MOST_BYTES["a page"]} == {}
@@ -224,24 +226,30 @@ def test_pages_and_site_are_small(pages, site):
 
 
 def test_pages_show_no_path_warning_or_progress_bar(site):
-    told = re.compile(r"/(?:home|root|tmp|Users)/|Warning:|Traceback|\d+%\|")
-    assert {path.name: told.search(text)[0] for path in site.rglob("*.html")
-            if told.search(text := path.read_text(encoding="utf-8"))} == {}
+    private = re.compile(r"/(?:home|root|tmp|Users)/|Warning:|Traceback|\d+%\|")
+    assert {path.name: private.search(text)[0] for path in site.rglob("*.html")
+            if private.search(text := path.read_text(encoding="utf-8"))} == {}
+
+
+def test_notebooks_to_download_show_no_path(site):
     for path in site.rglob("*.ipynb"):
         assert not re.search(r"(?<![\w.])/(?:home|root|tmp|Users)/", path.read_text(encoding="utf-8")), path
 
 
 def test_each_chapter_leads_to_its_notebooks(pages, site):
-    address = book.repository(PROJECT).removeprefix("https://github.com/")
-    for name in book.chapters(PROJECT):
+    address = notebooks.repository(PROJECT).removeprefix("https://github.com/")
+    for name in notebooks.chapters(PROJECT):
         links = pages["desktop, light", f"notebooks/{name}.html"]["links"]
-        assert f"https://colab.research.google.com/github/{address}/blob/main/notebooks/{name}.ipynb" in links
+        for folder in ("main/notebooks", "executed"):
+            assert f"https://colab.research.google.com/github/{address}/blob/{folder}/{name}.ipynb" in links
         assert f"https://github.com/{address}/blob/main/notebooks/{name}.py" in links
-        written, executed = (next(site / "notebooks" / link for link in links if part in link and f"{name}.ipynb" in link)
-                             for part in ("_sources/", "_downloads/"))
-        count = [sum(len(cell.get("outputs", [])) for cell in json.loads(path.read_text())["cells"])
-                 for path in (written, executed)]
-        assert count[0] == 0 < count[1], "one as it is written, one as it was executed"
+        written, executed = (
+            next(site / "notebooks" / link for link in links if part in link and f"{name}.ipynb" in link)
+            for part in ("_sources/", "_downloads/"))
+        outputs = [sum(len(cell.get("outputs", [])) for cell in json.loads(path.read_text())["cells"])
+                   for path in (written, executed)]
+        assert outputs[0] == 0, "the first is as it was written"
+        assert outputs[1] > 0, "the second is as it was executed"
 
 
 def test_the_search_finds(chromium, site, home):
