@@ -1,17 +1,22 @@
-"""Sweeps: every cell once, whatever fails or dies, here or on other machines."""
+"""Sweeps: every cell runs once, even if cells fail or machines die, here or on a cluster."""
 
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 
 import pandas as pd
 import pytest
+from runs import PROJECT
 
-from sa_lib import book, sweep
+from sa_lib.book import notebooks, sweep
+from sa_lib.book.__main__ import main
+from sa_lib.book.notebooks import BookError
 
 CHAPTER = '''\
 # %% tags=["parameters"]
@@ -24,15 +29,15 @@ run_dir = ""
 import os
 import time
 import torch
-from sa_lib import chapter, data, training
+from sa_lib import chapter, data, experiment, trained
 from sa_lib.model import ModelConfig
-run = chapter.validate(forget=forget, seed=seed, run_dir=run_dir)
+from sa_lib.training import TrainingConfig
+run = experiment.validate(forget=forget, seed=seed, run_dir=run_dir)
 if forget == 7:
-    raise ValueError("seven will not do")
+    raise ValueError("seven is not allowed")
 time.sleep(slow)
 small = ModelConfig(latent_dim=2, hidden=(16, 8))
-brief = training.TrainingConfig(epochs=2)
-base = training.get_cvae(data.load("digits"), small, brief, seed)
+base = trained.cvae(data.load("digits"), small, TrainingConfig(epochs=2), seed)
 chapter.write_metrics(run.run_dir, "01_tiny", {
     "parameters": {"forget": forget, "seed": seed}, "digest": base.digest,
     "loss": {"last": base.log["loss"].iloc[-1], "all": base.log["loss"].tolist()},
@@ -45,7 +50,8 @@ def project(tmp_path, monkeypatch):
     root = tmp_path / "project"
     (root / "notebooks").mkdir(parents=True)
     (root / "notebooks" / "01_tiny.py").write_text(CHAPTER)
-    book.sync(root)
+    shutil.copy(PROJECT / "pyproject.toml", root)
+    notebooks.sync(root)
     monkeypatch.chdir(root)
     monkeypatch.setenv("SA_CACHE", str(tmp_path / "cache"))
     return root
@@ -64,61 +70,64 @@ def test_a_grid_is_read(text, expected):
 
 
 @pytest.mark.parametrize("text", ["", "forget", "forget=", "=0:3", "forget=3:3", "a b=1"])
-def test_a_grid_that_is_none_is_named(text):
-    with pytest.raises(sweep.SweepError, match=re.escape(repr(text))):
+def test_a_text_that_is_not_a_grid_is_named(text):
+    with pytest.raises(BookError, match=re.escape(repr(text))):
         sweep.read_grid(text)
 
 
-@pytest.mark.parametrize("grid, shared, said", [
-    ({"colour": [1]}, {}, "'colour' is not a parameter"), ({"forget": [1]}, {"forget": 2}, "'forget'"),
+@pytest.mark.parametrize("grid, shared, message", [
+    ({"color": [1]}, {}, "'color'"), ({"forget": [1]}, {"forget": 2}, "'forget'"),
     ({"run_dir": ["x"]}, {}, "'run_dir'"), ({"forget": [1, 1]}, {}, "name of its own")])
-def test_a_grid_that_the_chapter_does_not_have_is_refused(project, grid, shared, said):
-    with pytest.raises(sweep.SweepError, match=said):
+def test_a_grid_that_the_chapter_does_not_have_is_refused(project, grid, shared, message):
+    with pytest.raises(BookError, match=message):
         sweep.cells(project, "01_tiny", grid, shared)
 
 
 def test_neighbours_share_no_parameter(project):
-    found = sweep.cells(project, "01_tiny", {"forget": list(range(10)), "seed": list(range(5))}, {})
-    assert len({cell.name for cell in found}) == 50
-    pairs = list(zip(found, found[1:]))
+    cells = sweep.cells(project, "01_tiny", {"forget": list(range(10)), "seed": list(range(5))}, {})
+    assert len({cell.name for cell in cells}) == 50
     apart = [a.parameters["seed"] != b.parameters["seed"] and a.parameters["forget"] != b.parameters["forget"]
-             for a, b in pairs]
-    assert sum(apart) >= 0.9 * len(pairs)
+             for a, b in pairwise(cells)]
+    assert sum(apart) >= 0.9 * len(apart)
 
 
-def test_a_failed_cell_stops_no_other_and_only_it_is_tried_again(project, capsys):
-    asked = ["--chapter", "01_tiny", "--grid", "forget=6:9", "--workers", "2", "--name", "three"]
-    assert sweep.main(asked) == 1
-    said = capsys.readouterr()
-    assert "2 of 3 cells are there" in said.out
-    assert "forget-7: cell 2 (" in said.err and "ValueError: seven will not do" in said.err
+def test_a_failed_cell_stops_no_other_and_is_the_only_one_to_run_again(project, capsys):
+    command = ["sweep", "--chapter", "01_tiny", "--grid", "forget=6:9", "--workers", "2", "--name", "three"]
+    assert main(command) == 1
+    output = capsys.readouterr()
+    assert "2 of 3 cells" in output.out
+    assert re.search(r"forget-7: cell 2 \(.*ValueError: seven is not allowed", output.err)
     folder = project / "runs" / "three"
     for name in ("table.csv", "table.parquet"):
-        found = (pd.read_csv if name.endswith("csv") else pd.read_parquet)(folder / name)
-        assert len(found) == 3 and set(found["forget"]) == {6, 7, 8}
-        good = found[found["forget"] != 7]
-        assert good["trims"].eq(False).all(), "what dask sets for its workers slows a training down"
-        assert good["threads"].eq(1).all() and good["seconds"].gt(0).all() and good["loss.last"].notna().all()
+        table = (pd.read_csv if name.endswith("csv") else pd.read_parquet)(folder / name)
+        assert sorted(table["forget"]) == [6, 7, 8]
+        good = table[table["forget"] != 7]
+        assert good["trims"].eq(False).all(), "the setting of dask's workers would slow a training down"
+        assert good["threads"].eq(1).all()
+        assert good["seconds"].gt(0).all()
+        assert good["loss.last"].notna().all()
         assert good["digest"].nunique() == 1
         assert len(json.loads(good["loss.all"].iloc[0])) > 1
     assert "Traceback" in (folder / "forget-7" / "01_tiny.ipynb").read_text()
     assert not (folder / "forget-7" / "metrics.json").exists()
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*/cell.json")}
-    assert sweep.main(asked) == 1
+    assert main(command) == 1
     assert "3 cells, 2 of them done" in capsys.readouterr().out
     changed = {path.parent.name for path, at in before.items() if path.stat().st_mtime_ns != at}
     assert changed == {"forget-7"}
 
 
-def test_a_scheduler_that_is_not_there_is_named(project, capsys, monkeypatch):
+def test_a_scheduler_that_does_not_answer_is_named(project, capsys, monkeypatch):
     monkeypatch.setattr(sweep, "CONNECT", 1)
-    assert sweep.main(["--chapter", "01_tiny", "--scheduler", "tcp://127.0.0.1:9"]) == 2
-    assert "error: scheduler='tcp://127.0.0.1:9' does not answer" in capsys.readouterr().err
+    assert main(["sweep", "--chapter", "01_tiny", "--scheduler", "tcp://127.0.0.1:9"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: scheduler must be the address of a dask scheduler, got 'tcp://127.0.0.1:9'")
+    assert error.count("\n") == 1
 
 
 @pytest.fixture
 def machines(tmp_path):
-    """A scheduler and two workers, each with a folder and a cache of its own, as on machines that share nothing."""
+    """A scheduler and two workers, each with its own folder and cache, as on machines that share nothing."""
     started = []
 
     def start(name, *command):
@@ -144,17 +153,18 @@ def machines(tmp_path):
         process.wait()
 
 
-def test_a_machine_that_dies_in_mid_sweep_costs_its_cell_and_nothing_else(project, machines, tmp_path):
+def test_a_machine_that_dies_during_a_sweep_costs_nothing_but_time(project, machines, tmp_path):
     scheduler, left = machines
-    grid = ["--chapter", "01_tiny", "--grid", "forget=0:2", "--grid", "seed=0,1", "-p", "slow", "1.5"]
-    running = subprocess.Popen([sys.executable, "-m", "sa_lib.sweep", *grid, "--name", "cluster", "--scheduler",
+    grid = ["sweep", "--chapter", "01_tiny", "--grid", "forget=0:2", "--grid", "seed=0,1", "-p", "slow", "1.5"]
+    running = subprocess.Popen([sys.executable, "-m", "sa_lib.book", *grid, "--name", "cluster", "--scheduler",
                                 scheduler], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     while not metrics(project, "cluster"):
         assert running.poll() is None, running.communicate()[0]
         time.sleep(0.1)
     os.killpg(left.pid, signal.SIGKILL)
-    said, _ = running.communicate(timeout=300)
-    assert running.returncode == 0, said
-    assert all((tmp_path / name / "cache").is_dir() for name in ("left", "right"))
-    assert sweep.main([*grid, "--name", "alone", "--workers", "1"]) == 0
-    assert len(metrics(project, "alone")) == 4 and metrics(project, "cluster") == metrics(project, "alone")
+    output, _ = running.communicate(timeout=300)
+    assert running.returncode == 0, output
+    assert [name for name in ("left", "right") if not (tmp_path / name / "cache").is_dir()] == []
+    assert main([*grid, "--name", "alone", "--workers", "1"]) == 0
+    assert len(metrics(project, "alone")) == 4
+    assert metrics(project, "cluster") == metrics(project, "alone")
