@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ RUN_NAME = r"\w[\w.-]*"  # such a name cannot lead out of runs/
 # The parameters of chapters that name a file.
 FILES = ("model", "table")
 LIBRARY = Path(__file__).parents[1]
+_code = cache(code_text)  # every cell of a sweep asks for the same
 
 
 def run(root: Path, run_dir: Path, parameters: Mapping[str, Any], only: Sequence[str] = ()) -> None:
@@ -132,8 +134,9 @@ def stamp(source: Path, parameters: Mapping[str, Any]) -> str:
         # The file may have changed under the same path.
         if (path := Path(str(parameters.get(name) or "")).expanduser()).is_file():
             digest.update(file_digest(path).encode())
-    digest.update(source.read_bytes() + library_digest().encode())
-    if "evidence" in _imported(source):
+    text = source.read_text(encoding="utf-8")
+    digest.update(text.encode() + library_digest().encode())
+    if "evidence" in _imported(text):
         for name in ("evidence.csv", "provenance.json"):
             digest.update((RESULTS / name).read_bytes())
     for package in ("torch", "numpy", "matplotlib"):
@@ -141,10 +144,11 @@ def stamp(source: Path, parameters: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def _imported(source: Path) -> set[str]:
-    """The modules of `sa_lib` that a chapter's cells import by name."""
+@cache
+def _imported(text: str) -> set[str]:
+    """The modules of `sa_lib` that the cells of a notebook import by name."""
     names = set()
-    for cell in nbformat.read(source, as_version=4).cells:
+    for cell in nbformat.reads(text, as_version=4).cells:
         if cell.cell_type != "code":
             continue
         with suppress(SyntaxError):  # such a cell stops the chapter when it is run
@@ -160,7 +164,7 @@ def _imported(source: Path) -> set[str]:
 def library_digest() -> str:
     """SHA-256 (hex) of the code that a chapter may import, without comments and docstrings, see `store.code_text`."""
     paths = sorted([*LIBRARY.glob("*.py"), *(LIBRARY / "store").glob("*.py")])
-    texts = (f"{path.relative_to(LIBRARY).as_posix()}\n{code_text(path.read_text(encoding='utf-8'))}" for path in paths)
+    texts = (f"{path.relative_to(LIBRARY).as_posix()}\n{_code(path.read_text(encoding='utf-8'))}" for path in paths)
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
