@@ -4,12 +4,12 @@ from sa_lib.attacks import THREATS, AttackConfig, attack, squared_error
 from sa_lib.model import ARCHITECTURES, build
 
 TARGETS, CONFIG = 100, AttackConfig(steps=10)
-# The model is asked once more than there are steps, for each start of each target.
+# The model is evaluated once more than there are steps, for each start of each target.
 STEPS = TARGETS * CONFIG.restarts * (CONFIG.steps + 1)
 
 
 def attacks(sample):
-    """name -> job; both have as much to do."""
+    """name -> job; both do the same work."""
     model = build(ARCHITECTURES["mlp"], 0).eval().requires_grad_(False)
     images, _, _ = sample(TARGETS, model.config.latent_dim)
 

@@ -1,7 +1,7 @@
 """The exact Fisher diagonal, by every public tool that computes one, on the same images.
 
-Each must agree with one-image-at-a-time gradients before its time counts. Times are for as many images as the
-tool gets through in a moment, and are compared per image: every one of them is linear in their number.
+Each tool must agree with the gradients of one image at a time before its time counts. Slow tools get fewer images.
+Times are compared per image, because the time of every tool is linear in their number.
 """
 
 import copy
@@ -11,9 +11,10 @@ from importlib.util import find_spec
 import torch
 from torch import nn
 from torch.func import functional_call, grad, vmap
+from torch.utils.data import DataLoader, TensorDataset
 
 from sa_lib.fisher import fisher_diagonal
-from sa_lib.model import one_hot
+from sa_lib.labels import one_hot
 
 BATCH = 512
 # Images a round, for mlp and conv.
@@ -22,7 +23,7 @@ COUNTS = {"floor": (8192, 512), "ours": (8192, 512), "nngeometry": (8192, 512), 
 
 
 class Loss(nn.Module):
-    """The negative ELBO as a module, as the tools want it."""
+    """The negative ELBO as a module: the form that the tools need."""
 
     def __init__(self, model):
         super().__init__()
@@ -34,11 +35,11 @@ class Loss(nn.Module):
 
 def parts(sample, batch=BATCH):
     images, labels, noise = sample
-    return zip(*(t.split(batch) for t in (images, one_hot(labels).to(images.dtype), noise)))
+    return zip(*(t.split(batch) for t in (images, one_hot(labels).to(images.dtype), noise)), strict=True)
 
 
 def floor(model, sample):
-    """A plain forward and backward pass: what any of the others has to do at least."""
+    """A plain forward and backward pass: the least work that any of the others can do."""
     for part in parts(sample):
         model.zero_grad()
         Loss(model)(*part).sum().backward()
@@ -52,7 +53,7 @@ def one_image_at_a_time(model, sample):
     loss, total = Loss(model), {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     for part in parts(sample, 1):
         gradients = torch.autograd.grad(loss(*part).sum(), list(model.parameters()))
-        for square, gradient in zip(total.values(), gradients):
+        for square, gradient in zip(total.values(), gradients, strict=True):
             square += gradient.square()
     return {name: square / len(sample[0]) for name, square in total.items()}
 
@@ -74,12 +75,12 @@ def by_vmap(model, sample):
 
 def by_opacus(model, sample):
     from opacus import GradSampleModule
-    wrapped = GradSampleModule(Loss(model), loss_reduction="sum").train()  # in evaluation mode it sees nothing
+    wrapped = GradSampleModule(Loss(model), loss_reduction="sum").train()  # in evaluation mode it computes nothing
     total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     for part in parts(sample, 128):
         wrapped.zero_grad()
         wrapped(*part).sum().backward()
-        for square, weight in zip(total.values(), model.parameters()):
+        for square, weight in zip(total.values(), model.parameters(), strict=True):
             square += weight.grad_sample.square().sum(0)
     wrapped.to_standard_module()
     return {name: square / len(sample[0]) for name, square in total.items()}
@@ -94,7 +95,7 @@ def by_backpack(model, sample):
         extended.zero_grad()
         with backpack(SumGradSquared()):
             extended(*part).sum().backward()
-        for square, weight in zip(total.values(), model.parameters()):
+        for square, weight in zip(total.values(), model.parameters(), strict=True):
             square += weight.sum_grad_squared
     return {name: square / len(sample[0]) for name, square in total.items()}
 
@@ -103,13 +104,12 @@ def by_nngeometry(model, sample):
     from nngeometry.metrics import FIM
     from nngeometry.object import PMatDiag
     loss = Loss(model)
-    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(
-        sample[0], one_hot(sample[1]).to(sample[0].dtype), sample[2]),
-                                         batch_size=BATCH)
+    images, labels, noise = sample
+    loader = DataLoader(TensorDataset(images, one_hot(labels).to(images.dtype), noise), batch_size=BATCH)
     metric = FIM(model, loader, PMatDiag, variant="regression", function=lambda *part: loss(*part)[:, None])
     weights = dict(model.named_parameters())
     flat = metric.get_diag().split([weight.numel() for weight in weights.values()])
-    return {name: f.view_as(weight) for (name, weight), f in zip(weights.items(), flat)}
+    return {name: f.view_as(weight) for (name, weight), f in zip(weights.items(), flat, strict=True)}
 
 
 TOOLS = {"floor": (floor, None), "ours": (ours, None), "nngeometry": (by_nngeometry, "nngeometry"),
@@ -127,9 +127,10 @@ def test_fisher(compare, model, sample):
         if package and find_spec(package) is None:
             continue
         if tool != "floor":
-            found = compute(copy.deepcopy(model).double(), few)
-            error = max(float((found[name] - f).abs().max() / f.max()) for name, f in exact.items())
-            assert found.keys() == exact.keys() and error < 1e-4, f"{tool} disagrees: relative error {error:.1e}"
+            diagonal = compute(copy.deepcopy(model).double(), few)
+            assert diagonal.keys() == exact.keys()
+            error = max(float((diagonal[name] - f).abs().max() / f.max()) for name, f in exact.items())
+            assert error < 1e-4, f"{tool} disagrees: relative error {error:.1e}"
             errors[tool] = error
         count = COUNTS[tool][conv]
         # Some tools leave hooks behind.

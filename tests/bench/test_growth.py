@@ -1,4 +1,4 @@
-"""How time and memory grow: with the images of a Fisher, with the width of the model."""
+"""Growth of time and memory with the images of a Fisher, and of time with the width of the model."""
 
 import subprocess
 import sys
@@ -17,8 +17,8 @@ MLP = ARCHITECTURES["mlp"]
 COUNTS = (1024, 2048, 4096, 8192)
 WIDTHS = (0.5, 1, 2)
 STEPS = 10
-# A process of its own for each count: the highest that memory ever was cannot be set back. It is asked of Linux, for
-# `getrusage` counts what the parent had.
+# Each count needs a process of its own, because the peak of the memory cannot be reset. The peak comes from Linux,
+# because `getrusage` counts the memory of the parent too.
 PEAK = f"""
 import re, sys, torch
 from sa_lib.fisher import fisher_diagonal
@@ -37,7 +37,7 @@ print(peak() - before)
 
 
 def exponent(sizes, rows):
-    """The power of the size that the seconds grow with."""
+    """The exponent of the growth of the seconds with the size."""
     return float(np.polyfit(np.log(sizes), np.log([row["seconds"] for row in rows]), 1)[0])
 
 
@@ -58,15 +58,16 @@ def test_a_training_step_grows_with_the_width(compare, benchmark, sample):
     benchmark.extra_info["exponent"] = exponent(WIDTHS, rows)
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not say what memory was taken")
-def test_a_further_image_costs_the_fisher_less_memory_than_it_takes_itself(benchmark):
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not report the peak of the memory")
+def test_a_further_image_costs_the_fisher_less_memory_than_the_image_itself(benchmark):
     def added(count):
-        told = subprocess.run([sys.executable, "-c", PEAK, str(count)], capture_output=True, text=True, check=True)
-        return float(told.stdout)
+        done = subprocess.run([sys.executable, "-c", PEAK, str(count)], capture_output=True, text=True, check=True)
+        return float(done.stdout)
 
     benchmark.group = "Memory of the Fisher"
     few, many = benchmark.pedantic(lambda: [added(count) for count in (COUNTS[0], COUNTS[-1])])
-    # What a pass keeps of an image is several times its size; what is left in between batches is not.
+    # Within a batch, an image takes several times its own size; between batches, nothing of it may be left.
     further = (COUNTS[-1] - COUNTS[0]) * 4 * 28 * 28 / 2**20
-    assert few > 0 and many - few < further, f"{COUNTS[-1]} images took {many:.0f} MB, {COUNTS[0]} took {few:.0f} MB"
+    assert few > 0
+    assert many - few < further, f"{COUNTS[-1]} images took {many:.0f} MB, {COUNTS[0]} took {few:.0f} MB"
     benchmark.extra_info |= {"rounds": 1, "MB": {str(COUNTS[0]): few, str(COUNTS[-1]): many}}

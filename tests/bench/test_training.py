@@ -12,7 +12,7 @@ BATCH, STEPS = 256, 30
 
 
 class Pictures(Dataset):
-    """Images as torchvision's MNIST hands them out: one PIL image after another, made a tensor."""
+    """Images as from torchvision's MNIST: one PIL image after another, made a tensor."""
 
     def __init__(self, images, labels):
         from PIL import Image
@@ -27,19 +27,19 @@ class Pictures(Dataset):
 
 
 def usual_loop(sample):
-    """DataLoader, `to_tensor`, one-hot labels, Adam: a loop as in most tutorials."""
+    """A loop as in most tutorials: DataLoader, `to_tensor`, one-hot labels, Adam."""
     images, labels, _ = sample
     model = build(ARCHITECTURES["mlp"], 0)
-    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     loader = DataLoader(Pictures(images, labels), BATCH, shuffle=True)
 
     def run():
         for x, label in loader:
             y = nn.functional.one_hot(label, 10).float()
             loss = -model.elbo(x, y, torch.randn(len(x), model.config.latent_dim)).mean()
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
     return run
 
 
