@@ -152,7 +152,7 @@ for name, m in made.items():
 if paths:
     chapter.show_figure(
         figures.lines(paths, {"kept": "negative ELBO of a batch, nats"}, "share of the updates"),
-        f"What is kept, on the way. Last values: "
+        "What is kept, on the way. Last values: "
         + ", ".join(f"{name} {t['kept'].iloc[-1]:.1f}" for name, t in paths.items()) + " nats.",
         alt="The negative ELBO of rehearsed images against the share of the updates, a line for each method.")
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 import torch
 
-from .checks import check_images, check_name, check_seed, check_table, check_types, check_values, check_whole, shorten
+from .checks import check_images, check_name, check_seed, check_table, check_types, check_values, check_whole
 from .data import Dataset
 from .judges import NOT_A_DIGIT, Judge
 from .labels import CLASSES, check_labels, forget_set, one_hot, retain_set

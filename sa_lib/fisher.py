@@ -157,7 +157,8 @@ def fisher_diagonal(model: CVAE, images: torch.Tensor, labels: torch.Tensor, noi
     total: Diagonal = {}
     inputs = images, one_hot(labels).to(images.dtype), noise
     for x, y, e in zip(*(t.split(batch) for t in inputs)):
-        part = squared_gradients(model, lambda: -model.elbo(x.to(where), y.to(where), e.to(where)))
+        x, y, e = x.to(where), y.to(where), e.to(where)
+        part = squared_gradients(model, lambda x=x, y=y, e=e: -model.elbo(x, y, e))
         for name, squares in part.items():
             total[name] = total[name] + squares if name in total else squares
     return {name: squares / len(images) for name, squares in total.items()}

@@ -7,9 +7,9 @@ import shutil
 from collections import Counter
 
 import pytest
-import runs
 from hypothesis import HealthCheck, settings
 
+import runs
 from sa_lib import data, experiment, playground, trained
 from sa_lib.attacks import THREATS, AttackConfig
 

@@ -198,22 +198,22 @@ export function* attack(model, target, label, free, { steps, restarts, lr }, see
 // Drawings ------------------------------------------------------------------------------------
 // A stroke is a list of points [x, y], whole numbers from 1 to 255.
 
-/** Strokes as an image, scaled and centred by mass as MNIST's digits are. */
-function rasterised(strokes) {
+/** Strokes as an image, scaled and centered by mass as MNIST's digits are. */
+function rasterized(strokes) {
   const [xs, ys] = [0, 1].map((axis) => strokes.flat().map((point) => point[axis]));
   const middle = [xs, ys].map((all) => (Math.min(...all) + Math.max(...all)) / 2);
   const scale = 18 / Math.max(Math.max(...xs) - Math.min(...xs), Math.max(...ys) - Math.min(...ys), 18);
   const canvas = make("canvas", { width: SIDE, height: SIDE });
   const context = canvas.getContext("2d", { willReadFrequently: true });
-  let centre = [SIDE / 2, SIDE / 2], image;
+  let center = [SIDE / 2, SIDE / 2], image;
   for (let pass = 0; pass < 2; pass++) {
-    const shift = centre.map((at) => SIDE - at);
+    const shift = center.map((at) => SIDE - at);
     context.fillRect(0, 0, SIDE, SIDE);
     trace(context, strokes, ([x, y]) => [(x - middle[0]) * scale + shift[0], (y - middle[1]) * scale + shift[1]], 2.4);
     const { data } = context.getImageData(0, 0, SIDE, SIDE);
     image = Float32Array.from({ length: SIDE * SIDE }, (_, n) => data[4 * n] / 255);
     const mass = image.reduce((a, b) => a + b);
-    centre = [(n) => n % SIDE, (n) => Math.floor(n / SIDE)].map((along) =>
+    center = [(n) => n % SIDE, (n) => Math.floor(n / SIDE)].map((along) =>
       image.reduce((sum, value, n) => sum + value * (along(n) + 0.5), 0) / mass);
   }
   return image;
@@ -266,7 +266,7 @@ function fromFragment(fragment, book) {
       if (bytes[n]) strokes.at(-1).push([bytes[n], bytes[n + 1]]);
       else strokes.push([]);
     const drawn = strokes.filter((stroke) => stroke.length);
-    if (drawn.length && drawn.flat(2).every(Boolean)) target = { strokes: drawn, image: rasterised(drawn) };
+    if (drawn.length && drawn.flat(2).every(Boolean)) target = { strokes: drawn, image: rasterized(drawn) };
   } catch {
     return null;
   }
@@ -466,14 +466,14 @@ export function mount(root, book) {
 
   function begin(point) {
     const strokes = [...(state.target?.strokes ?? []), [point]];
-    aim({ strokes, image: rasterised(strokes) });
+    aim({ strokes, image: rasterized(strokes) });
   }
 
   function extend(point) {
     const strokes = state.target.strokes, last = strokes.at(-1).at(-1);
     if (Math.hypot(point[0] - last[0], point[1] - last[1]) < 4) return;
     strokes.at(-1).push(point);
-    aim({ strokes, image: rasterised(strokes) });
+    aim({ strokes, image: rasterized(strokes) });
   }
 
   const pointOf = (event) => [byte(event.offsetX / pad.clientWidth), byte(event.offsetY / pad.clientHeight)];

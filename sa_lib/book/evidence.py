@@ -62,7 +62,8 @@ def make(root: Path, names: Sequence[str], seeds: int, scheduler: str | None) ->
         grid, shared = SWEEPS[name]
         grid = {**grid, "seed": grid["seed"][:seeds]} if "seed" in grid else grid
         cells = sweep.cells(root, "07_methods", grid, shared)
-        table = tables[name] = sweep.sweep(root, root / "runs" / name, "07_methods", cells, scheduler).assign(sweep=name)
+        table = sweep.sweep(root, root / "runs" / name, "07_methods", cells, scheduler).assign(sweep=name)
+        tables[name] = table
         records[name] = {"grid": grid, "shared": shared, "date": datetime.date.today().isoformat(),
                          "cells": len(table), "failed": int((table["error"] != "").sum()),
                          "cell_hours": float(table["seconds"].sum() / 3600), "machine": machine()}

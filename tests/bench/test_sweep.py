@@ -4,8 +4,8 @@ import os
 import time
 
 import pytest
-from runs import PROJECT
 
+from runs import PROJECT
 from sa_lib.book import sweep
 from sa_lib.book.run import machine
 

@@ -18,8 +18,8 @@ import nbformat
 import papermill
 import pytest
 from papermill.exceptions import PapermillExecutionError
-from runs import PROJECT
 
+from runs import PROJECT
 from sa_lib import evidence
 from sa_lib.book import notebooks, run, site
 from sa_lib.book.__main__ import main

@@ -4,8 +4,8 @@ import re
 
 import jupytext
 import pytest
-from runs import PROJECT
 
+from runs import PROJECT
 from sa_lib.book import notebooks
 
 

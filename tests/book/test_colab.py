@@ -14,8 +14,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from packaging.requirements import Requirement
-from runs import PROJECT
 
+from runs import PROJECT
 from sa_lib.book import notebooks
 from sa_lib.data import DATASETS
 from sa_lib.experiment import PROFILES

@@ -8,6 +8,7 @@ import sys
 from collections import namedtuple
 
 import pytest
+
 from runs import PROJECT
 
 SCRIPT = PROJECT / "tools" / "environment.py"

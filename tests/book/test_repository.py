@@ -17,9 +17,9 @@ import pytest
 import test_chapters
 import test_colab
 import yaml
-from runs import PROJECT
 
 import sa_lib
+from runs import PROJECT
 from sa_lib.book import notebooks, pages, run
 from sa_lib.book.notebooks import BookError
 from sa_lib.evidence import RESULTS

@@ -19,9 +19,9 @@ from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
 
 import pytest
-from runs import PROJECT
 from test_book import TINY
 
+from runs import PROJECT
 from sa_lib.book import notebooks, run
 from sa_lib.book import site as rendering
 

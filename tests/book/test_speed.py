@@ -7,8 +7,8 @@ from functools import partial
 
 import pytest
 import torch
-from runs import PROJECT
 
+from runs import PROJECT
 from sa_lib.book import pages
 from sa_lib.book.run import machine
 from sa_lib.evidence import RESULTS

@@ -12,8 +12,8 @@ from itertools import pairwise
 
 import pandas as pd
 import pytest
-from runs import PROJECT
 
+from runs import PROJECT
 from sa_lib.book import notebooks, sweep
 from sa_lib.book.__main__ import main
 from sa_lib.book.notebooks import BookError

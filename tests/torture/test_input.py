@@ -21,8 +21,26 @@ from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 from torch import nn
 
-from sa_lib import (attacks, book, chapter, checkpoints, data, evaluation, evidence, figures, fisher, judges, latent,
-                    model, playground, site, store, sweep, training, unlearning)
+from sa_lib import (
+    attacks,
+    book,
+    chapter,
+    checkpoints,
+    data,
+    evaluation,
+    evidence,
+    figures,
+    fisher,
+    judges,
+    latent,
+    model,
+    playground,
+    site,
+    store,
+    sweep,
+    training,
+    unlearning,
+)
 from sa_lib.inputs import short
 from sa_lib.training import Trained
 

@@ -14,9 +14,9 @@ import nbformat
 import numpy as np
 import pytest
 import torch
-from runs import PROJECT
 from torch import nn
 
+from runs import PROJECT
 from sa_lib import checkpoints, data, evaluation, experiment, figures, latent, store, trained
 from sa_lib.book import __main__ as command_line
 from sa_lib.book import notebooks, sweep

@@ -9,10 +9,10 @@ from urllib.request import urlopen
 
 import pytest
 import torch
+from test_data import SMALL
 
 from sa_lib import archive as archive_module
 from sa_lib import data
-from test_data import SMALL
 
 pytestmark = pytest.mark.torture
 

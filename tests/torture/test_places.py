@@ -10,11 +10,11 @@ from contextlib import contextmanager
 import papermill
 import pytest
 import torch
+from test_data import SMALL, only
+from test_store import RECIPE, Maker, assert_whole
 
 from runs import numbers
 from sa_lib import book, data, store, sweep
-from test_data import SMALL, only
-from test_store import RECIPE, Maker, assert_whole
 
 pytestmark = pytest.mark.torture
 # A chapter that needs no time, and writes as much as it is told to.

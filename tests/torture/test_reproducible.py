@@ -18,9 +18,8 @@ import torch
 from safetensors.torch import load_file
 
 from runs import PROJECT, book_run, copied, ended, numbers
-from sa_lib import archive, attacks, evaluation, evidence
+from sa_lib import archive, attacks, evaluation, evidence, fisher, inputs, latent, store, training
 from sa_lib import files as files_module
-from sa_lib import fisher, inputs, latent, store, training
 from sa_lib.attacks import THREATS, AttackConfig, get_reconstruction
 from sa_lib.data import load
 from sa_lib.judges import NETWORKS, JudgeConfig, get_judge
