@@ -445,8 +445,8 @@ for one in zip(*(t.to(weight).split(1) for t in inputs)):
     slopes.append(float(slope.flatten()[index]))
 slopes = torch.tensor(slopes)
 by_hand = float(slopes.square().mean())
-library = float(fisher_by_class(
-    model, x[own], labels[own], noise[own])[k][name].flatten()[index])
+by_class = fisher_by_class(model, x[own], labels[own], noise[own])
+library = float(by_class[k][name].flatten()[index])
 
 # %% tags=["hide-cell"]
 chapter.say(
