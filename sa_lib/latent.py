@@ -5,7 +5,7 @@ true label a model has no need to keep the digit in z, and every layer that
 receives the label would reveal it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -24,8 +24,8 @@ from .fisher import Diagonal
 from .labels import CLASSES, check_labels
 from .model import CVAE
 
-__all__ = ["activations", "class_distances", "joint_tsne", "knn_recall", "linear_cka", "neutral", "probe_recall",
-           "silhouette", "weight_changes"]
+__all__ = ["activations", "class_distances", "joint_tsne", "knn_recall", "layer_cka", "layer_recall", "linear_cka",
+           "neutral", "probe_recall", "silhouette", "weight_changes"]
 
 # t-SNE divides by the spread of the points; compiled code crashes on the result if it is 0 in float32.
 SMALLEST_SPREAD = 1e-15
@@ -216,3 +216,51 @@ def weight_changes(before: CVAE, after: CVAE, fisher: Diagonal) -> pd.DataFrame:
                 "rank correlation": float(spearmanr(change.abs(), f).statistic) if total and f.std() > 0 else 0.0,
                 "top": float(top.square().sum()) / total if total else 0.0}
     return pd.DataFrame(rows).T.rename_axis("layer")
+
+
+def layer_recall(train: Mapping[str, torch.Tensor], train_labels: torch.Tensor, test: Mapping[str, torch.Tensor],
+                 test_labels: torch.Tensor) -> pd.DataFrame:
+    """Recall 0-1 of every class by a linear probe on every layer; see `probe_recall`.
+
+    Args:
+        train: layer -> values [N, d], as `activations` returns them.
+        test: layer -> values [M, d], with the same layers.
+
+    Returns:
+        Index `class` 0-9; a column for each layer.
+
+    Raises:
+        ValueError: `test` lacks a layer.
+    """
+    _check_layers(train=train, test=test)
+    return pd.DataFrame({layer: probe_recall(values, train_labels, test[layer], test_labels)
+                         for layer, values in train.items()})
+
+
+def layer_cka(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor],
+              rows: torch.Tensor) -> pd.Series:
+    """Linear CKA of each layer of one model with the same layer of another; see `linear_cka`.
+
+    Args:
+        first: layer -> values [N, d], as `activations` returns them.
+        second: the same layers of another model on the same N inputs.
+        rows: indices [M] of the inputs to compare.
+
+    Returns:
+        Index: the layers.
+
+    Raises:
+        ValueError: `second` lacks a layer.
+    """
+    _check_layers(first=first, second=second)
+    check_types(rows=(rows, torch.Tensor))
+    return pd.Series({layer: linear_cka(values[rows], second[layer][rows]) for layer, values in first.items()})
+
+
+def _check_layers(**models: Mapping[str, torch.Tensor]) -> None:
+    """Refuse two models of which the second lacks a layer of the first."""
+    check_types(**{name: (layers, Mapping) for name, layers in models.items()})
+    (_, first), (name, second) = models.items()
+    if missing := [layer for layer in first if layer not in second]:
+        raise ValueError(f"{name} must have the layers {', '.join(map(str, first))}, "
+                         f"got none of {', '.join(map(str, missing))}")

@@ -1,6 +1,6 @@
 """Measures: title, format, unit and direction of every number that tables, figures, pages and checks show."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,7 @@ import pandas as pd
 
 from .checks import check_name, check_names, check_types
 
-__all__ = ["MEASURES", "Measure", "before_after", "label", "write"]
+__all__ = ["MEASURES", "Measure", "before_after", "label", "listing", "write"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,14 @@ MEASURES = {
     "rho": Measure("ρ", "{:+.2f}"),
     "abs_rho": Measure("|ρ|", "{:.2f}", better="lower"),
     "ece": Measure("calibration error", "{:.4f}", better="lower"),
+    "silhouette": Measure("silhouette", "{:.2f}"),
+    "cka": Measure("CKA", "{:.2f}"),
+    "moved": Measure("relative change", "{:.1%}"),
+    "rank correlation": Measure("rank correlation with the Fisher", "{:+.2f}"),
+    "top": Measure("share on the top tenth", "{:.1%}"),
+    "norm_z": Measure("norm of z", "{:.1f}"),
+    "norm_y": Measure("norm of y", "{:.1f}"),
+    "y_class": Measure("y at the class", "{:.2f}"),
 }
 
 
@@ -70,6 +78,12 @@ def write(name: str, value: Any) -> str:
     """A value in the format of its measure; a dash where there is none."""
     check_name(MEASURES, name=name)
     return "–" if value is None or value != value else MEASURES[name].format.format(value)
+
+
+def listing(name: str, values: Mapping[str, Any] | pd.Series) -> str:
+    """The values of one measure as text, for a caption: "0.4600 (baseline), 0.0004 (forgot 9)"."""
+    check_types(values=(values, (Mapping, pd.Series)))
+    return ", ".join(f"{write(name, value)} ({key})" for key, value in values.items())
 
 
 def before_after(before: pd.DataFrame, after: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
