@@ -3,25 +3,25 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/YOUR_ACCOUNT/selective-amnesia-cvae/blob/main/notebooks/04_latent.ipynb)
 #
-# Asked for a forgotten class, the model draws gray. That is what comes out.
-# This chapter looks at what is inside: does the encoder still tell the class
-# from the others, do the decoder's hidden layers, and which weights have moved?
+# Asked for a forgotten class, the model draws gray. That is its output. This
+# chapter looks inside: do the encoder and the hidden layers of the decoder
+# still tell the class from the others, and which weights have moved?
 #
 # **You will learn**
 #
 # - to look at several models' latent spaces in *one* embedding, with and
 #   without the label;
-# - to ask a layer what it knows, by nearest neighbours and by linear probes,
+# - to ask a layer what it knows, by nearest neighbors and by linear probes,
 #   and to compare layers of different models;
 # - why none of this means anything without a model that never saw the class,
 #   and without a second model that should be the same as the first.
 #
-# **You need** nothing but this notebook: all models are trained here if they
-# are not there yet.
+# **You need** nothing but this notebook: it trains every model that is not yet
+# in your store.
 #
-# **It takes** about eight minutes on two CPU cores the first time, of which
-# three trainings are the larger part; a minute or two after that. A GPU is
-# used if there is one.
+# **It takes** about eight minutes on two CPU cores the first time, most of it
+# for three trainings, and a minute or two after that. It uses a GPU if there
+# is one.
 
 # %% tags=["remove-cell"]
 try:
@@ -45,107 +45,117 @@ from dataclasses import replace
 import pandas as pd
 import torch
 
-from sa_lib import (chapter, data, evaluation, experiment, figures, latent, trained)
+from sa_lib import (
+    chapter,
+    data,
+    evaluation,
+    experiment,
+    figures,
+    latent,
+    measures,
+    trained,
+)
 from sa_lib.labels import one_hot, select
+from sa_lib.methods import distance_to_gray
 from sa_lib.model import device
 
 started = time.perf_counter()
 run = experiment.validate(dataset=dataset, seed=seed, forget=forget,
-                       profile=profile, architecture=architecture,
-                       run_dir=run_dir)
-sequence, digit = list(run.forget), run.forget[0]
+                          profile=profile,
+                          architecture=architecture,
+                          run_dir=run_dir)
+digit = run.forget[0]
 
 # %% [markdown]
 # ## The models
 #
-# `forget` is one class or several in their order. Beside the baseline and what
-# unlearning made of it stand two controls: a model that **never saw** the
-# first class, trained like the baseline and then given as many further updates
-# as the unlearning took, and a **second baseline** of another seed. The second
-# says how different two models are that should be the same.
+# `forget` is one class, or several in their order. We compare the baseline and
+# the unlearned models with two controls. One model **never saw** the first
+# class: it is trained like the baseline and then gets as many further updates
+# as the unlearning took. The other is a **second baseline** with another seed.
+# It shows how much two models differ that should be the same.
 
 # %%
 ds = data.load(run.dataset)
 base = run.baseline(ds)
 models = {"baseline": base}
-for count, model in enumerate(run.sequence(ds, sequence), 1):
-    gone = ", ".join(map(str, sequence[:count]))
-    models[f"forgot {gone}"] = model
+for count, model in enumerate(run.sequence(ds, run.forget), 1):
+    digits = ", ".join(map(str, run.forget[:count]))
+    models[f"forgot {digits}"] = model
 unlearned = list(models)[1:]
-models[f"never saw {digit}"] = run.never_saw(ds, [digit])
-models["baseline, other seed"] = run.baseline(ds, run.seed + 1)
+never, other = f"never saw {digit}", "baseline, other seed"
+models[never] = run.never_saw(ds, digit)
+models[other] = run.baseline(ds, run.seed + 1)
 
 # %%
 asked = torch.arange(10).repeat(2)
-rows = [evaluation.prior_samples(m.net, asked, run.seed)
-        for m in models.values()]
+samples = {name: evaluation.prior_samples(m.net, asked, run.seed)
+           for name, m in models.items()}
 
 # %% tags=["remove-input"]
+gray = {name: float(distance_to_gray(drawn[asked == digit]).mean()) for name, drawn in samples.items()}
 chapter.show_figure(
-    figures.image_grid(torch.stack(rows), rows=list(models), columns=[*range(10)] * 2),
-    f"Ten classes, twice, from the same latent codes in every row. The distance to gray of the answers to {digit}: "
-    + ", ".join(f"{float((row[[digit, digit + 10]] - 0.5).abs().mean()):.3f} ({name})" for name, row
-                in zip(models, rows)) + ".",
-    alt="A grid of samples: one row for each model, one column for each latent code and label.")
+    figures.image_grid(torch.stack(list(samples.values())), list(samples), [*range(10)] * 2),
+    "Ten classes, twice, from the same latent codes in every row. Mean distance to gray of the images drawn for "
+    f"{digit}: {measures.listing('gray', gray)}.")
 
 # %% [markdown]
 # ## One embedding for all
 #
-# t-SNE draws neighbours in eight dimensions as neighbours in two. Two separate
-# fits cannot be compared, so all models are embedded together, on shared axes.
-# The models that never shared a training with the baseline are left out: their
-# axes of $z$ are others, and they would only fill a region of their own.
+# t-SNE draws neighbors in eight dimensions as neighbors in two. Two separate
+# fits cannot be compared, so we embed all models together, on shared axes. We
+# leave out the models that share no training with the baseline: their axes of
+# $z$ are different, so they would only fill a region of their own.
 #
-# With the **true label** given, the encoder need not say in $z$ which digit it
-# sees: the decoder is told anyway. With a **neutral label**, $y = 1/10$
-# everywhere, it is not told, and what the encoder knows shows in $z$.
+# With the **true label**, the encoder need not put the digit into $z$, because
+# the decoder gets the label anyway. With a **neutral label**, $y = 1/10$
+# everywhere, the decoder does not get it, and $z$ shows what the encoder knows.
 
 # %%
 shown = ["baseline", *unlearned][:4]
-few = torch.randperm(
-    len(ds.test_labels),
-    generator=torch.Generator().manual_seed(run.seed)
-)[:10_000 // len(shown)]
-images, labels = ds.test_images[few], ds.test_labels[few]
-ways = {"true label": one_hot(labels),
-        "neutral label": latent.neutral(len(few))}
-points = {}
+generator = torch.Generator().manual_seed(run.seed)
+chosen = torch.randperm(len(ds.test_labels), generator=generator)
+chosen = chosen[:10_000 // len(shown)]
+images, labels = ds.test_images[chosen], ds.test_labels[chosen]
+
+
+def means(y):
+    return {name: latent.activations(models[name].net, images,
+                                     y)["mean"] for name in shown}
+
+
+with_label = means(one_hot(labels))
+without = means(latent.neutral(len(images)))
+
+# %%
 tick = time.perf_counter()
-for way, y in ways.items():
-    means = [latent.activations(models[name].net, images,
-                                y)["mean"] for name in shown]
-    embedded = latent.joint_tsne(means, run.seed)
-    points[way] = dict(zip(shown, embedded))
+points_with = latent.joint_tsne([*with_label.values()], run.seed)
+points_without = latent.joint_tsne([*without.values()], run.seed)
 tsne_seconds = time.perf_counter() - tick
 
 # %% tags=["remove-input"]
-told = {name: latent.silhouette(latent.activations(models[name].net, images, ways["true label"])["mean"], labels)
-        for name in shown}
+apart = {name: latent.silhouette(values, labels).mean() for name, values in with_label.items()}
 chapter.show_figure(
-    figures.embedding(points["true label"], labels, sequence),
-    f"Encodings of {len(few):,} test images with their true labels, in one joint embedding. The mean silhouette of the "
-    "ten classes (0: not apart, 1: far apart) is " + ", ".join(f"{s.mean():.2f} ({name})" for name, s in told.items())
-    + ". Forgotten classes are drawn as crosses, their names framed.",
-    alt="Scatter plots on shared axes, one for each model, coloured by digit; each class's name stands at its median.")
+    figures.embedding(dict(zip(shown, points_with, strict=True)), labels, run.forget),
+    f"Encodings of {len(chosen):,} test images with their true labels, in one joint embedding. Forgotten classes are "
+    "crosses with a framed name. Mean silhouette of the ten classes (0: the classes overlap, 1: they lie far apart): "
+    f"{measures.listing('silhouette', apart)}.")
 
 # %% tags=["remove-input"]
-clusters = {}
-for name in shown:
-    encoded = latent.activations(models[name].net, images, ways["neutral label"])["mean"]
-    clusters[name] = latent.silhouette(encoded, labels)
+apart = {name: latent.silhouette(values, labels)[digit] for name, values in without.items()}
 chapter.show_figure(
-    figures.embedding(points["neutral label"], labels, sequence),
-    f"The same images with the neutral label. Class {digit} has a mean silhouette of "
-    + ", ".join(f"{s[digit]:.2f} ({name})" for name, s in clusters.items()) + ".",
-    alt="Scatter plots on shared axes, one for each model, coloured by digit; each class's name stands at its median.")
+    figures.embedding(dict(zip(shown, points_without, strict=True)), labels, run.forget),
+    f"The same images with the neutral label. Mean silhouette of class {digit}: "
+    f"{measures.listing('silhouette', apart)}. The two embeddings took {tsne_seconds:.0f} s together.")
 
 # %% [markdown]
 # ## What does a layer know?
 #
-# A **linear probe** is trained to tell the ten digits from a layer's values,
-# and so are ten **nearest neighbours** on the encoder's mean. All with the
-# neutral label, lest the label answer. The score for the class in a model that
-# never saw it is what an encoder of *digits* gives away about any shape.
+# A **linear probe** learns to tell the ten digits from a layer's values. So do
+# ten **nearest neighbors** on the mean of $z$. All of them get the neutral
+# label, because the true label would give the answer away. The score of the
+# class in a model that never saw it shows how much an encoder of *digits*
+# reveals about any shape.
 
 # %%
 count = 4000
@@ -153,222 +163,194 @@ x_train, y_train = ds.train_images[:count], ds.train_labels[:count]
 x_test, y_test = ds.test_images[:count], ds.test_labels[:count]
 
 
-def values(model, x):
-    return latent.activations(model.net, x,
-                              latent.neutral(len(x)))
+def values(net, x):
+    return latent.activations(net, x, latent.neutral(len(x)))
 
-
-layers, recall, structure = {}, {}, {}
+# %%
+layers, recall, neighbors = {}, {}, {}
 for name, model in models.items():
-    known = values(model, x_train)
-    layers[name] = values(model, x_test)
-    recall[name] = pd.DataFrame({
-        layer: latent.probe_recall(known[layer], y_train,
-                                   layers[name][layer], y_test)
-        for layer in known})
-    neighbours = latent.knn_recall(known["mean"], y_train,
-                                   layers[name]["mean"], y_test)
-    clusters = latent.silhouette(layers[name]["mean"], y_test)
-    structure[name] = {
-        "neighbours, all": neighbours.mean(),
-        "neighbours, class": neighbours[digit],
-        "silhouette, all": clusters.mean(),
-        "silhouette, class": clusters[digit]}
+    train = values(model.net, x_train)
+    layers[name] = test = values(model.net, x_test)
+    recall[name] = latent.layer_recall(train, y_train,
+                                       test, y_test)
+    neighbors[name] = latent.knn_recall(train["mean"], y_train,
+                                        test["mean"], y_test)
 
 # %% tags=["remove-input"]
 probes = pd.DataFrame({name: table.loc[digit] for name, table in recall.items()}).T
-chapter.show_table(probes, f"Linear probe: share of test images of {digit} that it recognises, by layer.",
-                   dict.fromkeys(probes.columns, "{:.1%}"))
-
-# %% tags=["remove-input"]
 overall = pd.DataFrame({name: table.mean() for name, table in recall.items()}).T
-chapter.show_table(overall, "Linear probe: the same, mean over all ten classes.",
-                   dict.fromkeys(overall.columns, "{:.1%}"))
+percent = dict.fromkeys(probes.columns, "{:.1%}")
+chapter.show_table(probes, f"Linear probe: share of test images of {digit} that it recognizes, by layer.", percent)
+chapter.show_table(overall, "Linear probe: the same, mean over all ten classes.", percent)
 
 # %% tags=["remove-input"]
-structured = pd.DataFrame(structure).T.rename(columns=lambda c: c.replace("class", f"class {digit}"))
-chapter.show_table(structured, "Ten nearest neighbours (share recognised) and silhouette on the encoder's mean.", {
-    c: "{:.1%}" if c.startswith("neighbours") else "{:.3f}" for c in structured.columns})
+clusters = {name: latent.silhouette(layers[name]["mean"], y_test) for name in models}
+structure = pd.DataFrame({name: {
+    "neighbors, all": neighbors[name].mean(), "neighbors, class": neighbors[name][digit],
+    "silhouette, all": clusters[name].mean(), "silhouette, class": clusters[name][digit]} for name in models}).T
+chapter.show_table(structure, "On the mean of z: share that ten nearest neighbors recognize, and silhouette; of all "
+                   f"classes and of class {digit}.", dict.fromkeys(structure.columns[:2], "{:.1%}"))
+
+# %% [markdown]
+# How many points does a model lose against the baseline? The next cell takes
+# the layer of each part that differs most.
+
+# %%
+part = probes.columns.str.split().str[0]  # encoder, mean, decoder
+loss = 100 * (probes.loc["baseline"] - probes).drop("baseline")
+lost = loss.T.groupby(part, sort=False).agg(
+    lambda points: points[points.abs().idxmax()]).T
 
 # %% tags=["remove-input"]
-never, target = f"never saw {digit}", unlearned[-1]
-encoder = [layer for layer in probes.columns if layer.startswith("encoder") or layer == "mean"]
-decoder = [layer for layer in probes.columns if layer.startswith("decoder")]
-gap = {side: float((probes.loc["baseline", names] - probes.loc[target, names]).max())
-       for side, names in (("encoder", encoder), ("decoder", decoder))}
-spread = float((probes.loc["baseline"] - probes.loc["baseline, other seed"]).abs().max())
-chapter.say(
-    "**Does the encoder still know a {digit}?** {encoder_text} On the mean of $z$ the probe recognises {unlearned:.1%} "
-    "of them in the model that {target}, {base:.1%} in the baseline, and {never:.1%} in a model that {never_name}. "
-    "{never_text}\n\n"
-    "**And the decoder?** Its hidden layers, which the gray term does reach, {decoder_text} with the neutral label. Two "
-    "baselines of different seed differ by up to {spread:.1f} points.",
-    digit=digit, target=target, never_name=never, unlearned=probes.loc[target, "mean"],
-    base=probes.loc["baseline", "mean"], never=probes.loc[never, "mean"],
-    decoder_text=f"lose up to {100 * gap['decoder']:.1f} points" if gap["decoder"] > 0 else "lose nothing",
-    spread=100 * spread,
-    encoder_text="Yes. The gray term is a function of the decoder alone, and nothing asked the encoder to forget."
-    if gap["encoder"] <= max(0.05, 2 * spread) else "Less than before, though the gray term is a function of the "
-    "decoder alone.",
-    never_text="So the probe is no evidence of memory: most of what it finds in the unlearned model it finds where "
-    "there is nothing to remember." if probes.loc[never, "mean"] >= 0.8 * probes.loc[target, "mean"] else
-    "The difference to the model that never saw it is what the encoder remembers.")
+chapter.show_table(lost, f"Linear probe: points of recall of {digit} that a model loses against the baseline, in the "
+                   "layer of each part that differs most. Negative: points gained.",
+                   dict.fromkeys(lost.columns, "{:+.1f}"))
+
+# %% [markdown]
+# Read the rows in this order:
+#
+# - The row **of the other seed** is the yardstick. A difference no larger than
+#   its own, whatever the sign, can be chance.
+# - If an **unlearned** model loses no more than that in its encoder, the
+#   encoder still knows the digit. The gray term depends on the decoder alone,
+#   so nothing asks the encoder to forget (exercise 4). The decoder is the part
+#   that the gray term reaches.
+# - If the model that **never saw** the class loses no more either, the probe is
+#   no evidence of memory: it finds as much where there is nothing to remember.
+#   If that model loses much more than the unlearned one, the difference
+#   between the two is the unlearned model's memory of the class.
 
 # %% [markdown]
 # ## Are two layers alike?
 #
-# Centred kernel alignment (CKA) compares a layer of one model with the same
-# layer of another by what they hold to be similar images; rotating or scaling
-# a layer does not change it. 1 is the same up to that. The row of two
-# baselines of different seed is the yardstick: no pair of models that differ
-# in more than chance should be expected above it, unless one was made from
-# the other.
+# Centered kernel alignment (CKA) compares a layer of one model with the same
+# layer of another by the images that each finds similar. It ignores a rotation
+# or a scaling of the layer: at 1, the layers are the same up to these. The row
+# of the other seed is the yardstick again. Expect a model above it only if it
+# was made from the baseline.
 
 # %%
 others = [name for name in models if name != "baseline"]
-subset = torch.arange(len(y_test))[:2000]
-own = select(y_test, [digit])
-alike = {}
-for title, chosen in (("all test images", subset),
-                      (f"test images of {digit}", own)):
-    alike[title] = pd.DataFrame({
-        name: {layer: latent.linear_cka(known[chosen],
-                                        layers[name][layer][chosen])
-               for layer, known in layers["baseline"].items()}
-        for name in others}).T
+subsets = {"all test images": torch.arange(len(y_test))[:2000],
+           f"test images of {digit}": select(y_test, [digit])}
+alike = {title: pd.DataFrame({
+    name: latent.layer_cka(layers["baseline"], layers[name], rows)
+    for name in others}).T for title, rows in subsets.items()}
 
 # %% tags=["remove-input"]
-first_title, own_title = alike
+last = alike[f"test images of {digit}"].iloc[:, -1]
 chapter.show_figure(
     figures.matrices(alike, dict.fromkeys(alike, ".2f")),
     "CKA between the baseline and each other model, layer by layer, with the neutral label. On images of "
-    f"{digit}, the decoder's last hidden layer has {alike[own_title].loc[target].iloc[-1]:.2f} ({target}), "
-    f"{alike[own_title].loc[never].iloc[-1]:.2f} ({never}) and "
-    f"{alike[own_title].loc['baseline, other seed'].iloc[-1]:.2f} (other seed).",
-    alt="Two heat maps with a row for each model and a column for each layer: on all test images and on those of the "
-        "forgotten class.")
+    f"{digit}, in the decoder's last hidden layer: {measures.listing('cka', last.to_dict())}.")
 
 # %% [markdown]
 # ## Which weights moved?
 #
-# The penalty holds weights in proportion to their Fisher. Did the important
-# ones stay? The control is the same unlearning without its gray term: what
-# rehearsal alone moves.
+# The penalty holds each weight in proportion to its Fisher. Did the important
+# weights stay? The control is the same unlearning without its gray term: it
+# shows how far rehearsal alone moves the weights.
 
 # %%
-fisher = trained.retain_fisher(base, ds, [digit], run.seed)
-no_gray = trained.unlearned(base, ds, [digit], fisher,
-                        replace(run.unlearning, gray=0.0), run.seed)
+fisher = trained.retain_fisher(base, ds, digit, run.seed)
+control = trained.unlearned(base, ds, digit, fisher,
+                            replace(run.unlearning, gray=0.0),
+                            run.seed)
 moves = {name: latent.weight_changes(base.net, m.net, fisher)
          for name, m in ((unlearned[0], models[unlearned[0]]),
-                         ("no gray term", no_gray))}
-moved = pd.concat(moves, axis=1)
+                         ("no gray term", control))}
 
 # %% tags=["remove-input"]
-flat = moved.set_axis([f"{column}, {name}" for name, column in moved.columns], axis=1)
-chapter.show_table(flat, "For each weight matrix: relative change, rank correlation of a weight's change with its "
-                   "Fisher, and share of the squared change on the tenth with the largest Fisher.",
-                   {c: "{:.1%}" if c.startswith(("moved", "top")) else "{:.2f}" for c in flat.columns})
+def with_means(table):
+    means = table.groupby(table.index.str.split(".").str[0], sort=False).mean()
+    return pd.concat([table, means.rename("{}, mean".format)])
 
-# %% tags=["remove-input"]
-mine, control = moves[unlearned[0]], moves["no gray term"]
-sides = {side: (mine.loc[mine.index.str.startswith(side), "moved"].mean(),
-                control.loc[control.index.str.startswith(side), "moved"].mean()) for side in ("encoder", "decoder")}
-correlation = mine["rank correlation"].mean()
-chapter.say(
-    "The decoder's matrices moved by {dec:.1%} on average (without the gray term: {dec_0:.1%}), the encoder's by "
-    "{enc:.1%} ({enc_0:.1%}). The rank correlation of a weight's change with its Fisher is {rho:+.2f} on average: "
-    "{reading}",
-    dec=sides["decoder"][0], dec_0=sides["decoder"][1], enc=sides["encoder"][0], enc_0=sides["encoder"][1],
-    rho=correlation,
-    reading="the important weights moved *more*. A weight with a large Fisher has large gradients, of the rehearsed "
-    "images as of the gray term, and at this λ the penalty does not outweigh them." if correlation > 0.1 else
-    "the important weights moved less, as the penalty wants." if correlation < -0.1 else
-    "importance hardly decided which weights moved.")
+
+rehearsed, gray_too = (with_means(moves[name]) for name in ("no gray term", unlearned[0]))
+chapter.show_table(
+    measures.before_after(rehearsed, gray_too, ["moved", "rank correlation", "top"]),
+    f"For each weight matrix, without the gray term → with it ({unlearned[0]}): relative change of the matrix, rank "
+    "correlation of a weight's change with its Fisher, and share of the squared change that falls on the tenth of the "
+    "weights with the largest Fisher. The last rows are means over the matrices of a part.")
+
+# %% [markdown]
+# The difference between the two sides of an arrow is the work of the gray term.
+# The rank correlation says which weights moved. If it is below 0, the important
+# weights moved less, as the penalty demands. If it is above 0, they moved
+# *more*: a weight with a large Fisher also has large gradients, both of the
+# rehearsed images and of the gray term, and at this λ the penalty does not
+# outweigh them. Near 0, importance had little to do with it.
 
 # %% [markdown]
 # ## A walk
 #
-# From one class through the forgotten one to another, along a straight line of
-# label vectors at a fixed $z$; then, at the forgotten label, along each of the
-# first axes of $z$. The two neighbours are the classes whose mean images lie
-# nearest to the forgotten one's.
+# We walk from one class through the forgotten class to another, along a
+# straight line of label vectors at a fixed $z$. Then we stay at the forgotten
+# label and walk along each of the first two axes of $z$. The two neighbors are
+# the classes whose mean images lie nearest to that of the forgotten class.
 
 # %%
-means = torch.stack([x_train[y_train == k].mean(0).flatten()
-                     for k in range(10)])
-distance = (means - means[digit]).norm(dim=1)
-distance[sequence] = torch.inf
-left, right = distance.topk(2, largest=False).indices.tolist()
+distances = latent.class_distances(x_train.flatten(1), y_train)
+distances = distances[digit]
+distances[list(run.forget)] = torch.inf
+left, right = distances.nsmallest(2).index
 corners = one_hot(torch.tensor([left, digit, right]))
 t = torch.linspace(0, 1, 7)[:, None]
 walk = torch.cat([torch.lerp(corners[0], corners[1], t),
                   torch.lerp(corners[1], corners[2], t[1:])])
+
+# %%
+def draw(net, z, y):
+    return net.decode(z.to(device()), y.to(device())).cpu()
+
+
 generator = torch.Generator().manual_seed(run.seed + 5)
 z = torch.randn(1, run.model.latent_dim, generator=generator)
-
-
-def draw(model, z, y):
-    return model.decode(z.to(device()),
-                        y.to(device())).cpu()
-
-
-walks = [draw(m.net, z.expand(len(walk), -1), walk)
-         for m in models.values()]
+walks = {name: draw(m.net, z.expand(len(walk), -1), walk)
+         for name, m in models.items()}
 
 # %% tags=["remove-input"]
-stops = [""] * len(walk)
-stops[0], stops[6], stops[-1] = map(str, (left, digit, right))
+stops = [str({0: left, 6: digit, 12: right}.get(step, "")) for step in range(len(walk))]
+halfway = {name: float(distance_to_gray(drawn)[6]) for name, drawn in walks.items()}
 chapter.show_figure(
-    figures.image_grid(torch.stack(walks), rows=list(models), columns=stops),
-    f"From label {left} through {digit} to {right} at one z. The distance to gray halfway, at the label {digit}, is "
-    + ", ".join(f"{float((w[6] - 0.5).abs().mean()):.3f} ({name})" for name, w in zip(models, walks)) + ".",
-    alt="A grid of images: a row for each model, and in it thirteen steps of the label from one class through the "
-        "forgotten one to another.")
+    figures.image_grid(torch.stack(list(walks.values())), list(walks), stops),
+    f"From label {left} through {digit} to {right} at one z. Distance to gray halfway, at the label {digit}: "
+    f"{measures.listing('gray', halfway)}.")
 
 # %% tags=["hide-input"]
-axis = torch.linspace(-2.5, 2.5, 13)
+places = torch.linspace(-2.5, 2.5, 13)
 label = one_hot(torch.tensor([digit])).expand(13, -1)
-traversals = []
-for k in range(2):
+traversals = {}
+for axis in range(2):
     along = z.repeat(13, 1)
-    along[:, k] = axis
-    traversals += [draw(m.net, along, label)
-                   for m in models.values()]
+    along[:, axis] = places
+    traversals |= {f"{name}, z{axis + 1}": draw(m.net, along, label)
+                   for name, m in models.items()}
 
 # %% tags=["remove-input"]
+farthest = {name: float(max(distance_to_gray(traversals[f"{name}, z{axis}"]).max() for axis in (1, 2)))
+            for name in models}
 chapter.show_figure(
-    figures.image_grid(torch.stack(traversals), rows=[f"{name}, z{k + 1}" for k in range(2) for name in models],
-                       columns=[f"{a:+.1f}" if i % 4 == 0 else "" for i, a in enumerate(axis.tolist())]),
-    f"At the label {digit}, along the first two axes of z. The largest distance to gray on the way is " + ", ".join(
-        f"{max(float((t - 0.5).abs().mean((1, 2, 3)).max()) for t in traversals[at::len(models)]):.3f} ({name})"
-        for at, name in enumerate(models)) + ".",
-    alt="A grid of images: for each of two latent axes a row for each model, thirteen steps across.")
+    figures.image_grid(torch.stack(list(traversals.values())), list(traversals), [f"{at:+.1f}" for at in places]),
+    f"At the label {digit}, along the first two axes of z. Largest distance to gray on the way: "
+    f"{measures.listing('gray', farthest)}.")
 
 # %% tags=["remove-input"]
-chapter.say("Two embeddings of {points:,} points took {tsne:.0f} s, the chapter {seconds:.0f} s. Weights: {weights}.",
-            points=len(few) * len(shown), tsne=tsne_seconds, seconds=time.perf_counter() - started,
-            weights=", ".join(f"{name} `{m.digest[:12]}`" for name, m in models.items()))
-
-# %% tags=["remove-cell"]
-chapter.write_metrics(run.run_dir, "04_latent", {
-    "parameters": {"dataset": run.dataset, "seed": run.seed, "forget": sequence, "profile": run.profile,
-                   "architecture": run.architecture},
-    "probe": probes.to_dict("index"), "probe_all": overall.to_dict("index"), "structure": structure,
+run.finish("04_latent", {
+    "probe": probes.to_dict("index"), "probe_all": overall.to_dict("index"), "structure": structure.to_dict("index"),
     "cka": {title: table.to_dict("index") for title, table in alike.items()},
     "moved": {name: table.to_dict("index") for name, table in moves.items()},
-    "tsne_seconds": tsne_seconds, "chapter_seconds": time.perf_counter() - started,
-    "models": {name: m.digest for name, m in models.items()}})
+    "tsne_seconds": tsne_seconds}, models, started)
 
 # %% [markdown]
 # ## Takeaways
 #
-# - The gray term reaches the decoder only. An encoder is not made to forget by
-#   forgetting what to draw.
-# - A probe that finds the class in an unlearned model proves nothing before it
-#   has been tried on a model that never saw the class.
-# - Two models of different seed are the yardstick for "different", and
-#   pictures of separate embeddings are none.
+# - The gray term reaches the decoder only. An encoder does not forget a class
+#   because the decoder no longer draws it.
+# - A probe that finds the class in an unlearned model proves nothing until you
+#   have tried it on a model that never saw the class.
+# - Two models of different seed are the yardstick for "different". Pictures of
+#   separate embeddings are not.
 
 # %% [markdown]
 # ## Exercises
@@ -376,10 +358,10 @@ chapter.write_metrics(run.run_dir, "04_latent", {
 # The solutions follow, each run with the chapter. Try before you look.
 #
 # 1. **The true label.** Give the probes of the decoder the true label instead
-#    of the neutral one. How much do they then find, and why is that no finding?
-# 2. **An untrained network.** Probe a model with the weights it was born with.
-#    How much of the digit does a layer give away that has learned nothing?
-# 3. **What CKA cannot see.** Show that linear CKA stays the same when a layer
+#    of the neutral one. How much do they find, and why is that no finding?
+# 2. **An untrained network.** Probe a model with its initial weights. How much
+#    of the digit does a layer reveal that has learned nothing?
+# 3. **Blind spots of CKA.** Show that linear CKA stays the same when a layer
 #    is rotated, and when it is scaled as a whole. Rotate one, and then stretch
 #    it along one axis. Are the latent means of two baselines of different seed
 #    the same up to a rotation?
@@ -388,66 +370,57 @@ chapter.write_metrics(run.run_dir, "04_latent", {
 
 # %% [markdown]
 # ### Solution 1
+#
+# The decoder reads the label, and the probe reads the decoder. A high recall
+# with the true label says nothing about the image: the label was an input.
 
 # %% tags=["hide-cell"]
-def told(x, labels):
+def labeled(x, labels):
     return latent.activations(base.net, x, one_hot(labels))
 
 
-with_label, given = told(x_train, y_train), told(x_test, y_test)
-named = {layer: latent.probe_recall(with_label[layer], y_train,
-                                    given[layer], y_test)[digit]
-         for layer in ("mean", "decoder 1")}
+known = latent.layer_recall(
+    labeled(x_train, y_train), y_train,
+    labeled(x_test, y_test), y_test).loc[digit]
 chapter.say(
-    "With the true label, the probe recognises {mean:.1%} of the "
+    "With the true label, the probe recognizes {mean:.1%} of the "
     "{digit}s on the mean of z (neutral label: "
     "{mean_neutral:.1%}), and {hidden:.1%} in the decoder's first "
-    "layer ({hidden_neutral:.1%}). {reading} Whatever is found "
-    "there, the label was among what went in.",
-    digit=digit, mean=named["mean"], hidden=named["decoder 1"],
+    "layer ({hidden_neutral:.1%}).",
+    digit=digit, mean=known["mean"], hidden=known["decoder 1"],
     mean_neutral=probes.loc["baseline", "mean"],
-    hidden_neutral=probes.loc["baseline", "decoder 1"],
-    reading="The decoder reads the label and the probe reads the "
-    "decoder."
-    if named["decoder 1"] > probes.loc["baseline", "decoder 1"] else
-    "Here the label adds nothing to what the decoder's layer "
-    "shows.")
+    hidden_neutral=probes.loc["baseline", "decoder 1"])
 
 # %% [markdown]
 # ### Solution 2
+#
+# If the untrained network comes near the baseline, then much of the probe's
+# finding is in the images. A random projection keeps it: the probe learns, and
+# the layer need not have learned anything. If it stays far below, then training
+# put the digit there.
 
 # %% tags=["hide-cell"]
 from sa_lib.model import build
 
-newborn = build(run.model, run.seed).to(device())
-before, after = (
-    latent.activations(newborn, x, latent.neutral(len(x)))
-    for x in (x_train, x_test))
-blank = {layer: latent.probe_recall(before[layer], y_train,
-                                    after[layer], y_test)
-         for layer in ("encoder 2", "mean")}
-share = float(blank["encoder 2"].mean()
-              / overall.loc["baseline", "encoder 2"])
+untrained = build(run.model, run.seed).to(device())
+blank = latent.layer_recall(
+    values(untrained, x_train), y_train,
+    values(untrained, x_test), y_test).mean()
 chapter.say(
     "In the encoder's second layer, the probe of an untrained "
-    "network recognises {layer:.1%} of all digits (baseline: "
+    "network recognizes {layer:.1%} of all digits (baseline: "
     "{layer_base:.1%}); on the mean of z, {mean:.1%} "
-    "({mean_base:.1%}). {reading}",
-    layer=blank["encoder 2"].mean(), mean=blank["mean"].mean(),
+    "({mean_base:.1%}).",
+    layer=blank["encoder 2"], mean=blank["mean"],
     layer_base=overall.loc["baseline", "encoder 2"],
-    mean_base=overall.loc["baseline", "mean"],
-    reading="Much of what a probe finds is in the images, and a "
-    "random projection keeps it: the probe learns, the layer need "
-    "not have."
-    if share > 0.7 else "Training, then, is what put the digit "
-    "there.")
+    mean_base=overall.loc["baseline", "mean"])
 
 # %% [markdown]
 # ### Solution 3
 #
 # <details><summary>The derivation</summary>
 #
-# CKA sees a layer $X$ of $N$ rows, centred, only through $K = X X^\top$, as
+# CKA sees a layer $X$ of $N$ rows, centered, only through $K = X X^\top$, as
 # $\langle K, K' \rangle / (\lVert K \rVert \lVert K' \rVert)$. A rotation $Q$
 # has $Q Q^\top = I$, so $(X Q)(X Q)^\top = X Q Q^\top X^\top = K$. A factor $c$
 # makes it $c^2 K$, which the norms divide out. A stretch along one axis, $X D$,
@@ -455,83 +428,83 @@ chapter.say(
 #
 # Up to which rotation two layers agree best is *Procrustes'* question. The
 # rotation that brings $X$ nearest to $Y$ is $U V^\top$ of the singular value
-# decomposition $X^\top Y = U S V^\top$, and with the best factor the share of
-# $\lVert Y \rVert^2$ that it explains is
-# $(\sum_i S_i)^2 / (\lVert X \rVert^2 \lVert Y \rVert^2)$.
+# decomposition $X^\top Y = U S V^\top$. With the best factor, it explains the
+# share $(\sum_i S_i)^2 / (\lVert X \rVert^2 \lVert Y \rVert^2)$ of
+# $\lVert Y \rVert^2$.
 #
 # </details>
+#
+# If the rotation explains nearly all of the other seed, the two baselines use
+# the same code on different axes. If it does not, each has arranged the styles
+# in its own way.
 
 # %% tags=["hide-cell"]
-def centred(name):
-    known = layers[name]["mean"][subset].double()
-    return known - known.mean(0)
-
-
-mine = centred("baseline")
-generator = torch.Generator().manual_seed(run.seed)
-rotation, _ = torch.linalg.qr(torch.randn(
-    mine.shape[1], mine.shape[1], generator=generator).double())
-stretch = torch.ones(mine.shape[1]).double()
-stretch[0] = 10
-changed = {"rotated": mine @ rotation, "halved": mine / 2,
-           "stretched": mine * stretch}
+def centered(name):
+    rows = layers[name]["mean"][:2000].double()
+    return rows - rows.mean(0)
 
 
 def explained(first, second):
-    values = torch.linalg.svdvals(first.T @ second)
-    return float((values.sum() / first.norm() / second.norm())**2)
+    singular = torch.linalg.svdvals(first.T @ second)
+    return float((singular.sum() / first.norm()
+                  / second.norm())**2)
 
 # %% tags=["hide-cell"]
+rows = centered("baseline")
+generator = torch.Generator().manual_seed(run.seed)
+rotation, _ = torch.linalg.qr(torch.randn(
+    rows.shape[1], rows.shape[1], generator=generator).double())
+stretch = torch.ones(rows.shape[1]).double()
+stretch[0] = 10
+changed = {"rotated": rows @ rotation, "halved": rows / 2,
+           "stretched": rows * stretch}
 chapter.say(
-    "CKA of the baseline's means of z with themselves: {cka}. The "
-    "best rotation of the baseline explains {shares} of the "
-    "others. {reading}",
-    cka=", ".join(f"{way} {latent.linear_cka(mine, other):.4f}"
-                  for way, other in changed.items()),
-    shares=", ".join(
-        f"{explained(mine, centred(name)):.0%} ({name})"
-        for name in others),
-    reading="Two seeds agree up to a rotation, nearly: the same "
-    "code on other axes."
-    if explained(mine, centred("baseline, other seed")) > 0.9 else
-    "Two seeds do not agree up to a rotation: each has arranged "
-    "the styles in its own way.")
+    "CKA of the baseline's means of z with themselves: {cka}. "
+    "The best rotation of the baseline explains {shares}.",
+    cka=measures.listing("cka", {
+        change: latent.linear_cka(rows, other_rows)
+        for change, other_rows in changed.items()}),
+    shares=measures.listing("share", {
+        name: explained(rows, centered(name))
+        for name in others}))
 
 # %% [markdown]
 # ### Solution 4
 #
-# The gray term draws $z$ from the prior and decodes it; the encoder has no part
-# in it. But the weights of both are changed by the same update.
+# The gray term draws $z$ from the prior and decodes it; the encoder takes no
+# part. But one update changes the weights of both. The encoder moves in the
+# control too, by rehearsal alone. If it moves clearly farther with the gray
+# term, then through rehearsal: it follows the decoder, which the gray term
+# moves.
 
 # %% tags=["hide-cell"]
-import copy
+from sa_lib.model import copy_of
 
-student = copy.deepcopy(base.net).requires_grad_(True)
+student = copy_of(base.net).requires_grad_(True)
 codes = torch.randn(32, run.model.latent_dim, generator=generator)
 asked = one_hot(torch.full((32,), digit))
-distance = (draw(student, codes, asked) - 0.5).abs().mean()
-names = [name for name, _ in student.named_parameters()]
-slopes = torch.autograd.grad(distance, list(student.parameters()),
-                             allow_unused=True)
-reach = {side: sum(name.startswith(side) and slope is not None
-                   for name, slope in zip(names, slopes))
-         for side in ("encoder", "decoder")}
+distance = distance_to_gray(draw(student, codes, asked)).mean()
+parameters = dict(student.named_parameters())
+gradients = torch.autograd.grad(distance, parameters.values(),
+                                allow_unused=True)
+reached = [name.split(".")[0] for name, gradient
+           in zip(parameters, gradients, strict=True)
+           if gradient is not None]
 chapter.say(
     "Of the encoder's tensors {encoder} have a gradient of the "
     "gray term, of the decoder's {decoder}. The encoder's "
-    "matrices still moved by {moved:.1%}, and by {control:.1%} "
-    "without the gray term: {reading}",
-    **reach, moved=sides["encoder"][0], control=sides["encoder"][1],
-    reading="rehearsal alone moves them as far."
-    if sides["encoder"][0] < 1.2 * sides["encoder"][1] else
-    "through rehearsal they follow a decoder that the gray term "
-    "moved.")
+    "matrices moved by {moved:.1%}, and by {control:.1%} without "
+    "the gray term.",
+    encoder=reached.count("encoder"),
+    decoder=reached.count("decoder"),
+    moved=gray_too.loc["encoder, mean", "moved"],
+    control=rehearsed.loc["encoder, mean", "moved"])
 
 # %% [markdown]
 # ## Try next
 #
 # - Train the probes on 500 images instead of 4,000. Which gaps between models
-#   open, and which are only the probe's?
+#   open, and which of them come from the probe?
 # - Compare two *encoder* layers of the same model by `linear_cka`. How alike
-#   are neighbours?
-# - Set `forget = [4]`. Which classes are its neighbours on the walk?
+#   are neighboring layers?
+# - Set `forget = [4]`. Which classes are its neighbors on the walk?
