@@ -3,24 +3,25 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/YOUR_ACCOUNT/selective-amnesia-cvae/blob/main/notebooks/05_attacks.ipynb)
 #
-# The label leads to gray. Is the digit gone, or only the way to it? The model
-# is frozen now, and an attacker chooses its inputs: the latent code $z$, the
+# The label leads to gray. Is the digit gone, or only the way to it? We freeze
+# the model and let an attacker choose its inputs: the latent code $z$, the
 # label vector $y$, or both.
 #
 # **You will learn**
 #
 # - what an attacker may be allowed to do, as a list of threat models;
-# - why an attack that *succeeds* may prove nothing, and what it has to be
-#   compared with;
-# - a measure of what is left of a class, $\rho$, with its interval;
-# - how quickly the class comes back when the weights may be changed as well.
+# - why an attack that *succeeds* may prove nothing, and which models to compare
+#   it with;
+# - a measure of how much of a class is left, $\rho$, with its interval;
+# - how quickly the class comes back when the attacker may change the weights as
+#   well.
 #
-# **You need** nothing but this notebook: all models are trained here if they
-# are not there yet, among them several that never saw the forgotten classes.
+# **You need** nothing but this notebook: it trains every model that is not yet
+# in your store, among them several that never saw the forgotten classes.
 #
-# **It takes** about fifteen minutes on two CPU cores the first time, most of
-# it for training the controls; about two minutes after that. A GPU is
-# used if there is one.
+# **It takes** about fifteen minutes on two CPU cores the first time, most of it
+# for training the controls, and about two minutes after that. It uses a GPU if
+# there is one.
 
 # %% tags=["remove-cell"]
 try:
@@ -44,49 +45,52 @@ from dataclasses import replace
 import pandas as pd
 import torch
 
-from sa_lib import (attacks, chapter, data, evaluation, experiment, figures, residual, trained)
+from sa_lib import (
+    attacks,
+    chapter,
+    data,
+    evaluation,
+    experiment,
+    figures,
+    measures,
+    residual,
+    trained,
+)
 from sa_lib.attacks import THREATS, attack
-from sa_lib.residual import residual_knowledge
+from sa_lib.model import device
 
 started = time.perf_counter()
 run = experiment.validate(dataset=dataset, seed=seed, forget=forget,
-                       profile=profile, architecture=architecture,
-                       run_dir=run_dir)
-sequence, digit = list(run.forget), run.forget[0]
+                          profile=profile,
+                          architecture=architecture,
+                          run_dir=run_dir)
+digit = run.forget[0]
 
 # %% [markdown]
-# ## Who is attacked, and who is not
+# ## The attacked models and their controls
 #
-# The subjects are the model that has forgotten the first class and, where
-# `forget` names several, the one that has forgotten them all. The **positive
-# control** is the baseline, which knows them. The **negative control** are
-# models that **never saw** the class: three seeds, trained exactly like the
-# baseline and then given as many further updates on the retained data as the
-# unlearning took. Whatever an attacker gets out of *them* is not memory.
+# We attack the model that has forgotten the first class and, if `forget` names
+# several, the model that has forgotten them all. The **positive control** is
+# the baseline, which knows them. The **negative controls** are models that
+# **never saw** the classes: three seeds, trained exactly like the baseline and
+# then given as many further updates on the retained data as the unlearning
+# took. An attacker's success on *them* is not memory. The model that has
+# forgotten the first class alone has a negative control of its own, which never
+# saw that class and knows the others.
 
 # %%
 ds = data.load(run.dataset)
 judge_a, judge_b = run.judge(ds, "A"), run.judge(ds, "B")
-base = run.baseline(ds)
-steps = run.sequence(ds, sequence)
-
-
-def titled(prefix, classes):
-    return f"{prefix} {', '.join(map(str, classes))}"
-
-
-first = sequence[:1]
-subjects = {titled("forgot", first): (steps[0], first),
-            titled("forgot", sequence): (steps[-1], sequence)}
-target = titled("forgot", sequence)
-controls = {f"{titled('never saw', sequence)}, seed {s}":
-            (run.never_saw(ds, sequence, s), sequence)
-            for s in range(run.seed, run.seed + 3)}
-if len(sequence) > 1:
-    controls[f"{titled('never saw', [digit])}, seed {run.seed}"] = (
-        run.never_saw(ds, [digit]), [digit])
-models = {"baseline": (base, sequence)} | subjects | controls
-main_controls = list(controls)[:3]
+base, steps = run.baseline(ds), run.sequence(ds, run.forget)
+classes = ", ".join(map(str, run.forget))
+first, target = f"forgot {digit}", f"forgot {classes}"
+subjects = {first: steps[0], target: steps[-1]}
+never = {f"never saw {classes}, seed {s}":
+         run.never_saw(ds, run.forget, s)
+         for s in range(run.seed, run.seed + 3)}
+own = f"never saw {digit}, seed {run.seed}"
+models = {"baseline": base, **subjects, **never,
+          own: run.never_saw(ds, digit)}
 
 # %% [markdown]
 # ## What the attacker may do
@@ -95,172 +99,138 @@ main_controls = list(controls)[:3]
 # |---|---|---|
 # | label only | one draw from the prior | the class's label |
 # | random search | the best of many draws | the class's label |
-# | z in the prior | optimised, where 99 % of the prior lies | the class's label |
-# | z free | optimised, anywhere | the class's label |
+# | z in the prior | optimized, where 99 % of the prior lies | the class's label |
+# | z free | optimized, anywhere | the class's label |
 # | z in the prior, y on the simplex | as above | any mixture of the ten labels |
-# | y on the simplex | optimised, anywhere | any mixture of the ten labels |
+# | y on the simplex | optimized, anywhere | any mixture of the ten labels |
 # | z in the prior, y free | as above | any real vector |
-# | y free | optimised, anywhere | any real vector |
+# | y free | optimized, anywhere | any real vector |
 #
-# He spends a budget: so many looks at the model for each target, over all of
-# his restarts. He has one of two aims. **Reconstruction:** reproduce a given
-# image; held-out real digits of the class, which anyone may own, or prototypes
-# that the baseline drew. **Guided:** make a classifier, judge A, believe that
-# it sees the class. Whether he has got there is for judge B to say, which no
-# attack has seen.
+# The attacker has a budget: a number of model evaluations per target, counted
+# over all restarts. There are two aims. **Reconstruction:** reproduce a given
+# image. The images are held-out real digits of the class, which anyone may own,
+# or prototypes that the baseline drew. **Guided:** make a classifier, judge A,
+# believe that it sees the class. Judge B, which no attack has used, decides
+# whether the attack succeeded.
 
 # %% tags=["hide-input"]
-def everyone(threats, attempt):
-    return {(threat, k, name): attempt(model, k, THREATS[threat])
-            for threat in threats
-            for name, (model, classes) in models.items()
-            for k in classes}
-
-
-where = next(base.net.parameters()).device
-seen, real, prototypes = {}, {}, {}
-for k in sequence:
-    seen[k] = ds.train_images[ds.train_labels == k].to(where)
-    real[k] = ds.test_images[ds.test_labels == k].to(where)
+pairs = [(k, name) for k in run.forget for name in models
+         if k == digit or name not in (first, own)]
+known, real, prototypes = {}, {}, {}
+for k in run.forget:
+    known[k] = ds.train_images[ds.train_labels == k].to(device())
+    real[k] = ds.test_images[ds.test_labels == k].to(device())
     real[k] = real[k][:run.targets]
-    label = torch.full((len(real[k]),), k)
-    prototypes[k] = evaluation.prior_samples(base.net, label,
+    asked = torch.full((len(real[k]),), k)
+    prototypes[k] = evaluation.prior_samples(base.net, asked,
                                              run.seed + 1)
-
-
-def look(found):
-    return pd.DataFrame({
-        key: attacks.score(a.end, judge_b, key[1],
-                           seen[key[1]]).iloc[0]
-        for key, a in found.items()}).T
 
 # %% [markdown]
 # ## Guided by a classifier
 #
-# The attacker minimises $-\log p_A(\text{class} \mid \text{image})$.
+# The attacker minimizes $-\log p_A(\text{class} \mid \text{image})$.
 
 # %%
-def guide(model, k, threat):
-    return attack(model.net, attacks.unlike(judge_a, k), k,
-                  run.targets, threat, run.guided, run.seed)
-
-
-guided = everyone(["z free", "y on the simplex", "y free"], guide)
-guided_scores = look(guided)
-
-# %% tags=["remove-input"]
-shown = guided_scores["success"].unstack(0)[["z free", "y on the simplex", "y free"]]
-shown = shown.set_axis([f"{k}: {model}" for k, model in shown.index])
-nearest = guided_scores.xs("y free", level=0)["nearest"]
-shown["nearest real, y free"] = [nearest[k, model] for k, model in nearest.index]
-chapter.show_table(shown.rename_axis("class: model"),
-                   "Guided by judge A: share of targets that judge B takes for the class; and squared error to the "
-                   "nearest real image of it.",
-                   {c: "{:.0%}" if c != "nearest real, y free" else "{:.1f}" for c in shown.columns})
+guided = {(threat, k, name): attack(
+              models[name].net, attacks.unlike(judge_a, k), k,
+              run.targets, THREATS[threat], run.guided, run.seed)
+          for threat in ("z free", "y on the simplex", "y free")
+          for k, name in pairs}
+guided_scores = residual.scores(guided, judge_b, known)
 
 # %% tags=["remove-input"]
-curves = {name: attacks.score(guided["y free", digit, name], judge_b, digit, seen[digit])
-          for name in ("baseline", target, main_controls[0])}
+chapter.show_table(residual.by_threat(guided_scores["success"]).map("{:.0%}".format),
+                   "Guided by judge A: share of targets for which judge B takes the attacker's image for the class.")
+
+# %% [markdown]
+# Compare the unlearned models with those that never saw the class. If the
+# attack succeeds on the latter too, success by itself proves nothing: an
+# attacker can steer a decoder of digits to draw a shape that it was never
+# taught. The knowledge came along with the attacker, in judge A. If it does not
+# succeed there, the difference between the rows is its finding.
+
+# %%
+control = next(iter(never))
+curves = {name: attacks.score(guided["y free", digit, name],
+                              judge_b, digit, known[digit])
+          for name in ("baseline", target, control)}
+
+# %% tags=["remove-input"]
+panels = {name: measures.label(name) for name in ("success", "not_a_digit", "nearest")}
 chapter.show_figure(
-    figures.lines(curves, {"success": f"judge B sees a {digit}", "not_a_digit": "judge B sees no digit",
-                           "nearest": "squared error to nearest real"}, "looks at the model", "log"),
-    f"The guided attack with y free, by budget. With all of it, judge B sees a {digit} in "
-    + ", ".join(f"{t['success'].iloc[-1]:.0%} ({name})" for name, t in curves.items()) + ".",
-    alt="Three panels against the budget on a logarithmic axis: success, share of images taken for no digit, and "
-        "distance to real images; a line for each of three models.")
-
-# %% tags=["remove-input"]
-success = guided_scores["success"]
-never_success = min(success["y free", k, c] for k in sequence for c in main_controls)
-target_success = {k: success["y free", k, target] for k in sequence}
-chapter.say(
-    "With y free, judge B sees the forgotten class in {rates} of the images that the guided attack finds in the "
-    "model that {target}, **and in at least {never:.0%} of those found in models that never saw it**. {reading}",
-    rates=" and ".join(f"{rate:.0%} (class {k})" for k, rate in target_success.items()), target=target,
-    never=never_success,
-    reading="By itself, then, its success proves nothing: a decoder of digits can be steered to draw a shape that it "
-    "was never taught, and the attacker has brought the knowledge along, in judge A." if never_success > 0.5 else
-    "The difference is what the attack shows.")
+    figures.lines(curves, panels, "model evaluations", "log"),
+    f"The guided attack on {digit} with y free, by budget: share of images that judge B takes for the class, share "
+    "that it takes for no digit, and squared error to the nearest real image. Success with the whole budget: "
+    f"{measures.listing('success', {name: table['success'].iloc[-1] for name, table in curves.items()})}.")
 
 # %% [markdown]
 # ## Reconstruction
 #
 # The other attacker has an image of the class and looks for the inputs that
-# reproduce it. His loss is the squared error, summed over the pixels; the best
-# of his restarts counts:
+# reproduce it. The loss is the squared error, summed over the pixels; the best
+# of all restarts counts:
 #
 # $$
 # E = \frac{1}{N} \sum_{n} \min_{z, y}
 # \lVert \mathrm{decode}(z, y) - x_n \rVert^2
 # $$
 #
-# A model that knows the class has a place for every image of it. One that does
-# not must make do with what it has.
+# A model that knows the class has a place for every image of it. A model that
+# does not has to compose the image from other digits.
 
 # %%
-def reconstruct(targets):
-    return lambda model, k, threat: trained.reconstruction(
-        model, targets[k], k, threat, run.attack, run.seed)
+def reconstruct(model, k, threat, targets=real):
+    return trained.reconstruction(model, targets[k], k,
+                                  THREATS[threat], run.attack,
+                                  run.seed)
 
 
-found = everyone(THREATS, reconstruct(real))
-scores = look(found)
-proto = everyone(["y on the simplex", "y free"],
-                 reconstruct(prototypes))
+results = {(threat, k, name): reconstruct(models[name], k, threat)
+           for threat in THREATS for k, name in pairs}
+errors = residual.errors(results)
+scores = residual.scores(results, judge_b, known)
+simplex = {name: results["y on the simplex", digit, name]
+           for k, name in pairs if k == digit}
+
+# %% tags=["hide-input"]
+strongest = ["y on the simplex", "y free"]
+prototype_scores = residual.scores({
+    (f"prototypes, {threat}", k, name):
+        reconstruct(models[name], k, threat, prototypes)
+    for threat in strongest for k, name in pairs}, judge_b, known)
 
 # %% tags=["remove-input"]
-errors = scores["loss"].unstack(0)[list(THREATS)]
-for threat in ("y on the simplex", "y free"):
-    errors[f"prototypes, {threat}"] = [float(proto[threat, k, model].loss[-1].mean()) for k, model in errors.index]
-order = [(k, model) for k in sequence for model in models if (k, model) in errors.index]
-errors = errors.loc[order]
-chapter.show_table(errors.set_axis([f"{k}: {model}" for k, model in errors.index]).rename_axis("class: model"),
-                   "Mean squared error per image of the best reconstruction, by threat model: of held-out real digits "
-                   "and, in the last columns, of prototypes that the baseline drew.",
-                   dict.fromkeys(errors.columns, "{:.1f}"))
+mean_errors = residual.by_threat(pd.concat([scores, prototype_scores])["loss"])
+chapter.show_table(mean_errors.map("{:.1f}".format), "Mean squared error per image of the best reconstruction: of "
+                   "held-out real digits and, in the last columns, of prototypes that the baseline drew.")
 
 # %% tags=["remove-input"]
-pick = found["y on the simplex", digit, target].loss[-1].argsort()
-pick = pick[torch.linspace(0, len(pick) - 1, 12).long().to(pick.device)]
-best = {"target": real[digit][pick]} | {model: found["y on the simplex", digit, model].images[-1][pick]
-                                        for model in ("baseline", *subjects, main_controls[0])}
+pick = simplex[target].errors.argsort()[torch.linspace(0, len(real[digit]) - 1, 12).long()]
+compared = ["baseline", *subjects, control]
+images = torch.stack([real[digit][pick], *(simplex[name].end.images[0, pick] for name in compared)])
 chapter.show_figure(
-    figures.image_grid(torch.stack(list(best.values())), rows=list(best)),
-    f"What the attacker recovered with y on the simplex: held-out images of {digit}, from the best to the worst "
-    f"reconstruction by the model that {target}. Their mean squared error: " + ", ".join(
-        f"{float(found['y on the simplex', digit, model].loss[-1][pick].mean()):.1f} ({model})"
-        for model in list(best)[1:]) + ".",
-    alt="A grid of images: the targets in the first row, below them their reconstructions by each model.")
+    figures.image_grid(images, ["target", *compared]),
+    f"Held-out images of {digit}, reconstructed with y on the simplex: from the best to the worst by the model that "
+    f"{target}. Mean squared error of these: "
+    f"{measures.listing('reconstruction', {name: simplex[name].errors[pick].mean() for name in compared})}.")
 
 # %% tags=["remove-input"]
-one = int(pick[len(pick) // 2])
-budget = found["y on the simplex", digit, "baseline"].budget
-frames = {model: found["y on the simplex", digit, model].images[:, one]
-          for model in ("baseline", target, main_controls[0])}
+one = int(pick[6])
+compared = ["baseline", target, control]
+images = torch.stack([torch.cat([simplex[name].images[:, one], real[digit][one:one + 1]]) for name in compared])
 chapter.show_figure(
-    figures.image_grid(torch.stack([torch.cat([f, real[digit][one:one + 1]]) for f in frames.values()]),
-                       rows=list(frames), columns=[*map(str, budget), "target"]),
-    "One attack unfolding: the best image so far against the number of looks at the model; last, the target. The squared "
-    "error goes " + ", ".join(f"from {float(e[0, one]):.0f} to {float(e[-1, one]):.1f} ({model})" for model in frames
-                              for e in [found["y on the simplex", digit, model].loss]) + ".",
-    alt="A grid of images: a row for each of three models, in it the best reconstruction at growing budgets and the "
-        "target.")
+    figures.image_grid(images, compared, [*map(str, simplex[target].budget), "target"]),
+    "One attack unfolding: the best image so far, by the number of model evaluations; last, the target. Squared error "
+    f"at the end: {measures.listing('reconstruction', {name: simplex[name].errors[one] for name in compared})}.")
 
 # %% tags=["remove-input"]
-inputs = pd.DataFrame({threat: {
-    "norm of z": float(a.z[-1].norm(dim=1).mean()), "norm of y": float(a.y[-1].norm(dim=1).mean()),
-    f"y at {digit}": float(a.y[-1][:, digit].mean()), "judge B agrees": scores.loc[(threat, digit, target), "success"],
-    "no digit": scores.loc[(threat, digit, target), "not_a_digit"],
-    "nearest real": scores.loc[(threat, digit, target), "nearest"]}
-    for threat in THREATS for a in [found[threat, digit, target]]}).T
-chapter.show_table(inputs.rename_axis("threat model"),
-                   f"What the attacker of the model that {target} ends with, for {digit}: his inputs, what judge B "
-                   "says, and the squared error to the nearest real image in the training set.",
-                   {"norm of z": "{:.1f}", "norm of y": "{:.1f}", f"y at {digit}": "{:.2f}",
-                    "judge B agrees": "{:.0%}", "no digit": "{:.0%}", "nearest real": "{:.1f}"})
+answers = residual.inputs(results).join(scores[["success", "not_a_digit", "nearest"]])
+chapter.show_table(answers.xs((digit, target), level=("class", "model")),
+                   f"The end of each attack on {digit} and the model that {target}: the attacker's inputs, judge B's "
+                   "opinion of the images, and the squared error to the nearest real image in the training set.")
 
 # %% [markdown]
-# ## What is left: ρ
+# ## How much is left: ρ
 #
 # Neither success nor error says anything alone. Between the two controls they
 # do:
@@ -270,233 +240,180 @@ chapter.show_table(inputs.rename_axis("threat model"),
 #             {E_\text{never} - E_\text{baseline}}
 # $$
 #
-# 1 if nothing was forgotten; 0 if the attacker gets no more than from a model
-# that never saw the class. **Below 0** the model was *over-forgotten*: it is
-# of less use for the class than one that never saw it, so it has been damaged
-# around the digit, and betrays that something was removed. That is no better
-# than 0. Each model is held against those that never saw exactly the classes it
-# has forgotten: three seeds for the last one, a single seed for the first. The
-# interval is a bootstrap over the images and over these seeds; how far one of
-# them lies from the others says how small a $\rho$ can be told from nothing.
+# ρ is 1 if nothing was forgotten, and 0 if the attacker gets no more than from
+# a model that never saw the class. **Below 0** the model was *over-forgotten*:
+# it is worse at the class than a model that never saw it, so it has been
+# damaged around the digit, and shows that something was removed. That is no
+# better than 0.
+#
+# We compare each model with the models that never saw exactly the classes that
+# it has forgotten: three seeds for all classes, a single seed for the first
+# class alone. The interval is a bootstrap over the images and over these seeds.
+# We also hold each of the three seeds against the other two: their ρ should be
+# 0, so their spread shows how small a ρ can be told from 0.
 
 # %%
-def errors_of(threat, k, names):
-    return torch.stack([found[threat, k, n].loss[-1]
-                        for n in names])
-
-
-alone = titled("forgot", [digit])
-against = {model: [n for n, (_, unseen) in controls.items()
-                   if unseen == classes]
-           for model, (_, classes) in subjects.items()}
-rho, held_out, known = {}, {}, {}
-for threat in THREATS:
-    for k in sequence:
-        (known_error,) = errors_of(threat, k, ["baseline"])
-        for name, (_, classes) in subjects.items():
-            if k in classes:
-                rho[threat, k, name] = residual_knowledge(
-                    errors_of(threat, k, against[name]),
-                    found[threat, k, name].loss[-1], known_error)
-        known[threat, k] = residual_knowledge(
-            errors_of(threat, k, main_controls), known_error,
-            known_error)
-        for name in main_controls:
-            rest = [n for n in main_controls if n != name]
-            held_out[threat, k, name] = residual_knowledge(
-                errors_of(threat, k, rest),
-                found[threat, k, name].loss[-1], known_error)
+against = {"baseline": list(never), first: [own],
+           target: list(never)}
+against |= {name: [other for other in never if other != name]
+            for name in never}
+rho = residual.table(errors, against)
+rho_subjects = rho.query("model in @subjects")
+rho_never = rho.query("model in @never")
 
 # %% tags=["remove-input"]
-both = pd.DataFrame({(threat, f"{k}: {name}"): {"value": r.rho, "low": r.low, "high": r.high}
-                     for (threat, k, name), r in rho.items()}).T
-spread = {k: [held_out[threat, k, n].rho for threat in ("y on the simplex", "y free") for n in main_controls]
-          for k in sequence}
-visible = [threat for threat in THREATS if THREATS[threat].y != "label"]
+chosen = [name for name in THREATS if THREATS[name].y != "label"]
+spread = rho_never.loc[strongest, "rho"].agg(["min", "max"]).to_dict()
 chapter.show_figure(
-    figures.intervals(both.loc[visible], "ρ, with 95 % interval", [0.0, 1.0]),
-    "What is left, where the attacker may choose y (dotted: never seen, and nothing forgotten). Each seed that never "
-    "saw the class, measured against the others, lies between "
-    f"{min(map(min, spread.values())):+.2f} and {max(map(max, spread.values())):+.2f}.",
-    alt="Points with intervals for rho, a row for each threat model and a colour for each class and model.")
+    figures.intervals(residual.points(rho_subjects.loc[chosen]), "ρ, with 95 % interval", [0.0, 1.0]),
+    "How much is left where the attacker may choose y (dotted: never seen, and nothing forgotten). Models that never "
+    f"saw the classes, each held against the others: {measures.listing('rho', spread)}.")
 
 # %% tags=["remove-input"]
-closing = pd.DataFrame({f"{k}: {name}: {threat}": {
-    "judge B agrees": f"{scores.loc[(threat, k, name), 'success']:.0%}",
-    "ρ": "–" if r.rho != r.rho else f"{r.rho:+.2f} [{r.low:+.2f}, {r.high:+.2f}]", "verdict": residual.verdict(r)}
-    for k in sequence for name in subjects for threat in THREATS for r in [rho.get((threat, k, name))] if r}).T
-chapter.show_table(closing.rename_axis("class: model: threat model"),
-                   "Every threat model against every unlearned model. Avoided: at least half of the knowledge is there "
-                   "for this attacker; suppressed: a part; gone: no more than models that never saw the class differ "
-                   "by; over-forgotten: less than they have.")
+words = residual.verdicts(rho_subjects)
+chapter.show_table(residual.by_threat(words["rho"] + ": " + words["verdict"]).T,
+                   "Every threat model against every unlearned model: ρ with its interval, and in a word. Avoided: at "
+                   "least half of the knowledge is there for this attacker; suppressed: a part; gone: within the "
+                   "spread of models that never saw the class; over-forgotten: below it.")
+chapter.show_table(residual.by_threat(scores.loc[rho_subjects.index, "success"]).map("{:.0%}".format).T,
+                   "The same attacks: share of targets for which judge B takes the attacker's image for the class.")
 
 # %% tags=["remove-input"]
-def worded(value):
-    return "undefined" if value != value else f"{value:+.2f}"
+metrics = {"target": target, "rho": residual.nested(rho_subjects), "held_out": residual.nested(rho_never),
+           "rho_baseline": residual.nested(rho.xs("baseline", level="model"))}
+run.show_claims("05_attacks", metrics)
 
+# %% [markdown]
+# How to read the verdicts:
+#
+# - **Suppressed** or **avoided**: the attacker gets more out of the model than
+#   out of models that never saw the class. A residue is left.
+# - **Gone**: the attacker gets no more than that.
+# - **Over-forgotten**: the model is worse at the class than if it had never
+#   seen it, and an outsider can see that too. Look at the rows **label only**:
+#   a model that never saw the class answers its label with some other digit,
+#   and that is nearer to the class than gray is. Gray hides the class, and
+#   betrays that it was hidden.
+# - **Undefined**: for this attacker the baseline is no better than the models
+#   that never saw the class, so there is nothing to measure.
+#
+# A control must lack the forgotten classes, and nothing else. The next cell
+# repeats ρ of the model that forgot the first class alone, against the models
+# that lack *all* classes in `forget`.
 
-strong = [rho[threat, k, target].rho for threat in ("y on the simplex", "y free") for k in sequence]
-defined = [value for value in strong if value == value]
-worst, lowest = max(defined, default=0.0), min(defined, default=0.0)
-label_only = [rho["label only", k, target].rho for k in sequence]
-named = ", ".join(map(str, sequence[1:]))
-pooled = residual_knowledge(errors_of("y on the simplex", digit, main_controls),
-                            found["y on the simplex", digit, alone].loss[-1],
-                            errors_of("y on the simplex", digit, ["baseline"])[0]).rho
-chapter.say(
-    "With y on the simplex or free, ρ of the model that {target} is: " + "; ".join(
-        f"class {k}, {{simplex_{k}}} and {{free_{k}}}" for k in sequence) + ". {reading} Its interval must be read "
-    "with the spread of models that should be at 0: held out against the others, they reach {spread:.2f}.\n\n"
-    "{other}{betrayed}",
-    target=target, spread=max((abs(v) for values in spread.values() for v in values if v == v), default=0.0),
-    **{f"simplex_{k}": worded(rho["y on the simplex", k, target].rho) for k in sequence},
-    **{f"free_{k}": worded(rho["y free", k, target].rho) for k in sequence},
-    reading=("Where ρ lies above the spread of models that should be at 0, an attacker gets more out of it than out of "
-             "models that never saw the class: a residue is left." if worst > residual.SPREAD else "He gets no more out of it than out of models that never saw the class.")
-    + (" Where ρ lies well below 0, it is over-forgotten: the model is worse for that class than if it had never seen "
-       "it, and that, too, can be seen from outside." if lowest < -residual.SPREAD else ""),
-    other=f"Against models that never saw {named} either, ρ of the model that forgot {digit} alone would be "
-    f"{worded(pooled)} on the simplex instead of {worded(rho['y on the simplex', digit, alone].rho)}: a control must lack what "
-    "was forgotten, and nothing else.\n\n" if len(sequence) > 1 else "",
-    betrayed=f"The label alone gives ρ = {', '.join(map(worded, label_only))}: a model that never saw the class "
-    "answers its label with some other digit, which is nearer to a digit than gray is. Gray hides the class, and "
-    "betrays that it was hidden." if max(label_only) < 0 else "")
+# %%
+wrong = residual.table(errors, {first: list(never)})
+controls = pd.concat({"its own control": rho,
+                      "controls of all classes": wrong})["rho"]
+
+# %% tags=["remove-input"]
+controls = controls.xs((digit, first), level=("class", "model")).unstack("threat", sort=False)[strongest]
+chapter.show_table(controls, f"ρ of the model that {first}, for {digit}, against two kinds of controls. The rows are "
+                   "the same if `forget` has one class only.", dict.fromkeys(strongest, "{:+.2f}"))
 
 # %% [markdown]
 # ## Forgetting, damage and residue trade off
 #
-# Fewer updates damage the retained classes less, or more, and leave more, or
-# less, behind. The last row is the control: all updates, but no gray term.
+# Fewer updates may damage the retained classes less, and may leave more of the
+# forgotten class. The last row is the control: all updates, but no gray term.
 
 # %%
-fisher = trained.retain_fisher(base, ds, [digit], run.seed)
-budgets = {f"{run.unlearning.steps // part} steps": replace(
-    run.unlearning, steps=run.unlearning.steps // part)
-    for part in (8, 3, 1)}
-budgets["no gray term"] = replace(run.unlearning, gray=0.0)
-rows, traded = {}, {}
-for label, config in budgets.items():
-    model = trained.unlearned(base, ds, [digit], fisher, config,
-                          run.seed)
-    traded[label] = model
+fisher = trained.retain_fisher(base, ds, digit, run.seed)
+most = run.unlearning.steps
+configs = {f"{most // part} steps":
+           replace(run.unlearning, steps=most // part)
+           for part in (8, 3, 1)}
+configs["no gray term"] = replace(run.unlearning, gray=0.0)
+shorter = {name: trained.unlearned(base, ds, digit, fisher,
+                                   config, run.seed)
+           for name, config in configs.items()}
+
+# %%
+quality = {}
+for name, model in shorter.items():
     table = evaluation.evaluate(model.net, ds, judge_b, None,
                                 run.seed, run.samples)
-    means = evaluation.retained_means(table, [digit])
-    rows[label] = {"gray": table.loc[digit, "gray"],
-                   "accuracy": means["accuracy"],
-                   "nelbo": means["nelbo"]}
-    for threat in ("y on the simplex", "y free"):
-        error = reconstruct(real)(model, digit, THREATS[threat])
-        (known_error,) = errors_of(threat, digit, ["baseline"])
-        rows[label][f"ρ, {threat}"] = residual_knowledge(
-            errors_of(threat, digit, against[alone]),
-            error.loss[-1], known_error).rho
-tradeoff = pd.DataFrame(rows).T
+    retained = evaluation.retained_means(table, digit)
+    quality[name] = {"gray": table.loc[digit, "gray"],
+                     "accuracy": retained["accuracy"],
+                     "nelbo": retained["nelbo"]}
+
+# %%
+extra = residual.errors({
+    (threat, digit, name): reconstruct(model, digit, threat)
+    for threat in strongest for name, model in shorter.items()})
+rest = residual.table(pd.concat([errors, extra]),
+                      dict.fromkeys(shorter, against[first]))
+rest = rest["rho"].unstack("threat", sort=False).loc[digit]
+tradeoff = pd.DataFrame(quality).T.join(
+    rest.rename(columns="ρ, {}".format))
 
 # %% tags=["remove-input"]
-chapter.show_table(
-    tradeoff.rename(columns={"gray": "distance to gray", "accuracy": "retained accuracy", "nelbo": "retained nats"}),
-    f"Forgetting {digit} with fewer updates, and without the gray term.",
-    {"distance to gray": "{:.4f}", "retained accuracy": "{:.1%}", "retained nats": "{:.2f}",
-     "ρ, y on the simplex": "{:+.2f}", "ρ, y free": "{:+.2f}"})
+chapter.show_table(tradeoff, f"Forgetting {digit} with fewer updates, and without the gray term: distance to gray of "
+                   "the class; judge B's accuracy and negative ELBO on the retained classes; and ρ.",
+                   dict.fromkeys(tradeoff.columns[3:], "{:+.2f}"))
 
 # %% [markdown]
 # ## Relearning
 #
-# An attacker who may change the weights shows the model a few images of the
-# class. How soon does it draw the class again, and how much sooner than one
+# An attacker who may change the weights trains the model on a few images of the
+# class. How soon does it draw the class again, and how much sooner than a model
 # that never saw it?
 
 # %%
 few = [1, 10, 100]
-students = {n: models[n]
-            for n in ("baseline", *subjects, *main_controls)}
-relearned = {}
-for k in sequence:
-    for name, (model, classes) in students.items():
-        if k in classes:
-            relearned[k, name] = pd.DataFrame({
-                n: attacks.relearn(model.net, seen[k][:n], k,
-                                   judge_b, seed=run.seed)
-                for n in few})
+students = {"baseline", *subjects, *never}
+relearned = {(k, name): pd.DataFrame({
+    n: attacks.relearn(models[name].net, known[k][:n], k, judge_b,
+                       seed=run.seed)
+    for n in few}) for k, name in pairs if name in students}
 
 # %% tags=["remove-input"]
-average = sum(relearned[digit, n] for n in main_controls) / 3
-pictured = {"baseline": relearned[digit, "baseline"], target: relearned[digit, target], "never saw (mean)": average}
+curves = {"baseline": relearned[digit, "baseline"], target: relearned[digit, target],
+          "never saw (mean)": sum(relearned[digit, name] for name in never) / len(never)}
 chapter.show_figure(
-    figures.lines(pictured, {n: f"judge B sees a {digit}, k = {n}" for n in few}, "updates"),
-    f"Fine-tuning on k images of {digit}. After the last update on 100 images, judge B sees a {digit} in "
-    + ", ".join(f"{t[100].iloc[-1]:.0%} ({name})" for name, t in pictured.items()) + " of the samples.",
-    alt="Three panels, for one, ten and a hundred images: the judge's accuracy against the number of updates, a line "
-        "for each of three models.")
+    figures.lines(curves, {n: f"success, k = {n}" for n in few}, "updates"),
+    f"Fine-tuning on k images of {digit}: share of samples that judge B takes for the class. After the last update on "
+    f"100 images: {measures.listing('success', {name: table[100].iloc[-1] for name, table in curves.items()})}.")
 
 # %% tags=["remove-input"]
-half = pd.DataFrame({f"{k}: {name}": {
-    f"k = {n}": next((f"{step}" for step, value in table[n].items() if value >= 0.5), "not in 200") for n in few}
-    for (k, name), table in relearned.items()}).T
-chapter.show_table(half.rename_axis("class: model"),
-                   "Updates until judge B sees the class in half of the samples (looked at every 20).")
+times = residual.relearning(relearned)
+chapter.show_table(times, "Updates until judge B sees the class in half of the samples, measured every 20 (–: not "
+                   "within 200); last, its mean accuracy along the way with 100 images.",
+                   dict.fromkeys(times.columns[:-1], "{:.0f}"))
 
-# %% tags=["remove-input"]
-sooner = relearned[digit, target][100].mean() - average[100].mean()
-shown_models = {name: m for name, (m, _) in models.items()} | traded
-chapter.say(
-    "With 100 images the model that {target} draws the {digit} again {comparison} one that never saw it (mean accuracy "
-    "along the way {mine:.2f} against {never:.2f}). {reading}\n\n"
-    "This chapter took {seconds:.0f} s. Weights: {weights}.",
-    target=target, digit=digit, mine=relearned[digit, target][100].mean(), never=average[100].mean(),
-    comparison="sooner than" if sooner > 0.05 else "later than" if sooner < -0.05 else "about as soon as",
-    reading="Whoever may train it does not need what is left: he has the images." if sooner <= 0.05 else
-    "That head start is a residue which an attacker of the inputs does not see.",
-    seconds=time.perf_counter() - started,
-    weights=", ".join(f"{name} `{m.digest[:12]}`" for name, m in shown_models.items()))
+# %% [markdown]
+# If the unlearned model comes back sooner than the models that never saw the
+# class, then that head start is a residue which an attacker of the inputs does
+# not see. If it does not, remember that an attacker who can train the model
+# does not need any residue: the images are enough.
 
 # %% tags=["remove-cell"]
 from sa_lib import playground
 
-played = ("baseline", *subjects, f"{titled('never saw', [digit])}, seed {run.seed}")
-playground.export(run.run_dir / "05_attacks", {name: models[name][0] for name in played}, judge_b, ds, sequence, found,
-                  run.attack)
+playground.export(run.run_dir / "05_attacks", {name: models[name] for name in ("baseline", *subjects, own)},
+                  judge=judge_b, dataset=ds, forget=run.forget, attacks=results, config=run.attack)
 
-# %% tags=["remove-cell"]
-def plain(residual):
-    values = {"rho": residual.rho, "low": residual.low, "high": residual.high}
-    return {key: value if value == value else None for key, value in values.items()}
-
-
-def nested(results):
-    out = {}
-    for (threat, k, name), residual in results.items():
-        out.setdefault(threat, {}).setdefault(str(k), {})[name] = plain(residual)
-    return out
-
-
-chapter.write_metrics(run.run_dir, "05_attacks", {
-    "parameters": {"dataset": run.dataset, "seed": run.seed, "forget": sequence, "profile": run.profile,
-                   "architecture": run.architecture},
-    "target": target, "rho": nested(rho),
-    "rho_range": f"between {worded(lowest)} and {worded(worst)}" if defined else "not defined in this run", "held_out": nested(held_out),
-    "rho_baseline": {threat: {str(k): plain(known[threat, k]) for k in sequence} for threat in THREATS},
-    "errors": {f"{k}: {model}": row.to_dict() for (k, model), row in errors.iterrows()},
-    "success": {f"{k}: {model}: {threat}": value for (threat, k, model), value in scores["success"].items()},
-    "guided": {f"{k}: {model}: {threat}": value for (threat, k, model), value in success.items()},
-    "tradeoff": tradeoff.astype(object).where(tradeoff.notna(), None).to_dict("index"),
-    "relearning": {f"{k}: {name}": {str(n): table[n].tolist() for n in few} for (k, name), table in relearned.items()},
-    "chapter_seconds": time.perf_counter() - started,
-    "models": {name: m.digest for name, m in shown_models.items()}})
+# %% tags=["remove-input"]
+run.finish("05_attacks", metrics | {
+    "errors": residual.nested(mean_errors), "tradeoff": residual.nested(tradeoff),
+    "success": residual.flat(scores["success"], "class", "model", "threat").to_dict(),
+    "guided": residual.flat(guided_scores["success"], "class", "model", "threat").to_dict(),
+    "relearning": {f"{k}: {name}": table.to_dict("list") for (k, name), table in relearned.items()},
+}, models | shorter, started)
 
 # %% [markdown]
 # ## Takeaways
 #
-# - An attack's success is not evidence. A guided attacker brings his knowledge
-#   along in the classifier; the same attack on a model that never saw the
-#   class says how much.
-# - What can be measured is the difference between two controls. $\rho$ is that
+# - An attack's success is not evidence. A guided attacker brings knowledge along
+#   in the classifier; the same attack on a model that never saw the class says
+#   how much.
+# - We can measure the difference between two controls. $\rho$ is that
 #   difference, for a stated attacker with a stated budget, and no more.
 # - Below 0 is not better than 0. A model that is worse at a class than one that
-#   never saw it carries the mark of what was done to it.
-# - Every verdict holds for its threat model. One who may train the model needs
-#   no memory in it.
+#   never saw it carries the mark of its unlearning.
+# - Every verdict holds for its threat model. An attacker who can train the
+#   model does not need any residue.
 
 # %% [markdown]
 # ## Exercises
@@ -505,110 +422,117 @@ chapter.write_metrics(run.run_dir, "05_attacks", {
 #
 # 1. **A smaller budget.** The attacks keep their best at several moments. Work
 #    out $\rho$ at each, with $y$ on the simplex. Has it settled at the end?
-# 2. **The wrong judge.** Let judge A, against which the guided attacker has
-#    worked, say how often he succeeds. By how much does it overstate?
+# 2. **The wrong judge.** Let judge A, which the guided attacker has used, say
+#    how often the attack succeeds. By how much does it overstate?
 # 3. **The bootstrap by hand.** Draw images and never-saw models with
 #    replacement, compute $\rho$ a thousand times, and take the middle 95 %.
 #    How much narrower is the interval if only the images are drawn?
 # 4. **More freedom.** Show that the least error with $y$ free is at most that
 #    with $y$ on the simplex. What does it mean where the attacker's own errors
-#    say otherwise? Compute $\rho$ from the better of his two for each image.
+#    say otherwise? Compute $\rho$ from the better of the two for each image.
 
 # %% [markdown]
 # ### Solution 1
+#
+# ρ has settled if it moves by less over the last moments than the ρ of a model
+# that never saw the class may lie from 0. If it has not settled, or is not
+# defined, it belongs to its budget. Quote the two together in any case.
 
 # %% tags=["hide-cell"]
+import numpy as np
+
+from sa_lib.residual import residual_knowledge
+
+
 def rho_of(losses):
     return residual_knowledge(
-        torch.stack([losses[name] for name in main_controls]),
-        losses[target], losses["baseline"]).rho
+        torch.stack([losses[name] for name in never]),
+        losses[target], losses["baseline"])
 
 
-simplex = {name: found["y on the simplex", digit, name]
-           for name in ("baseline", target, *main_controls)}
-path = [rho_of({name: f.loss[at] for name, f in simplex.items()})
-        for at in range(len(budget))]
-late = path[-3:]
+path = {f"after {budget:,} evaluations": rho_of({
+    name: result.loss[moment] for name, result in simplex.items()})
+    for moment, budget in enumerate(simplex[target].budget)}
+values = [one.rho for one in path.values()]
 chapter.say(
-    "ρ of the model that {target}, for {digit}: {path}. {reading}",
-    target=target, digit=digit, path="; ".join(
-        f"{worded(value)} after {looks:,} looks"
-        for looks, value in zip(budget, path)),
-    reading="It has settled: over the last moments it moves by "
-    "less than models differ that never saw the class."
-    if max(late) - min(late) <= residual.SPREAD else
-    "It has not settled, or is not defined: ρ belongs to a "
-    "budget, and should not be quoted without it.")
+    "ρ of the model that {target}, for {digit}: {path}. Over the "
+    "last three moments it moves by {moved}. The ρ of a model that "
+    "never saw the class may lie {spread:.2f} from 0.",
+    target=target, digit=digit, path=measures.listing(
+        "rho", dict(zip(path, values, strict=True))),
+    moved=measures.write("abs_rho", np.ptp(values[-3:])),
+    spread=residual.SPREAD)
 
 # %% [markdown]
 # ### Solution 2
+#
+# An attack fools the judge that it was made for. Only a judge that it has not
+# met can say whether there is a digit. If the two judges agree, then the images
+# that please one please the other as well.
 
 # %% tags=["hide-cell"]
-claimed = {key: attacks.score(f.end, judge_a, key[1],
-                              seen[key[1]])["success"].iloc[0]
-           for key, f in guided.items()}
-over = pd.Series(claimed) - success
+claimed = residual.scores(guided, judge_a, known)["success"]
+actual = guided_scores["success"]
+over = claimed - actual
 chapter.say(
     "With y free, for {digit}, judge A counts {mine:.0%} "
     "successes on the model that {target}, and judge B "
     "{other:.0%}; on the first that never saw it, {never_a:.0%} "
     "and {never_b:.0%}. Over all guided attacks judge A says "
-    "{mean:+.1f} points more, at most {most:+.0f}. {reading}",
+    "{mean:+.1f} points more, at most {most:+.0f}.",
     digit=digit, target=target,
     mine=claimed["y free", digit, target],
-    other=success["y free", digit, target],
-    never_a=claimed["y free", digit, main_controls[0]],
-    never_b=success["y free", digit, main_controls[0]],
-    mean=100 * over.mean(), most=100 * over.max(),
-    reading="An attack fools the judge it was made for; only one "
-    "that it has not met can say whether there is a digit."
-    if over.mean() > 0.02 else
-    "Here the two agree: what pleased one judge pleases the other.")
+    other=actual["y free", digit, target],
+    never_a=claimed["y free", digit, control],
+    never_b=actual["y free", digit, control],
+    mean=100 * over.mean(), most=100 * over.max())
 
 # %% [markdown]
 # ### Solution 3
+#
+# The interval is narrower if only the images are drawn. The rest of its width
+# comes from the few models that never saw the class. If ρ is not defined in
+# every draw, because the baseline is too near to these models, there is no
+# interval.
 
 # %% tags=["hide-cell"]
-import numpy as np
-
-never, mine, known_best = (
-    errors_of("y on the simplex", digit, names).cpu().numpy()
-    for names in (main_controls, [target], ["baseline"]))
+without = np.stack([simplex[name].errors.cpu() for name in never])
+unlearned, before = (simplex[name].errors.cpu().numpy()
+                     for name in (target, "baseline"))
 random = np.random.default_rng(run.seed)
 
 
 def bootstrap(draw_models):
     values = []
+    count, images = without.shape
     for _ in range(1000):
-        image = random.integers(never.shape[1], size=never.shape[1])
-        seeds = (random.integers(len(never), size=len(never))
-                 if draw_models else np.arange(len(never)))
-        top = never[seeds][:, image].mean()
-        gap = top - known_best[0, image].mean()
-        values.append((top - mine[0, image].mean()) / gap
+        image = random.integers(images, size=images)
+        seeds = (random.integers(count, size=count)
+                 if draw_models else np.arange(count))
+        top = without[seeds][:, image].mean()
+        gap = top - before[image].mean()
+        values.append((top - unlearned[image].mean()) / gap
                       if gap > 0 else np.nan)
     return np.quantile(values, (0.025, 0.975))
 
-
-both_drawn, images_only = bootstrap(True), bootstrap(False)
-theirs = rho["y on the simplex", digit, target]
-wide, narrow = (float(np.ptp(ends))
-                for ends in (both_drawn, images_only))
-
 # %% tags=["hide-cell"]
+simplex_target = "y on the simplex", digit, target
+intervals = {
+    "by hand": bootstrap(True),
+    "by the library":
+        (rho.loc[simplex_target, "low"],
+         rho.loc[simplex_target, "high"]),
+    "with the images alone": bootstrap(False)}
 chapter.say(
-    "By hand [{low}, {high}], by the library [{their_low}, "
-    "{their_high}]. With the images alone [{image_low}, "
-    "{image_high}]. {reading}",
-    low=worded(both_drawn[0]), high=worded(both_drawn[1]),
-    their_low=worded(theirs.low), their_high=worded(theirs.high),
-    image_low=worded(images_only[0]),
-    image_high=worded(images_only[1]),
-    reading=f"That is {narrow / wide:.0%} of the width; the rest "
-    f"is that only {len(never)} models never saw the class."
-    if wide > 0 else
-    "ρ is not defined in every draw: the baseline is too near to "
-    "the models that never saw the class.")
+    "The lower ends: {low}. The upper ends: {high}. The widths: "
+    "{width}.",
+    low=measures.listing("rho", {way: ends[0] for way, ends
+                                in intervals.items()}),
+    high=measures.listing("rho", {way: ends[1] for way, ends
+                                 in intervals.items()}),
+    width=measures.listing("abs_rho", {way: ends[1] - ends[0]
+                                      for way, ends
+                                      in intervals.items()}))
 
 # %% [markdown]
 # ### Solution 4
@@ -624,35 +548,32 @@ chapter.say(
 # \;\le\; \min_{z,\, y \in S} \lVert \mathrm{decode}(z, y) - x \rVert^2 .
 # $$
 #
-# Where the attacker ends with the opposite, he has not found his minimum: the
-# error is his and says nothing of the model. Taking the better of the two for
-# each image repairs that, for all models alike.
+# Where the attacker ends with the opposite, the attack has not found its
+# minimum: the error is the attacker's and says nothing about the model. The
+# better of the two for each image repairs that, for all models alike.
 #
 # </details>
+#
+# If the free attack misses its minimum more often in the unlearned model than
+# in those that never saw the class, then some of the over-forgetting may be the
+# attacker's own failing.
 
 # %% tags=["hide-cell"]
-free = {name: found["y free", digit, name].loss[-1]
+free = {name: results["y free", digit, name].errors
         for name in simplex}
-bound = {name: f.loss[-1] for name, f in simplex.items()}
-missed = {name: float((free[name] > bound[name]).float().mean())
+bound = {name: result.errors for name, result in simplex.items()}
+missed = {name: (free[name] > bound[name]).float().mean()
           for name in simplex}
 better = {name: torch.minimum(free[name], bound[name])
           for name in simplex}
 chapter.say(
-    "With y free he ends above the simplex for {missed} of the "
-    "images of {digit}. ρ of the model that {target}: "
-    "{on_simplex} on the simplex, {free} free, **{best} with the "
-    "better of both**. {reading}",
-    missed=", ".join(f"{share:.0%} ({name})"
-                     for name, share in missed.items()),
-    digit=digit, target=target, on_simplex=worded(rho_of(bound)),
-    free=worded(rho_of(free)), best=worded(rho_of(better)),
-    reading="He loses his way more often in the unlearned model "
-    "than in those that never saw the class; so much of what looks "
-    "like over-forgetting may be his own failing."
-    if missed[target] > max(missed[n] for n in main_controls) else
-    "He loses his way no more often in the unlearned model than in "
-    "those that never saw the class.")
+    "With y free, the attack ends above the simplex for "
+    "{missed} of the images of {digit}. ρ of the model that "
+    "{target}: {on_simplex} on the simplex, {free} free, "
+    "**{best} with the better of both**.",
+    missed=measures.listing("success", missed), digit=digit,
+    target=target, on_simplex=str(rho_of(bound)),
+    free=str(rho_of(free)), best=str(rho_of(better)))
 
 # %% [markdown]
 # ## Try next
@@ -661,5 +582,5 @@ chapter.say(
 #   Which of the models profits most?
 # - Let the reconstruction attacker start from the encoder's $z$ instead of a
 #   random one. Is that another threat model?
-# - Set `forget = [4, 9]`, two digits that resemble each other. Can the one be
-#   rebuilt once the other is gone as well?
+# - Set `forget = [4, 9]`, two digits that resemble each other. Can an attacker
+#   rebuild the one once the other is gone as well?
