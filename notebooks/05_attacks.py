@@ -45,19 +45,12 @@ from dataclasses import replace
 import pandas as pd
 import torch
 
-from sa_lib import (
-    attacks,
-    chapter,
-    data,
-    evaluation,
-    experiment,
-    figures,
-    measures,
-    residual,
-    trained,
-)
+from sa_lib import (attack_tables, attacks, chapter, data,
+                    evaluation, experiment, figures, measures,
+                    trained)
 from sa_lib.attacks import THREATS, attack
 from sa_lib.model import device
+from sa_lib.residual import SPREAD
 
 started = time.perf_counter()
 run = experiment.validate(dataset=dataset, seed=seed, forget=forget,
@@ -136,10 +129,10 @@ guided = {(threat, k, name): attack(
               run.targets, THREATS[threat], run.guided, run.seed)
           for threat in ("z free", "y on the simplex", "y free")
           for k, name in pairs}
-guided_scores = residual.scores(guided, judge_b, known)
+guided_scores = attack_tables.scores(guided, judge_b, known)
 
 # %% tags=["remove-input"]
-chapter.show_table(residual.by_threat(guided_scores["success"]).map("{:.0%}".format),
+chapter.show_table(attack_tables.by_threat(guided_scores["success"]).map("{:.0%}".format),
                    "Guided by judge A: share of targets for which judge B takes the attacker's image for the class.")
 
 # %% [markdown]
@@ -187,20 +180,20 @@ def reconstruct(model, k, threat, targets=real):
 
 results = {(threat, k, name): reconstruct(models[name], k, threat)
            for threat in THREATS for k, name in pairs}
-errors = residual.errors(results)
-scores = residual.scores(results, judge_b, known)
+errors = attack_tables.errors(results)
+scores = attack_tables.scores(results, judge_b, known)
 simplex = {name: results["y on the simplex", digit, name]
            for k, name in pairs if k == digit}
 
 # %% tags=["hide-input"]
 strongest = ["y on the simplex", "y free"]
-prototype_scores = residual.scores({
+prototype_scores = attack_tables.scores({
     (f"prototypes, {threat}", k, name):
         reconstruct(models[name], k, threat, prototypes)
     for threat in strongest for k, name in pairs}, judge_b, known)
 
 # %% tags=["remove-input"]
-mean_errors = residual.by_threat(pd.concat([scores, prototype_scores])["loss"])
+mean_errors = attack_tables.by_threat(pd.concat([scores, prototype_scores])["loss"])
 chapter.show_table(mean_errors.map("{:.1f}".format), "Mean squared error per image of the best reconstruction: of "
                    "held-out real digits and, in the last columns, of prototypes that the baseline drew.")
 
@@ -224,7 +217,7 @@ chapter.show_figure(
     f"at the end: {measures.listing('reconstruction', {name: simplex[name].errors[one] for name in compared})}.")
 
 # %% tags=["remove-input"]
-answers = residual.inputs(results).join(scores[["success", "not_a_digit", "nearest"]])
+answers = attack_tables.inputs(results).join(scores[["success", "not_a_digit", "nearest"]])
 chapter.show_table(answers.xs((digit, target), level=("class", "model")),
                    f"The end of each attack on {digit} and the model that {target}: the attacker's inputs, judge B's "
                    "opinion of the images, and the squared error to the nearest real image in the training set.")
@@ -257,7 +250,7 @@ against = {"baseline": list(never), first: [own],
            target: list(never)}
 against |= {name: [other for other in never if other != name]
             for name in never}
-rho = residual.table(errors, against)
+rho = attack_tables.rho(errors, against)
 rho_subjects = rho.query("model in @subjects")
 rho_never = rho.query("model in @never")
 
@@ -265,22 +258,22 @@ rho_never = rho.query("model in @never")
 chosen = [name for name in THREATS if THREATS[name].y != "label"]
 spread = rho_never.loc[strongest, "rho"].agg(["min", "max"]).to_dict()
 chapter.show_figure(
-    figures.intervals(residual.points(rho_subjects.loc[chosen]), "ρ, with 95 % interval", [0.0, 1.0]),
+    figures.intervals(attack_tables.points(rho_subjects.loc[chosen]), "ρ, with 95 % interval", [0.0, 1.0]),
     "How much is left where the attacker may choose y (dotted: never seen, and nothing forgotten). Models that never "
     f"saw the classes, each held against the others: {measures.listing('rho', spread)}.")
 
 # %% tags=["remove-input"]
-words = residual.verdicts(rho_subjects)
-chapter.show_table(residual.by_threat(words["rho"] + ": " + words["verdict"]).T,
+words = attack_tables.verdicts(rho_subjects)
+chapter.show_table(attack_tables.by_threat(words["rho"] + ": " + words["verdict"]).T,
                    "Every threat model against every unlearned model: ρ with its interval, and in a word. Avoided: at "
                    "least half of the knowledge is there for this attacker; suppressed: a part; gone: within the "
                    "spread of models that never saw the class; over-forgotten: below it.")
-chapter.show_table(residual.by_threat(scores.loc[rho_subjects.index, "success"]).map("{:.0%}".format).T,
+chapter.show_table(attack_tables.by_threat(scores.loc[rho_subjects.index, "success"]).map("{:.0%}".format).T,
                    "The same attacks: share of targets for which judge B takes the attacker's image for the class.")
 
 # %% tags=["remove-input"]
-metrics = {"target": target, "rho": residual.nested(rho_subjects), "held_out": residual.nested(rho_never),
-           "rho_baseline": residual.nested(rho.xs("baseline", level="model"))}
+metrics = {"target": target, "rho": attack_tables.nested(rho_subjects), "held_out": attack_tables.nested(rho_never),
+           "rho_baseline": attack_tables.nested(rho.xs("baseline", level="model"))}
 run.show_claims("05_attacks", metrics)
 
 # %% [markdown]
@@ -302,7 +295,7 @@ run.show_claims("05_attacks", metrics)
 # that lack *all* classes in `forget`.
 
 # %%
-wrong = residual.table(errors, {first: list(never)})
+wrong = attack_tables.rho(errors, {first: list(never)})
 controls = pd.concat({"its own control": rho,
                       "controls of all classes": wrong})["rho"]
 
@@ -339,10 +332,10 @@ for name, model in shorter.items():
                      "nelbo": retained["nelbo"]}
 
 # %%
-extra = residual.errors({
+extra = attack_tables.errors({
     (threat, digit, name): reconstruct(model, digit, threat)
     for threat in strongest for name, model in shorter.items()})
-rest = residual.table(pd.concat([errors, extra]),
+rest = attack_tables.rho(pd.concat([errors, extra]),
                       dict.fromkeys(shorter, against[first]))
 rest = rest["rho"].unstack("threat", sort=False).loc[digit]
 tradeoff = pd.DataFrame(quality).T.join(
@@ -377,7 +370,7 @@ chapter.show_figure(
     f"100 images: {measures.listing('success', {name: table[100].iloc[-1] for name, table in curves.items()})}.")
 
 # %% tags=["remove-input"]
-times = residual.relearning(relearned)
+times = attack_tables.relearning(relearned)
 chapter.show_table(times, "Updates until judge B sees the class in half of the samples, measured every 20 (–: not "
                    "within 200); last, its mean accuracy along the way with 100 images.",
                    dict.fromkeys(times.columns[:-1], "{:.0f}"))
@@ -396,9 +389,9 @@ playground.export(run.run_dir / "05_attacks", {name: models[name] for name in ("
 
 # %% tags=["remove-input"]
 run.finish("05_attacks", metrics | {
-    "errors": residual.nested(mean_errors), "tradeoff": residual.nested(tradeoff),
-    "success": residual.flat(scores["success"], "class", "model", "threat").to_dict(),
-    "guided": residual.flat(guided_scores["success"], "class", "model", "threat").to_dict(),
+    "errors": attack_tables.nested(mean_errors), "tradeoff": attack_tables.nested(tradeoff),
+    "success": attack_tables.flat(scores["success"], "class", "model", "threat").to_dict(),
+    "guided": attack_tables.flat(guided_scores["success"], "class", "model", "threat").to_dict(),
     "relearning": {f"{k}: {name}": table.to_dict("list") for (k, name), table in relearned.items()},
 }, models | shorter, started)
 
@@ -461,7 +454,7 @@ chapter.say(
     target=target, digit=digit, path=measures.listing(
         "rho", dict(zip(path, values, strict=True))),
     moved=measures.write("abs_rho", np.ptp(values[-3:])),
-    spread=residual.SPREAD)
+    spread=SPREAD)
 
 # %% [markdown]
 # ### Solution 2
@@ -471,7 +464,7 @@ chapter.say(
 # that please one please the other as well.
 
 # %% tags=["hide-cell"]
-claimed = residual.scores(guided, judge_a, known)["success"]
+claimed = attack_tables.scores(guided, judge_a, known)["success"]
 actual = guided_scores["success"]
 over = claimed - actual
 chapter.say(

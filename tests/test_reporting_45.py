@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from sa_lib import figures, latent, measures, residual
+from sa_lib import attack_tables, figures, latent, measures
 from sa_lib.attacks import AttackResult, score
 from sa_lib.judges import Judge
 from sa_lib.residual import Residual, residual_knowledge
@@ -68,7 +68,7 @@ def test_a_missing_layer_is_named():
 # Attacks
 
 def test_errors_are_those_within_the_whole_budget(results):
-    errors = residual.errors(results)
+    errors = attack_tables.errors(results)
     assert errors.index.names == ["threat", "class", "model", "image"]
     assert len(errors) == len(results) * 4
     last = results["y free", 2, "forgot 9"].loss[-1].double()
@@ -77,12 +77,12 @@ def test_errors_are_those_within_the_whole_budget(results):
 
 def test_scores_are_those_of_each_attack_in_their_order(results, judge):
     real = {k: torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(k)) for k in (9, 2)}
-    table = residual.scores(results, judge, real)
+    table = attack_tables.scores(results, judge, real)
     assert list(table.index) == list(results)
     key = "label only", 2, "forgot 9"
     assert table.loc[key].to_dict() == score(results[key].end, judge, 2, real[2]).iloc[0].to_dict()
     with pytest.raises(ValueError, match="classes must be a list of names among 9, got"):
-        residual.scores(results, judge, {9: real[9]})
+        attack_tables.scores(results, judge, {9: real[9]})
 
 
 def test_inputs_are_means_over_the_targets_at_the_last_moment():
@@ -91,21 +91,21 @@ def test_inputs_are_means_over_the_targets_at_the_last_moment():
     y = torch.zeros(2, 2, 10)
     y[-1, :, 9] = torch.tensor([0.5, 1.5])
     attack = AttackResult([1, 2], torch.ones(2, 2), z, y, torch.zeros(2, 2, 1, 28, 28))
-    table = residual.inputs({("y free", 9, "baseline"): attack})
+    table = attack_tables.inputs({("y free", 9, "baseline"): attack})
     assert table.loc["y free", 9, "baseline"].to_dict() == {"norm_z": 3.0, "norm_y": 1.0, "y_class": 1.0}
 
 
 @pytest.mark.parametrize("results", [{}, {"y free": result(0)}, {("y free", 9, "baseline"): 3}])
 def test_results_that_are_no_attacks_by_threat_class_and_model(results):
     with pytest.raises(ValueError, match=r"results must be at least one attack by \(threat, class, model\), got"):
-        residual.errors(results)
+        attack_tables.errors(results)
 
 
 # rho
 
 def test_each_row_of_the_table_is_the_rho_of_its_errors(results):
-    errors = residual.errors(results)
-    table = residual.table(errors, {"forgot 9": NEVER, NEVER[0]: NEVER[1:]})
+    errors = attack_tables.errors(results)
+    table = attack_tables.rho(errors, {"forgot 9": NEVER, NEVER[0]: NEVER[1:]})
     assert list(table.index) == [key for key in results if key[2] in ("forgot 9", NEVER[0])]
     baseline, forgot, first, second = (results["y free", 2, name].errors for name in MODELS)
     assert Residual(*table.loc["y free", 2, "forgot 9"]) == residual_knowledge(
@@ -114,73 +114,73 @@ def test_each_row_of_the_table_is_the_rho_of_its_errors(results):
 
 
 def test_the_baseline_against_itself_has_a_rho_of_one(results):
-    table = residual.table(residual.errors(results), {"baseline": NEVER})
+    table = attack_tables.rho(attack_tables.errors(results), {"baseline": NEVER})
     assert (table == 1).all(axis=None)
 
 
 def test_a_model_that_was_not_attacked_for_a_class_has_no_row_for_it(results):
-    errors = residual.errors({key: one for key, one in results.items() if key[1:] != (2, "forgot 9")})
-    table = residual.table(errors, {"forgot 9": NEVER})
+    errors = attack_tables.errors({key: one for key, one in results.items() if key[1:] != (2, "forgot 9")})
+    table = attack_tables.rho(errors, {"forgot 9": NEVER})
     assert list(table.index.unique("class")) == [9]
 
 
 def test_images_are_compared_by_their_number_and_not_by_their_place(results):
-    errors = residual.errors(results)
+    errors = attack_tables.errors(results)
     shuffled = errors.sample(frac=1, random_state=0)
-    expected = residual.table(errors, {"forgot 9": NEVER})
-    assert np.allclose(residual.table(shuffled, {"forgot 9": NEVER}).loc[expected.index]["rho"], expected["rho"])
+    expected = attack_tables.rho(errors, {"forgot 9": NEVER})
+    assert np.allclose(attack_tables.rho(shuffled, {"forgot 9": NEVER}).loc[expected.index]["rho"], expected["rho"])
 
 
 def test_errors_that_cannot_be_compared_are_refused(results):
-    errors = residual.errors(results)
+    errors = attack_tables.errors(results)
     with pytest.raises(ValueError, match="errors must have every image of"):
-        residual.table(errors.drop(("y free", 9, NEVER[1], 3)), {"forgot 9": NEVER})
+        attack_tables.rho(errors.drop(("y free", 9, NEVER[1], 3)), {"forgot 9": NEVER})
     with pytest.raises(ValueError, match="errors must have the levels threat, class, model and image"):
-        residual.table(errors.droplevel("class"), {"forgot 9": NEVER})
+        attack_tables.rho(errors.droplevel("class"), {"forgot 9": NEVER})
     with pytest.raises(ValueError, match="never must be a list of names among baseline, "):
-        residual.table(errors, {"forgot 3": NEVER})
+        attack_tables.rho(errors, {"forgot 3": NEVER})
     with pytest.raises(ValueError, match="never must have at least one model for each, got none for forgot 9"):
-        residual.table(errors, {"forgot 9": []})
+        attack_tables.rho(errors, {"forgot 9": []})
     with pytest.raises(ValueError, match="baseline must be"):
-        residual.table(errors, {"forgot 9": NEVER}, baseline="teacher")
+        attack_tables.rho(errors, {"forgot 9": NEVER}, baseline="teacher")
 
 
 def test_verdicts_put_each_row_in_words():
-    index = pd.MultiIndex.from_tuples([("y free", 9, "a"), ("y free", 9, "b")], names=residual.LEVELS)
+    index = pd.MultiIndex.from_tuples([("y free", 9, "a"), ("y free", 9, "b")], names=attack_tables.LEVELS)
     table = pd.DataFrame({"rho": [0.6, math.nan], "low": [0.5, math.nan], "high": [0.75, math.nan]}, index=index)
-    words = residual.verdicts(table)
+    words = attack_tables.verdicts(table)
     assert words.loc["y free", 9, "a"].tolist() == ["+0.60 [+0.50, +0.75]", "avoided"]
     assert words.loc["y free", 9, "b"].tolist() == ["–", "undefined"]
 
 
 def test_flat_rows_are_named_by_the_chosen_levels_in_their_order(results):
-    errors = residual.errors(results).groupby(level=residual.LEVELS, sort=False).mean()
-    wide = residual.flat(errors.unstack("threat", sort=False), "class", "model")
+    errors = attack_tables.errors(results).groupby(level=attack_tables.LEVELS, sort=False).mean()
+    wide = attack_tables.flat(errors.unstack("threat", sort=False), "class", "model")
     assert list(wide.index[:2]) == ["9: baseline", "9: forgot 9"]
     assert wide.index.name == "class: model"
-    assert residual.flat(errors, "model", "threat").index[0] == "baseline: y free"
+    assert attack_tables.flat(errors, "model", "threat").index[0] == "baseline: y free"
     with pytest.raises(ValueError, match="levels must be a list of names among threat, class, model"):
-        residual.flat(errors, "digit")
+        attack_tables.flat(errors, "digit")
 
 
 def test_a_table_by_threat_keeps_the_order_of_the_attacks(results):
-    means = residual.errors(results).groupby(level=residual.LEVELS, sort=False).mean()
-    wide = residual.by_threat(means)
+    means = attack_tables.errors(results).groupby(level=attack_tables.LEVELS, sort=False).mean()
+    wide = attack_tables.by_threat(means)
     assert list(wide.columns) == ["y free", "label only"]
     assert list(wide.index) == [f"{k}: {name}" for k in (9, 2) for name in MODELS]
     assert wide.loc["2: forgot 9", "label only"] == means["label only", 2, "forgot 9"]
 
 
 def test_points_are_rho_for_the_figure_of_intervals(results):
-    table = residual.table(residual.errors(results), {"forgot 9": NEVER})
-    points = residual.points(table)
+    table = attack_tables.rho(attack_tables.errors(results), {"forgot 9": NEVER})
+    points = attack_tables.points(table)
     assert points.loc[("label only", "2: forgot 9")].tolist() == table.loc["label only", 2, "forgot 9"].tolist()
     assert figures.intervals(points, "rho", [0.0]).axes
 
 
 def test_relearning_is_timed_by_the_first_step_that_reaches_the_share():
     curve = pd.DataFrame({1: [0.0, 0.1, 0.2], 100: [0.2, 0.5, 0.8]}, index=[0, 20, 40])
-    table = residual.relearning({(9, "forgot 9"): curve, (9, "baseline"): curve + 0.5})
+    table = attack_tables.relearning({(9, "forgot 9"): curve, (9, "baseline"): curve + 0.5})
     assert table.index.name == "class: model"
     assert math.isnan(table.loc["9: forgot 9", "k = 1"])
     assert table.loc["9: forgot 9", "k = 100"] == 20
@@ -189,10 +189,10 @@ def test_relearning_is_timed_by_the_first_step_that_reaches_the_share():
 
 
 def test_a_nested_table_is_json_with_none_for_nan():
-    index = pd.MultiIndex.from_tuples([("y free", 9, "a"), ("y free", 2, "a")], names=residual.LEVELS)
+    index = pd.MultiIndex.from_tuples([("y free", 9, "a"), ("y free", 2, "a")], names=attack_tables.LEVELS)
     table = pd.DataFrame({"rho": [0.5, math.nan]}, index=index)
-    assert residual.nested(table) == {"y free": {"9": {"a": {"rho": 0.5}}, "2": {"a": {"rho": None}}}}
-    assert residual.nested(pd.DataFrame({"gray": [0.25]}, index=["all"])) == {"all": {"gray": 0.25}}
+    assert attack_tables.nested(table) == {"y free": {"9": {"a": {"rho": 0.5}}, "2": {"a": {"rho": None}}}}
+    assert attack_tables.nested(pd.DataFrame({"gray": [0.25]}, index=["all"])) == {"all": {"gray": 0.25}}
 
 
 # Captions

@@ -1,0 +1,188 @@
+"""Tables of attacks: the results of many attacks as frames, a row for each threat model, class and model.
+
+The frames of this module have the levels threat, class and model in their index.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+import torch
+
+from .attacks import AttackResult, score
+from .checks import check_names, check_types, shorten
+from .judges import Judge
+from .residual import Residual, residual_knowledge, verdict
+
+__all__ = ["by_threat", "errors", "flat", "inputs", "nested", "points", "relearning", "rho", "scores", "verdicts"]
+
+Results = Mapping[tuple[str, int, str], AttackResult]
+LEVELS = ["threat", "class", "model"]
+
+
+def errors(results: Results) -> pd.Series:
+    """The attacker's lowest loss on each target, within the whole budget.
+
+    Args:
+        results: (threat, class, model) -> the attack.
+
+    Returns:
+        Index threat, class, model, image: the position of the target, from 0.
+    """
+    _check_results(results)
+    return pd.concat({key: pd.Series(result.errors.double().cpu().numpy()) for key, result in results.items()},
+                     names=[*LEVELS, "image"]).rename("error")
+
+
+def scores(results: Results, judge: Judge, real: Mapping[int, torch.Tensor]) -> pd.DataFrame:
+    """A judge's opinion of each attack's images, after the whole budget.
+
+    Args:
+        results: (threat, class, model) -> the attack.
+        judge: the attacker must not have used it.
+        real: class -> images [M, 1, 28, 28] of it that the model or its attacker may have seen.
+
+    Returns:
+        Index threat, class, model; the columns of `attacks.score`: `loss`, `success`, `not_a_digit`, `nearest`.
+    """
+    _check_results(results)
+    check_types(real=(real, Mapping))
+    check_names(real, classes=[label for _, label, _ in results])
+    return _frame({key: score(result.end, judge, key[1], real[key[1]]).iloc[0].to_dict()
+                   for key, result in results.items()})
+
+
+def inputs(results: Results) -> pd.DataFrame:
+    """The decoder's inputs with which each attack ends, as means over its targets.
+
+    Returns:
+        Index threat, class, model; columns `norm_z` and `norm_y`, the Euclidean norms, and `y_class`, the label
+        vector's entry of the class.
+    """
+    _check_results(results)
+    return _frame({key: {"norm_z": float(result.z[-1].norm(dim=1).mean()),
+                         "norm_y": float(result.y[-1].norm(dim=1).mean()),
+                         "y_class": float(result.y[-1][:, key[1]].mean())} for key, result in results.items()})
+
+
+def rho(errors: pd.Series, never: Mapping[str, Sequence[str]], baseline: str = "baseline", resamples: int = 2000,
+          seed: int = 0) -> pd.DataFrame:
+    """rho of several models, for each threat model and class for which they have errors.
+
+    Args:
+        errors: of `errors`.
+        never: model -> the models that never saw the classes that it has forgotten.
+        baseline: the model before any unlearning.
+        resamples, seed: of the bootstrap, see `residual_knowledge`.
+
+    Returns:
+        Index threat, class, model, in the order of `errors`; columns `rho`, `low`, `high`, NaN where rho is not
+        defined.
+
+    Raises:
+        ValueError: a model in `never` has no errors, or a model to compare it with lacks them for an image.
+    """
+    check_types(errors=(errors, pd.Series), never=(never, Mapping))
+    if list(errors.index.names) != [*LEVELS, "image"] or errors.index.has_duplicates:
+        raise ValueError(f"errors must have the levels {', '.join(LEVELS)} and image, and each row once, got the "
+                         f"levels {shorten(list(errors.index.names))}")
+    models = list(errors.index.unique("model"))
+    check_names(models, never=list(never), **{f"never[{model!r}]": names for model, names in never.items()})
+    check_names(models, baseline=[baseline])
+    if lonely := [model for model, names in never.items() if not names]:
+        raise ValueError(f"never must have at least one model for each, got none for {', '.join(lonely)}")
+    attacks = {key: rows.droplevel(LEVELS) for key, rows in errors.groupby(level=LEVELS, sort=False)}
+    residuals = {}
+    for threat, label, model in attacks:
+        if model in never:
+            unlearned = attacks[threat, label, model]
+            others = [attacks.get((threat, label, name), unlearned.iloc[:0]).reindex(unlearned.index)
+                      for name in (*never[model], baseline)]
+            if any(rows.isna().any() for rows in others):
+                raise ValueError(f"errors must have every image of ({threat}, {label}, {model}) for {baseline} and "
+                                 f"{', '.join(never[model])} too, got fewer")
+            *without, before = (torch.tensor(rows.to_numpy()) for rows in others)
+            residuals[threat, label, model] = asdict(residual_knowledge(
+                torch.stack(without), torch.tensor(unlearned.to_numpy()), before, resamples, seed))
+    return _frame(residuals)
+
+
+def verdicts(table: pd.DataFrame) -> pd.DataFrame:
+    """rho with its interval and its `verdict`, both in words, for each row of `rho`."""
+    residuals = [Residual(*row) for row in table[["rho", "low", "high"]].itertuples(index=False)]
+    return pd.DataFrame({"rho": [str(one) for one in residuals], "verdict": [verdict(one) for one in residuals]},
+                        index=table.index)
+
+
+def flat(frame: pd.DataFrame | pd.Series, *levels: str) -> pd.DataFrame | pd.Series:
+    """The same rows, each named by these levels of the index in one text: "9: baseline"."""
+    check_types(frame=(frame, (pd.DataFrame, pd.Series)))
+    check_names(frame.index.names, levels=levels)
+    names = [": ".join(map(str, key)) for key in zip(*map(frame.index.get_level_values, levels), strict=True)]
+    return frame.set_axis(pd.Index(names, name=": ".join(levels)))
+
+
+def by_threat(values: pd.Series) -> pd.DataFrame:
+    """Numbers or words of many attacks: a row for each class and model, named as by `flat`, a column for each threat.
+
+    Args:
+        values: index threat, class, model.
+    """
+    check_types(values=(values, pd.Series))
+    check_names(values.index.names, levels=LEVELS)
+    return flat(values.unstack("threat", sort=False).rename_axis(columns=None), "class", "model")
+
+
+def points(table: pd.DataFrame) -> pd.DataFrame:
+    """rho and its interval of each row of `rho`, for `figures.intervals`.
+
+    Returns:
+        Index threat and class: model; columns `value`, `low`, `high`.
+    """
+    named = flat(table, "class", "model").index
+    threats = table.index.get_level_values("threat")
+    return table.rename(columns={"rho": "value"}).set_axis(pd.MultiIndex.from_arrays([threats, named]))
+
+
+def relearning(curves: Mapping[tuple[int, str], pd.DataFrame], share: float = 0.5) -> pd.DataFrame:
+    """How soon a class comes back when models are trained on k images of it.
+
+    Args:
+        curves: (class, model) -> index step, from 0; a column for each k, as `attacks.relearn` returns it.
+        share: of the samples, 0-1.
+
+    Returns:
+        Index class: model; columns "k = 1", ...: the first step at which the accuracy reaches `share`, NaN if none
+        does; and `relearning`: the mean accuracy over all steps with the last k.
+    """
+    check_types(curves=(curves, Mapping))
+    rows = {}
+    for (label, model), curve in curves.items():
+        steps = curve.index.to_series().astype(float)
+        first = {f"k = {count}": steps[accuracy >= share].min() for count, accuracy in curve.items()}
+        rows[f"{label}: {model}"] = first | {"relearning": curve.iloc[:, -1].mean()}
+    return pd.DataFrame(rows).T.rename_axis("class: model")
+
+
+def nested(frame: pd.DataFrame) -> dict[str, Any]:
+    """A table as JSON values: a mapping for each level of its index, and column -> value inside; None for NaN."""
+    check_types(frame=(frame, pd.DataFrame))
+    tree: dict[str, Any] = {}
+    for key, row in zip(frame.index, frame.to_dict("records"), strict=True):
+        place = tree
+        for name in key if isinstance(key, tuple) else (key,):
+            place = place.setdefault(str(name), {})
+        place |= {str(column): None if pd.isna(value) else value for column, value in row.items()}
+    return tree
+
+
+def _frame(rows: Mapping[tuple[str, int, str], Mapping[str, float]]) -> pd.DataFrame:
+    return pd.DataFrame(list(rows.values()), index=pd.MultiIndex.from_tuples(list(rows), names=LEVELS))
+
+
+def _check_results(results: Results) -> None:
+    check_types(results=(results, Mapping))
+    if not results or not all(isinstance(key, tuple) and len(key) == 3 and isinstance(result, AttackResult)
+                              for key, result in results.items()):
+        raise ValueError(f"results must be at least one attack by (threat, class, model), got {shorten(results)}")
