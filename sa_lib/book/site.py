@@ -239,12 +239,12 @@ def _with_numbers(path: Path, run_dir: Path) -> str:
 
 
 def _with_quotes(text: str, path: Path, quotes: Mapping[str, str]) -> str:
-    """A prose page with each ``{{speed of fisher}}`` and ``{{tried: homes}}`` replaced by its quote."""
+    """A prose page with each ``{{speed of fisher}}``, ``{{tried: homes}}`` or ``{{limit of gray}}`` replaced by its quote."""
     def part(match: re.Match) -> str:
         if match[1] not in quotes:
             raise BookError(f"{path.name} quotes {match[0]}, which results/ lacks")
         return quotes[match[1]]
-    return re.sub(r"\{\{((?:speed of|tried:) [^}]+)\}\}", part, text)
+    return re.sub(r"\{\{((?:speed of|tried:|limit of) [^}]+)\}\}", part, text)
 
 
 def _with_figures(text: str, path: Path, notebooks: Mapping[str, NotebookNode], folder: Path) -> str:
@@ -277,9 +277,9 @@ def _quotes(notebooks: Mapping[str, NotebookNode], folder: Path) -> dict[str, st
         raise BookError(f"results/ lacks a table or a part of one ({error}); make bench and make torture make "
                         "them") from None
     counts |= {f"tolerance {name}": f"{value:g}" for name, value in TOLERANCE.items()}
-    counts |= {f"limit {name}": f"{value:g}" for name, value in LIMITS.items()}
     return {f"speed of {name}": part for name, part in speed.items()} | {
-        f"tried: {name}": part for name, part in counts.items()}
+        f"tried: {name}": part for name, part in counts.items()} | {
+        f"limit of {name}": f"{value:g}" for name, value in LIMITS.items()}
 
 
 def _how_run(notebooks: Mapping[str, NotebookNode], run_dir: Path) -> str:
