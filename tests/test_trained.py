@@ -103,6 +103,11 @@ def test_a_model_is_frozen_on_the_device_and_known_by_its_digest(source):
     assert source.seconds > 0
 
 
+def in_words(changes):
+    """A name for a test that is the same in every process, which the text of a function is not."""
+    return ", ".join(f"{name}={getattr(value, '__name__', value)}" for name, value in changes.items()) or "unchanged"
+
+
 def twice_the_divergence(model, *inputs):
     log_likelihood, kl = model.elbo_terms(*inputs)
     return log_likelihood, 2 * kl
@@ -112,7 +117,7 @@ def twice_the_divergence(model, *inputs):
     {"seed": 1}, {"config": TrainingConfig(epochs=2)}, {"config": TrainingConfig(epochs=1, batch=32)},
     {"config": TrainingConfig(epochs=1, peak_lr=1e-3)}, {"model_config": ModelConfig(latent_dim=2, hidden=(17, 8))},
     {"model_config": ModelConfig(latent_dim=3, hidden=(16, 8))}, {"without": 9}, {"without": [9, 2]},
-    {"terms": twice_the_divergence}], ids=str)
+    {"terms": twice_the_divergence}], ids=in_words)
 def test_a_changed_input_makes_another_cvae(digits, source, cache, made, changes):
     other = trained.cvae(digits, **({"model_config": MODEL, "config": TRAINING} | changes))
     assert other.digest != source.digest
@@ -196,7 +201,7 @@ def reordered(model, batch, config, anchor, fisher):
     return dict(reversed(ewc_gray(model, batch, config, anchor, fisher).items()))
 
 
-@pytest.mark.parametrize("same", [{}, {"loss": reordered}, {"forget": [9]}, {"forget": (9,)}, {"push": 9}], ids=str)
+@pytest.mark.parametrize("same", [{}, {"loss": reordered}, {"forget": [9]}, {"forget": (9,)}, {"push": 9}], ids=in_words)
 def test_the_same_request_in_other_words_is_the_same_model(digits, source, ones, made, same):
     arguments = {"source": source, "dataset": digits, "forget": 9, "protect": ones, "config": UNLEARNING}
     first = trained.unlearned(**arguments)
