@@ -44,11 +44,11 @@ def exported(tmp_path_factory, digits):
     models = {"baseline": parameters.baseline(digits), "forgot 9": first, "forgot 9, 2": both,
               "never saw 9, seed 0": parameters.never_saw(digits, 9)}
     real = digits.test_images[digits.test_labels == 9][:6]
-    found = {(threat, 9, name): trained.reconstruction(model, real, 9, THREATS[threat], config)
-             for threat in ("z in the prior", *playground.THREATS) for name, model in models.items()}
+    attacks = {(threat, 9, name): trained.reconstruction(model, real, 9, THREATS[threat], config)
+               for threat in ("z in the prior", *playground.THREATS) for name, model in models.items()}
     folder = tmp_path_factory.mktemp("run") / "05_attacks"
-    arguments = {"models": models, "judge": parameters.judge(digits, "B"), "dataset": digits, "forgotten": [9, 2],
-                 "found": found, "config": config}
+    arguments = {"models": models, "judge": parameters.judge(digits, "B"), "dataset": digits, "forget": [9, 2],
+                 "attacks": attacks, "config": config}
     playground.export(folder, **arguments)
     return {"folder": folder, "real": real, **arguments}
 

@@ -158,13 +158,23 @@ def test_without_a_source_the_message_names_each_attempt_and_a_way_out(tmp_path,
     assert "\n" not in message
 
 
-def test_a_cache_that_can_neither_be_read_nor_written_is_only_a_warning(tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written_is_only_a_warning(tmp_path, monkeypatch):
+    def full_disk(path):
+        raise OSError(28, "No space left on device", str(path))
+
+    set_sources(monkeypatch, "fashion", good=give_small)
+    monkeypatch.setattr(data, "write_atomically", full_disk)
+    with pytest.warns(UserWarning, match=re.escape(str(tmp_path / "fashion"))):
+        assert len(data.load("fashion", tmp_path).test_labels) == 5
+
+
+def test_a_file_in_place_of_the_cache_is_only_a_warning(tmp_path, monkeypatch):
     set_sources(monkeypatch, "fashion", good=give_small)
     root = tmp_path / "file"
     root.write_text("in the way")
-    with pytest.warns(UserWarning, match=re.escape(str(root / "fashion"))) as given:
+    with pytest.warns(UserWarning, match=re.escape(str(root / "fashion"))):
         assert len(data.load("fashion", root).test_labels) == 5
-    assert len(given) == 2
+    assert root.read_text() == "in the way"
 
 
 def test_a_slow_source_is_stopped(monkeypatch):

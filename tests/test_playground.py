@@ -91,13 +91,13 @@ def about(exported):
 
 def test_the_export_is_small_enough_for_a_phone(exported, about):
     assert about["bytes"] == (exported["folder"] / "playground.bin").stat().st_size
-    assert about["bytes"] < playground.MOST
+    assert about["bytes"] < playground.MAX_BYTES
 
 
 def test_the_export_is_of_this_run(exported, about):
     assert {m["name"]: m["digest"] for m in about["models"]} == {n: t.digest for n, t in exported["models"].items()}
     assert about["attack"]["errors"]["y free"]["forgot 9"] == pytest.approx(
-        float(exported["found"]["y free", 9, "forgot 9"].errors.mean()))
+        float(exported["attacks"]["y free", 9, "forgot 9"].errors.mean()))
     assert [about["targets"]["labels"].count(k) for k in range(10)] == [1, 1, 3, 1, 1, 1, 1, 1, 1, 3]
 
 
@@ -138,10 +138,10 @@ def test_a_weight_that_is_too_large_for_float16_is_refused(exported, arguments, 
 
 def test_an_export_that_is_too_large_for_a_phone_is_refused(exported, arguments, tmp_path):
     models = {**exported["models"], "one more": exported["models"]["baseline"]}
-    found = exported["found"] | {(threat, 9, "one more"): exported["found"][threat, 9, "baseline"]
-                                 for threat in playground.THREATS}
-    with pytest.raises(ValueError, match=str(playground.MOST)):
-        playground.export(tmp_path, **arguments | {"models": models, "found": found})
+    attacks = exported["attacks"] | {(threat, 9, "one more"): exported["attacks"][threat, 9, "baseline"]
+                                     for threat in playground.THREATS}
+    with pytest.raises(ValueError, match=str(playground.MAX_BYTES)):
+        playground.export(tmp_path, **arguments | {"models": models, "attacks": attacks})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -180,7 +180,7 @@ def test_the_page_attacks_as_the_library_does(chromium, site, exported, threat):
             return { first: all[0].best.loss, loss, z, y, image: Array.from(image), evaluations: all.length };
         }))""", [exported["real"].flatten(1).tolist(), threat == "y free", budget])
     for (name, model), answers in zip(exported["models"].items(), attacks, strict=True):
-        by_library = float(exported["found"][threat, 9, name].errors.mean())
+        by_library = float(exported["attacks"][threat, 9, name].errors.mean())
         by_page = sum(answer["loss"] for answer in answers) / len(answers)
         assert by_page < by_library * FACTOR, name
         assert by_page > by_library / FACTOR, name

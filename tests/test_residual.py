@@ -172,5 +172,5 @@ def test_the_seed_decides_the_interval_of_a_mean():
 
 @pytest.mark.parametrize("bad", [[], [math.nan], ["a"], [[1.0]], None])
 def test_values_without_a_mean_are_refused(bad):
-    with pytest.raises(ValueError, match="^values must be at least one finite number, got "):
+    with pytest.raises(ValueError, match="^values must be at least one .*number.*, got "):
         interval(bad)
