@@ -11,7 +11,8 @@ import html
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from .store import requested, write_atomically
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["read_metrics", "say", "show_figure", "show_markdown", "show_table", "write_metrics"]
+__all__ = ["part", "read_metrics", "say", "show_figure", "show_markdown", "show_table", "write_metrics"]
 
 
 def say(template: str, **numbers: Any) -> None:
@@ -121,6 +122,19 @@ def show_table(frame: pd.DataFrame, caption: str, formats: Mapping[str, str] | N
     page = (f'<div style="overflow-x: auto" tabindex="0" role="region" aria-label="{title}">{head}>'
             f'<caption style="caption-side: top; text-align: left">{title}</caption>{body}</div>')
     display({"text/html": page, "text/plain": f"{caption}\n{frame}"}, raw=True)
+
+
+@contextmanager
+def part(title: str) -> Iterator[None]:
+    """Let one part of a page fail alone: its error is shown in its place, and the page goes on without its results.
+
+    A broken model, whose loss is not finite, must not cost the results of the parts that could be measured.
+    """
+    check_types(title=(title, str))
+    try:
+        yield
+    except (ArithmeticError, ValueError) as error:
+        show_markdown(f"> **{title}: not measured.** {' '.join(str(error).split())}")
 
 
 def write_metrics(run_dir: str | Path, chapter: str, metrics: Mapping[str, Any]) -> None:
