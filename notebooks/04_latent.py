@@ -45,16 +45,8 @@ from dataclasses import replace
 import pandas as pd
 import torch
 
-from sa_lib import (
-    chapter,
-    data,
-    evaluation,
-    experiment,
-    figures,
-    latent,
-    measures,
-    trained,
-)
+from sa_lib import (chapter, data, evaluation, experiment, figures,
+                    latent, measures, trained)
 from sa_lib.labels import one_hot, select
 from sa_lib.methods import distance_to_gray
 from sa_lib.model import device
@@ -167,7 +159,7 @@ def values(net, x):
     return latent.activations(net, x, latent.neutral(len(x)))
 
 # %%
-layers, recall, neighbors = {}, {}, {}
+layers, recall, neighbors, clusters = {}, {}, {}, {}
 for name, model in models.items():
     train = values(model.net, x_train)
     layers[name] = test = values(model.net, x_test)
@@ -175,6 +167,7 @@ for name, model in models.items():
                                        test, y_test)
     neighbors[name] = latent.knn_recall(train["mean"], y_train,
                                         test["mean"], y_test)
+    clusters[name] = latent.silhouette(test["mean"], y_test)
 
 # %% tags=["remove-input"]
 probes = pd.DataFrame({name: table.loc[digit] for name, table in recall.items()}).T
@@ -184,7 +177,6 @@ chapter.show_table(probes, f"Linear probe: share of test images of {digit} that 
 chapter.show_table(overall, "Linear probe: the same, mean over all ten classes.", percent)
 
 # %% tags=["remove-input"]
-clusters = {name: latent.silhouette(layers[name]["mean"], y_test) for name in models}
 structure = pd.DataFrame({name: {
     "neighbors, all": neighbors[name].mean(), "neighbors, class": neighbors[name][digit],
     "silhouette, all": clusters[name].mean(), "silhouette, class": clusters[name][digit]} for name in models}).T

@@ -47,7 +47,7 @@ import torch
 
 from sa_lib import (attack_tables, attacks, chapter, data,
                     evaluation, experiment, figures, measures,
-                    trained)
+                    playground, trained)
 from sa_lib.attacks import THREATS, attack
 from sa_lib.model import device
 from sa_lib.residual import SPREAD
@@ -298,11 +298,12 @@ run.show_claims("05_attacks", metrics)
 wrong = attack_tables.rho(errors, {first: list(never)})
 controls = pd.concat({"its own control": rho,
                       "controls of all classes": wrong})["rho"]
+controls = controls.xs((digit, first), level=("class", "model"))
+controls = controls.unstack("threat", sort=False)[strongest]
 
 # %% tags=["remove-input"]
-controls = controls.xs((digit, first), level=("class", "model")).unstack("threat", sort=False)[strongest]
 chapter.show_table(controls, f"ρ of the model that {first}, for {digit}, against two kinds of controls. The rows are "
-                   "the same if `forget` has one class only.", dict.fromkeys(strongest, "{:+.2f}"))
+                   "the same if the run forgets one class only.", dict.fromkeys(strongest, "{:+.2f}"))
 
 # %% [markdown]
 # ## Forgetting, damage and residue trade off
@@ -336,7 +337,7 @@ extra = attack_tables.errors({
     (threat, digit, name): reconstruct(model, digit, threat)
     for threat in strongest for name, model in shorter.items()})
 rest = attack_tables.rho(pd.concat([errors, extra]),
-                      dict.fromkeys(shorter, against[first]))
+                         dict.fromkeys(shorter, against[first]))
 rest = rest["rho"].unstack("threat", sort=False).loc[digit]
 tradeoff = pd.DataFrame(quality).T.join(
     rest.rename(columns="ρ, {}".format))
@@ -382,8 +383,6 @@ chapter.show_table(times, "Updates until judge B sees the class in half of the s
 # does not need any residue: the images are enough.
 
 # %% tags=["remove-cell"]
-from sa_lib import playground
-
 playground.export(run.run_dir / "05_attacks", {name: models[name] for name in ("baseline", *subjects, own)},
                   judge=judge_b, dataset=ds, forget=run.forget, attacks=results, config=run.attack)
 
@@ -392,7 +391,7 @@ run.finish("05_attacks", metrics | {
     "errors": attack_tables.nested(mean_errors), "tradeoff": attack_tables.nested(tradeoff),
     "success": attack_tables.flat(scores["success"], "class", "model", "threat").to_dict(),
     "guided": attack_tables.flat(guided_scores["success"], "class", "model", "threat").to_dict(),
-    "relearning": {f"{k}: {name}": table.to_dict("list") for (k, name), table in relearned.items()},
+    "relearning": {f"{k}: {name}": table.to_dict("list") for (k, name), table in relearned.items()}
 }, models | shorter, started)
 
 # %% [markdown]
