@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .checks import check_name
-from .store import cache_root, tensor_digest, write_atomically
+from .store import cache_root, expanded, tensor_digest, write_atomically
 
 __all__ = ["DATASETS", "Dataset", "load", "read_idx"]
 
@@ -85,7 +85,7 @@ def load(name: str = "mnist", root: Path | None = None) -> Dataset:
     if name == "digits":
         arrays = _digits()
     else:
-        folder = Path(root or os.environ.get("SA_DATA") or cache_root() / "data").expanduser()
+        folder = expanded(root or os.environ.get("SA_DATA") or cache_root() / "data")
         arrays = _cached(name, folder / name)
     fields = ("train_images", "train_labels", "test_images", "test_labels")
     raw = dict(zip(fields, arrays))

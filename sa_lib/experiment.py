@@ -23,7 +23,7 @@ from .judges import Judge, JudgeConfig
 from .labels import CLASSES, forget_set
 from .methods import METHODS, Method
 from .model import ARCHITECTURES, ModelConfig, device
-from .store import tensor_digest
+from .store import expanded, tensor_digest
 from .trained import Trained
 from .training import TrainingConfig
 from .unlearning import UnlearningConfig
@@ -232,7 +232,7 @@ def validate(*, dataset: str = "mnist", seed: int = 0, forget: Any = (), at_most
     digits = () if forget == () else forget_set(_from_text(forget), most=at_most)
     chosen, changed = _method_parameters(methods, changes)
     check_whole(longest=longest)
-    parameters = Parameters(dataset, int(seed), digits, profile, architecture, Path(run_dir).expanduser(),
+    parameters = Parameters(dataset, int(seed), digits, profile, architecture, expanded(run_dir),
                             _checkpoint(model), chosen, changed, longest)
     if parameters.checkpoint:
         try:
@@ -287,7 +287,7 @@ def _checkpoint(model: Any) -> Path | None:
     if not isinstance(model, str) or "\0" in model or not re.fullmatch(r"[\w .,+=@()#~:\[\]-]*", Path(model).name):
         raise ValueError("model must be the path of a checkpoint with a name of letters, digits and . , + = @ ( ) [ ] "
                          f"# ~ : - _, or '' for the book's own, got {shorten(model)}")
-    return Path(model).expanduser() if model else None
+    return expanded(model) if model else None
 
 
 def _from_text(value: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 from .. import claims
 from ..checks import shorten
-from ..store import write_atomically
+from ..store import expanded, write_atomically
 from . import evidence, notebooks, run, site, sweep
 from .notebooks import BookError
 
@@ -45,9 +45,9 @@ def _absolute_environment() -> None:
     """Resolve the paths in the environment here: kernels and workers run in other folders."""
     for name in ("SA_CACHE", "SA_DATA"):
         if os.environ.get(name):
-            os.environ[name] = str(Path(os.environ[name]).expanduser().absolute())
+            os.environ[name] = str(expanded(os.environ[name]).absolute())
     if (archive := os.environ.get("SA_MODELS")) and "://" not in archive:
-        os.environ["SA_MODELS"] = str(Path(archive).expanduser().absolute())
+        os.environ["SA_MODELS"] = str(expanded(archive).absolute())
 
 
 def _sync(options: argparse.Namespace) -> int:

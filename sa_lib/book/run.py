@@ -23,7 +23,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from .. import __version__
 from ..evidence import RESULTS
-from ..store import code_text, file_digest, pack, write_atomically
+from ..store import code_text, expanded, file_digest, pack, write_atomically
 from .notebooks import TITLE, BookError, chapters, sync
 
 __all__ = ["FILES", "RUN_NAME", "executed", "library_digest", "machine", "models", "read", "reason", "run", "stamp"]
@@ -132,7 +132,7 @@ def stamp(source: Path, parameters: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
     for name in FILES:
         # The file may have changed under the same path.
-        if (path := Path(str(parameters.get(name) or "")).expanduser()).is_file():
+        if (path := expanded(str(parameters.get(name) or ""))).is_file():
             digest.update(file_digest(path).encode())
     text = source.read_text(encoding="utf-8")
     digest.update(text.encode() + library_digest().encode())

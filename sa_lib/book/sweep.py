@@ -38,7 +38,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from tqdm.auto import tqdm
 
-from ..store import text_digest, write_atomically
+from ..store import expanded, text_digest, write_atomically
 from .notebooks import BookError, chapters
 from .run import FILES, library_digest, machine, reason, stamp
 
@@ -106,7 +106,7 @@ def cells(root: Path, chapter: str, grid: Mapping[str, Sequence[Any]], shared: M
     for place in places:
         values = {name: values[at] for (name, values), at in zip(grid.items(), place)}
         # A cell runs in a folder of its own, so the path of a file must be absolute.
-        parameters = {name: str(Path(value).expanduser().absolute()) if name in FILES and value else value
+        parameters = {name: str(expanded(value).absolute()) if name in FILES and value else value
                       for name, value in {**shared, **values}.items()}
         title = ",".join(f"{name}-{json.dumps(value, separators=(',', ':'))}" for name, value in values.items())
         result.append(Cell(_folder(title), parameters, stamp(source, parameters)))

@@ -7,12 +7,17 @@ from pathlib import Path
 
 import platformdirs
 
-__all__ = ["cache_root", "write_atomically"]
+__all__ = ["cache_root", "expanded", "write_atomically"]
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with ~ as the home. If ~name is not the home of a user, it is the name of a file."""
+    return Path(os.path.expanduser(path))
 
 
 def cache_root() -> Path:
     """The folder of everything that can be made again: ``SA_CACHE``, in which ~ is the home, or the user's cache."""
-    return Path(os.environ.get("SA_CACHE") or platformdirs.user_cache_dir("sa_lib")).expanduser()
+    return expanded(os.environ.get("SA_CACHE") or platformdirs.user_cache_dir("sa_lib"))
 
 
 @contextmanager
