@@ -77,7 +77,7 @@ def _check(options: argparse.Namespace) -> int:
 def _sweep(options: argparse.Namespace) -> int:
     if options.workers is not None and options.workers < 1:
         raise BookError(f"workers must be a whole number from 1, got {options.workers}")
-    root, out = Path.cwd(), _run_dir(options.name or options.chapter)
+    root, out = Path.cwd(), _run_dir(options.chapter if options.name is None else options.name)
     notebooks.sync(root)
     grid = _once(map(sweep.read_grid, options.grid), "--grid")
     cells = sweep.cells(root, options.chapter, grid, _parameters(options))
