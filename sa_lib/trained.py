@@ -132,7 +132,7 @@ def unlearned(source: Trained, dataset: Dataset, forget: int | Sequence[int], pr
                 anchor=(anchor, (Trained, type(None))))
     seed = check_seed(seed)
     if config.ewc:
-        check_fisher(source.net, protect)
+        check_fisher(source.net, protect, "protect")
     anchor = anchor or source
     recipe = {"source": source.digest, "data": dataset.digest, "forget": list(forget), "push": list(push),
               "anchor": anchor.digest, "fisher": store.tensor_digest(protect), "unlearning": asdict(config),
