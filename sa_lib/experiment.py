@@ -284,9 +284,10 @@ def _checkpoint(model: Any) -> Path | None:
     # The page shows the file's name, which must contain neither Markdown nor HTML.
     if model is None:
         return None
-    if not isinstance(model, str) or "\0" in model or not re.fullmatch(r"[\w .,+=@()#~:\[\]-]*", Path(model).name):
+    if (not isinstance(model, str) or "\0" in model or not re.fullmatch(r"[\w .,+=@()#~:\[\]-]*", Path(model).name)
+            or "](" in model):
         raise ValueError("model must be the path of a checkpoint with a name of letters, digits and . , + = @ ( ) [ ] "
-                         f"# ~ : - _, or '' for the book's own, got {shorten(model)}")
+                         f"# ~ : - _, but without ](, or '' for the book's own, got {shorten(model)}")
     return expanded(model) if model else None
 
 
