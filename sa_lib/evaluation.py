@@ -148,9 +148,15 @@ def summary(tables: Mapping[str, pd.DataFrame], forget: int | Sequence[int], ref
         - `nats_lost`: `nelbo` minus the reference's;
         - `points_lost`: the reference's `accuracy` minus the model's, in percentage points.
     """
-    check_types(tables=(tables, Mapping))
-    check_name(tables, reference=reference)
     forget = forget_set(forget)
+    check_types(tables=(tables, Mapping))
+    if not tables:
+        raise ValueError("tables must map at least one model to its table, got none")
+    check_table("probability", "gray", "accuracy", "nelbo",
+                **{f"tables[{name!r}]": table for name, table in tables.items()})
+    if missing := {*range(CLASSES)} - set.intersection(*(set(table.index) for table in tables.values())):
+        raise ValueError(f"tables must have a row for every class, got none for {sorted(missing)}")
+    check_name(tables, reference=reference)
     retained = {name: retained_means(table, forget) for name, table in tables.items()}
     rows = pd.DataFrame({name: {**table.loc[list(forget), ["probability", "gray"]].max(),
                                 **retained[name][["accuracy", "nelbo"]]} for name, table in tables.items()}).T
@@ -173,6 +179,7 @@ def relapse(tables: Sequence[pd.DataFrame], forget: int | Sequence[int]) -> pd.S
         ValueError: the number of tables is wrong, or a table lacks `gray` or one of the classes.
     """
     forget = forget_set(forget)
+    check_types(tables=(tables, Sequence))
     check_table("gray", **{f"tables[{step}]": table for step, table in enumerate(tables)})
     if len(tables) != len(forget) + 1:
         raise ValueError(f"tables must be one for the start and one for each of the {len(forget)} steps, "
