@@ -3,10 +3,10 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/YOUR_ACCOUNT/selective-amnesia-cvae/blob/main/notebooks/06_report_card.ipynb)
 #
-# One page for one model: what it was made to forget, at what cost, and how it
-# stands against every attack of this book. The model may be the book's own, or
-# **yours**: any checkpoint that `sa_lib` can load, one of the official
-# implementation of Selective Amnesia included.
+# One page about one model: which classes it had to forget, at what cost, and
+# how it stands against every attack of this book. The model may be the book's
+# own, or **yours**: any checkpoint that `sa_lib` can load, including one of the
+# official implementation of Selective Amnesia.
 #
 # ```sh
 # papermill notebooks/06_report_card.ipynb out.ipynb -p model mine.safetensors -p forget 9
@@ -14,11 +14,12 @@
 #
 # **You will learn**
 #
-# - what to ask of a claim that a model has forgotten something, on one page;
-# - how to have your own model audited.
+# - which questions to ask of a claim that a model has forgotten something, and
+#   how to answer them on one page;
+# - how to audit a model of your own.
 #
-# **You need** nothing but this notebook, and a checkpoint if it is yours that
-# is to be looked at: the controls are trained here if they are not there yet.
+# **You need** nothing but this notebook, and a checkpoint if you want to audit
+# your own model: the notebook trains the controls if they are not there yet.
 #
 # **It takes** about twelve minutes on two CPU cores the first time, for a
 # baseline and three models that never saw the class; a minute after that.
@@ -42,243 +43,244 @@ run_dir = "runs/full"  # @param {type: "string"}
 
 # %%
 import time
+from itertools import product
 
 import pandas as pd
 import torch
 
-from sa_lib import (attacks, chapter, data, evaluation, experiment, figures, residual, trained)
-from sa_lib.attacks import THREATS, attack
-from sa_lib.residual import residual_knowledge
+from sa_lib import (attack_tables, attacks, chapter, claims,
+                    data, evaluation, experiment, figures,
+                    residual, trained)
+from sa_lib.attacks import THREATS
+from sa_lib.model import device
 
 started = time.perf_counter()
 run = experiment.validate(model=model, dataset=dataset, seed=seed,
-                       forget=forget, profile=profile,
-                       architecture=architecture, run_dir=run_dir)
-sequence = list(run.forget)
+                          forget=forget, profile=profile,
+                          architecture=architecture,
+                          run_dir=run_dir)
+classes = list(run.forget)
 
 # %% [markdown]
 # ## The model and its controls
 #
-# `model` is the path of a checkpoint; left empty, the book's own model is
-# looked at, with the classes of `forget` forgotten one after another. The
+# `model` is the path of a checkpoint. If it is empty, this page is about the
+# book's own model, which forgot the classes in `forget` one after another. The
 # controls are trained here, with the same architecture: a **baseline** that
-# knows all ten classes, and three models that **never saw** those of `forget`.
-# For a model that was made elsewhere they are the nearest thing at hand, and no
-# more: it may have been trained for longer, or from other data.
+# knows all ten classes, and three models that **never saw** the classes in
+# `forget`. If your model was made elsewhere, these controls are only an
+# approximation: it may have been trained for longer, or on other data.
 
 # %%
 ds = data.load(run.dataset)
 judge_a, judge_b = run.judge(ds, "A"), run.judge(ds, "B")
 features = run.judge(ds, "features")
-base = run.baseline(ds)
-subject = run.subject(ds)
-never = {f"never saw, seed {s}": run.never_saw(ds, sequence, s)
+never = {f"never saw, seed {s}": run.never_saw(ds, classes, s)
          for s in range(run.seed, run.seed + 3)}
-models = {"this model": subject, "baseline": base} | never
+models = {"this model": run.subject(ds),
+          "baseline": run.baseline(ds), **never}
 tables = {name: evaluation.evaluate(m.net, ds, judge_b, features,
                                     run.seed, run.samples)
           for name, m in models.items()}
+summary = evaluation.summary(tables, classes, "baseline")
 
 # %% tags=["remove-input"]
-named = ", ".join(map(str, sequence))
-chapter.say(
-    "| | |\n|---|---|\n| Model | {origin} |\n| SHA-256 of its weights | `{digest}` |\n| Architecture | "
-    "{architecture}, latent dimension {latent} |\n| To have forgotten | {named} |\n| Data | {dataset} |\n"
-    "| Baseline, the control | `{base}` |\n| Never saw, the controls | {controls} |",
-    origin=run.checkpoint.name if run.checkpoint else "the book's own, seed " + str(run.seed),
-    digest=subject.digest, architecture=run.model.architecture, latent=run.model.latent_dim, named=named,
-    dataset=run.dataset, base=base.digest, controls=" ".join(f"`{m.digest[:12]}`" for m in never.values()))
+source = run.checkpoint.name if run.checkpoint else "the book's own"
+digests = pd.DataFrame({"SHA-256 of the weights": {name: m.digest for name, m in models.items()}})
+chapter.show_table(digests.rename_axis("model"), f"This model ({source}) and its controls. Architecture "
+                   f"{run.model.architecture}, latent dimension {run.model.latent_dim}, data {run.dataset}, seed "
+                   f"{run.seed}, to forget {classes}.")
 
 # %%
-asked = torch.arange(10).repeat(2)
-strips = [evaluation.prior_samples(m.net, asked, run.seed)
+requested = torch.arange(10).repeat(2)
+strips = [evaluation.prior_samples(m.net, requested, run.seed)
           for m in list(models.values())[:3]]
 
 # %% tags=["remove-input"]
-mine, before = tables["this model"], tables["baseline"]
 chapter.show_figure(
     figures.image_grid(torch.stack(strips), rows=["this model", "baseline", "never saw"], columns=[*range(10)] * 2),
-    "The same twenty latent codes and labels. This model answers " + ", ".join(
-        f"{k} at a distance of {mine.loc[k, 'gray']:.4f} from gray" for k in sequence) + ".",
-    alt="A grid of samples in three rows: the model, the baseline, and a model that never saw the forgotten classes.")
+    "The same twenty latent codes and labels in each row. Asked for the classes to forget, this model is "
+    f"{summary.loc['this model', 'gray']:.4f} from gray at most.")
 
 # %% [markdown]
 # ## Forgotten, and at what cost
 
 # %% tags=["remove-input"]
-asked_for = pd.DataFrame({f"{k}: {name}": table.loc[k, ["gray", "probability", "not_a_digit", "entropy"]]
-                          for k in sequence for name, table in tables.items()}).T
-chapter.show_table(asked_for.rename(columns={"gray": "distance to gray", "probability": "judge B: the class",
-                                             "not_a_digit": "judge B: no digit", "entropy": "entropy, nats"})
-                   .rename_axis("class: model"), "What is drawn for the classes that were to be forgotten.",
-                   {"distance to gray": "{:.4f}", "judge B: the class": "{:.3f}", "judge B: no digit": "{:.3f}",
-                    "entropy, nats": "{:.2f}"})
+asked = pd.concat([table.assign(model=name).loc[classes] for name, table in tables.items()])
+chapter.show_table(asked[["model", "gray", "probability", "not_a_digit", "entropy"]],
+                   "Samples of the classes to forget.")
 
 # %% tags=["remove-input"]
-means = {name: evaluation.retained_means(table, sequence) for name, table in tables.items()}
-kept = pd.DataFrame({name: m[["accuracy", "nelbo", "reconstruction", "fid", "precision", "recall"]]
-                     for name, m in means.items()}).T
-chapter.show_table(kept.rename(columns={"accuracy": "judge B right", "nelbo": "negative ELBO, nats",
-                                        "reconstruction": "squared error", "fid": "FID"}).rename_axis("model"),
-                   "The classes that were to be kept, mean over them.",
-                   {"judge B right": "{:.1%}", "negative ELBO, nats": "{:.2f}", "squared error": "{:.2f}",
-                    "FID": "{:.1f}", "precision": "{:.3f}", "recall": "{:.3f}"})
+means = pd.DataFrame({name: evaluation.retained_means(table, classes) for name, table in tables.items()}).T
+chapter.show_table(means[["accuracy", "nelbo", "reconstruction", "fid", "precision", "recall"]].rename_axis("model"),
+                   "The retained classes, mean over them.")
 
 # %% [markdown]
 # ## Against every attack
 #
-# The attacker freezes the model and chooses its inputs to reproduce held-out
-# real images of the class; $\rho$ says how much more he gets than from models
-# that never saw it, as a share of what he would get from the baseline. The
-# threat models and $\rho$ are those of [the chapter on
-# attacks](05_attacks.ipynb).
+# The attackers freeze the model and choose its inputs to reproduce held-out
+# real images of the class. $\rho$ compares their result with two others: it is
+# 0 if they get as much as from the models that never saw the class, and 1 if
+# they get as much as from the baseline. [The chapter on
+# attacks](05_attacks.ipynb) introduces the threat models and $\rho$.
 
 # %%
-where = next(base.net.parameters()).device
-found, rho, success, guided = {}, {}, {}, {}
-for k in sequence:
-    seen = ds.train_images[ds.train_labels == k].to(where)
-    real = ds.test_images[ds.test_labels == k].to(where)
-    real = real[:run.targets]
-    for threat in THREATS:
-        for name, m in models.items():
-            found[name] = trained.reconstruction(
-                m, real, k, THREATS[threat], run.attack, run.seed)
-        loss = {name: f.loss[-1] for name, f in found.items()}
-        others = torch.stack([loss[name] for name in never])
-        rho[k, threat] = residual_knowledge(
-            others, loss["this model"], loss["baseline"])
-        success[k, threat] = attacks.score(
-            found["this model"].end, judge_b, k, seen).iloc[0]
-    for name in ("this model", "never saw, seed " + str(run.seed)):
-        free = attack(models[name].net,
-                      attacks.unlike(judge_a, k), k, run.targets,
-                      THREATS["y free"], run.guided, run.seed)
-        guided[k, name] = attacks.score(free.end, judge_b, k,
-                                        seen).iloc[0]
-
-# %% tags=["remove-input"]
-card = pd.DataFrame({f"{k}: {threat}": {
-    "squared error": f"{success[k, threat]['loss']:.1f}", "judge B agrees": f"{success[k, threat]['success']:.0%}",
-    "ρ": "–" if r.rho != r.rho else f"{r.rho:+.2f} [{r.low:+.2f}, {r.high:+.2f}]", "verdict": residual.verdict(r)}
-    for (k, threat), r in rho.items()}).T
-chapter.show_table(card.rename_axis("class: threat model"),
-                   "Every attack on this model, with ρ, its 95 % interval, and the verdict in a word.")
+real = {k: ds.test_images[ds.test_labels == k][:run.targets]
+        .to(device()) for k in classes}
+seen = {k: ds.train_images[ds.train_labels == k] for k in classes}
 
 # %%
-relearned = {}
-for k in sequence:
-    few = ds.train_images[ds.train_labels == k][:100]
-    for name, m in models.items():
-        relearned[k, name] = attacks.relearn(
-            m.net, few, k, judge_b, seed=run.seed)
+def attacked_by(threat, k):
+    results = {name: trained.reconstruction(
+        m, real[k], k, THREATS[threat], run.attack, run.seed)
+        for name, m in models.items()}
+    error = {name: r.errors for name, r in results.items()}
+    scores[k, threat] = attacks.score(
+        results["this model"].end, judge_b, k, seen[k]).iloc[0]
+    rho[k, threat] = residual.residual_knowledge(
+        torch.stack([error[name] for name in never]),
+        error["this model"], error["baseline"])
+    errors[k, threat] = error
+
+
+errors, rho, scores = {}, {}, {}
+for k, threat in product(classes, THREATS):
+    with chapter.part(f"Attack on {k}, {threat}"):
+        attacked_by(threat, k)
 
 # %% tags=["remove-input"]
-defined = {key: r for key, r in rho.items() if r.rho == r.rho}
-worst = max(defined, key=lambda key: defined[key].rho) if defined else None
-gray = float(mine.loc[sequence, "gray"].max())
-cost = means["this model"]["nelbo"] - means["baseline"]["nelbo"]
-chapter.say(
-    "**Forgotten when asked by its label?** {forgotten} The largest distance to gray is {gray:.4f}, the largest "
-    "probability that judge B gives the class {probability:.3f}.\n\n"
-    "**At what cost?** {cost:+.2f} nats and {points:+.2f} points of judge-B accuracy on what was to be kept, against "
-    "the baseline.\n\n"
-    "**Gone?** {residue}\n\n"
-    "**Does a guided attack bring it back?** " + "; ".join(
-        f"class {k}: in {{mine_{k}:.0%}} of its attempts, and in {{never_{k}:.0%}} on a model that never saw it"
-        for k in sequence) + ".\n\n"
-    "**How soon is it relearned,** from 100 images? " + "; ".join(
-        f"class {k}: mean accuracy along 200 updates {{back_{k}:.2f}}, never saw {{fresh_{k}:.2f}}, baseline "
-        f"{{known_{k}:.2f}}" for k in sequence) + ".\n\nThis chapter took {seconds:.0f} s.",
-    forgotten="Yes, it draws gray." if gray <= 0.05 else "It draws something, and judge B does not take it for the class."
-    if mine.loc[sequence, "probability"].max() <= 0.05 else "No.",
-    gray=gray, probability=mine.loc[sequence, "probability"].max(), cost=cost,
-    points=100 * (means["this model"]["accuracy"] - means["baseline"]["accuracy"]),
-    residue="ρ is not defined here: the baseline is no better at these classes than models that never saw them."
-    if worst is None else f"The strongest attacker on the input, class {worst[0]}, {worst[1]}, has ρ = "
-    f"{defined[worst].rho:+.2f} [{defined[worst].low:+.2f}, {defined[worst].high:+.2f}]: {residual.verdict(defined[worst])}.",
-    **{f"mine_{k}": guided[k, "this model"]["success"] for k in sequence},
-    **{f"never_{k}": guided[k, "never saw, seed " + str(run.seed)]["success"] for k in sequence},
-    **{f"back_{k}": relearned[k, "this model"].mean() for k in sequence},
-    **{f"fresh_{k}": sum(relearned[k, n].mean() for n in never) / 3 for k in sequence},
-    **{f"known_{k}": relearned[k, "baseline"].mean() for k in sequence},
-    seconds=time.perf_counter() - started)
+attacked = pd.DataFrame([{"class": k, "threat model": threat, **scores[k, threat][["loss", "success"]], "ρ": str(r),
+                          "verdict": residual.verdict(r)} for (k, threat), r in rho.items()])
+chapter.show_table(attacked.set_index("class"), "Every attack on this model: squared error to the targets, share of "
+                   "images that judge B takes for the class, ρ with its 95 % interval, and the verdict.")
 
-# %% tags=["remove-cell"]
-chapter.write_metrics(run.run_dir, "06_report_card", {
-    "parameters": {"model": model, "dataset": run.dataset, "seed": run.seed, "forget": sequence,
-                   "profile": run.profile, "architecture": run.architecture},
-    "digest": subject.digest, "gray": gray, "cost_nats": cost,
-    "retained": {name: m.to_dict() for name, m in means.items()},
-    "forgotten": {str(k): mine.loc[k].to_dict() for k in sequence},
-    "rho": {threat: {str(k): None if rho[k, threat].rho != rho[k, threat].rho else rho[k, threat].rho
-                     for k in sequence} for threat in THREATS},
-    "guided": {f"{k}: {name}": s["success"] for (k, name), s in guided.items()},
-    "relearning": {f"{k}: {name}": s.tolist() for (k, name), s in relearned.items()},
-    "chapter_seconds": time.perf_counter() - started,
-    "models": {name: m.digest for name, m in models.items()}})
+# %% [markdown]
+# A guided attacker has no real images, and follows the gradient of judge A
+# until judge A sees the class. Judge B, which the attacker has not used,
+# decides. The control is the model of the same seed that never saw the class.
+
+# %%
+success, control = {}, f"never saw, seed {run.seed}"
+for k, name in product(classes, ["this model", control]):
+    success[k, name] = float("nan")
+    with chapter.part(f"Guided attack on {k}, {name}"):
+        result = attacks.attack(
+            models[name].net, attacks.unlike(judge_a, k), k,
+            run.targets, THREATS["y free"], run.guided, run.seed)
+        success[k, name] = attacks.score(
+            result.end, judge_b, k, seen[k])["success"].iloc[0]
+guided = pd.Series(success).unstack(sort=False)
+
+# %% [markdown]
+# The last attacker trains the model, on 100 images of the class. How soon does
+# it draw the class again?
+
+# %%
+curves = {}
+for k, (name, m) in product(classes, models.items()):
+    curves[k, name] = pd.Series(dtype=float)
+    with chapter.part(f"Relearning of {k}, {name}"):
+        curves[k, name] = attacks.relearn(
+            m.net, seen[k][:100], k, judge_b, seed=run.seed)
+relearned = pd.Series({key: curve.mean() for key, curve
+                       in curves.items()}).unstack(sort=False)
+
+# %% tags=["remove-input"]
+chapter.show_table(relearned.rename_axis("class"), "Relearning: judge B's accuracy, mean over 200 updates.",
+                   dict.fromkeys(models, "{:.2f}"))
+
+# %% [markdown]
+# ## The card
+#
+# One row for each question. The first rows compare the model with the limits
+# of the book, in the worst class; the last ones compare it with the models that
+# never saw the class.
+#
+# - *Not forgotten* means that the label still draws the class; the other rows
+#   then say little. *Not gray* next to *forgotten* means that the model draws
+#   something else for the label.
+# - *Gone* and *over-forgotten* mean that no attacker on the inputs gets more
+#   than from a model that never saw the class. *Suppressed* and *avoided* mean
+#   that a part of the class is still there. *Undefined* means that the baseline
+#   is no better at the class than those models, so nothing can be said.
+# - A guided attack that succeeds *more often* than on a model that never saw
+#   the class finds a trace of the class, unless the difference is chance.
+#   Exercise 2 measures how much chance leaves open.
+# - *Faster* relearning is a trace of the class, *slower* relearning a trace of
+#   the unlearning.
+
+# %% tags=["remove-input"]
+chapter.show_table(claims.report_card("this model", list(never), summary, rho, guided, relearned),
+                   f"The report card of this model ({source}), made to forget {classes}.")
+
+# %% tags=["remove-input"]
+numbers = attack_tables.nested(summary)
+run.finish("06_report_card", {
+    "parameters": {**run.record, "model": model}, "digest": models["this model"].digest,
+    "card": numbers["this model"], "gray": numbers["this model"]["gray"],
+    "cost_nats": numbers["this model"]["nats_lost"], "retained": attack_tables.nested(means),
+    "forgotten": attack_tables.nested(tables["this model"].loc[classes]),
+    "rho": {threat: {k: r.asdict()["rho"] for (k, one), r in rho.items() if one == threat} for threat in THREATS},
+    "guided": {f"{k}: {name}": share if share == share else None for (k, name), share in success.items()},
+    "relearning": {f"{k}: {name}": curve.tolist() for (k, name), curve in curves.items()}}, models, started)
 
 # %% [markdown]
 # ## Takeaways
 #
 # - A claim of forgetting is a claim about a model, a class, a threat model and
 #   a control. A page that lacks one of them leaves the claim open.
-# - The hash says which model the page is about. Another training is another
-#   model, and needs a page of its own.
+# - The hash says which model the page is about. Another training gives another
+#   model, which needs a page of its own.
 
 # %% [markdown]
 # ## Exercises
 #
-# The solutions follow, each run with the chapter. Try before you look.
+# The solutions follow; they run with the chapter. Try before you look.
 #
 # 1. **Audit the controls.** Put the baseline, and each model that never saw the
-#    classes, in the place of this model. What does the card say of them?
+#    classes, in the place of this model. What does the card say about them?
 # 2. **No success in $n$ attempts.** Derive the largest success rate that is
 #    still compatible, at 95 %, with no success in $n$ attempts. What may the
-#    guided attack's true rates be on this page?
-# 3. **How sure is a verdict?** Which lines of the card have an interval that
-#    reaches into another verdict? Which would read otherwise if the spread that
-#    counts as nothing, `residual.SPREAD`, were half as large?
+#    true rates of the guided attack be on this page?
+# 3. **How sure is a verdict?** Which attacks have an interval that reaches into
+#    another verdict? Which would get another verdict if the spread that counts
+#    as nothing, `residual.SPREAD`, were half as large?
 
 # %% [markdown]
 # ### Solution 1
 
 # %% tags=["hide-cell"]
-k, threat = sequence[0], "y on the simplex"
-wanted = ds.test_images[ds.test_labels == k][:run.targets].to(where)
-error = {name: trained.reconstruction(
-    m, wanted, k, THREATS[threat], run.attack, run.seed).loss[-1]
-    for name, m in models.items()}
-audit = {}
+k, threat = classes[0], "y on the simplex"
+error, audit = errors[k, threat], {}
 for name in models:
-    rest = torch.stack([error[n] for n in never if n != name])
-    r = residual_knowledge(rest, error[name], error["baseline"])
-    audit[name] = {
-        "distance to gray": f"{tables[name].loc[k, 'gray']:.4f}",
-        "ρ": "–" if r.rho != r.rho else f"{r.rho:+.2f}",
-        "verdict": residual.verdict(r)}
+    others = torch.stack([error[n] for n in never if n != name])
+    r = residual.residual_knowledge(others, error[name],
+                                    error["baseline"])
+    audit[name] = {"gray": tables[name].loc[k, "gray"],
+                   "ρ": str(r), "verdict": residual.verdict(r)}
 chapter.show_table(
-    pd.DataFrame(audit).T.rename_axis("in the place of this model"),
+    pd.DataFrame.from_dict(audit, orient="index")
+    .rename_axis("in the place of this model"),
     f"The card's lines for {k}, {threat}.")
 
+# %% [markdown]
+# The baseline has $\rho = 1$ by definition, where $\rho$ is defined. A model
+# that never saw the class should be *gone*; if the card calls it anything else
+# than *gone* or *undefined*, the margin of this page is that wide. A distance
+# to gray far below those of the controls betrays that something was removed: a
+# model that never saw a class has nothing to hide.
+
 # %% tags=["hide-cell"]
-fooled = [name for name in never
-          if audit[name]["verdict"] not in ("gone", "undefined")]
-never_gray = min(tables[name].loc[k, "gray"] for name in never)
+right = [name for name in never
+         if audit[name]["verdict"] in ("gone", "undefined")]
+grays = [tables[name].loc[k, "gray"] for name in never]
 chapter.say(
-    "The baseline has ρ = 1 by definition, where ρ is defined: "
-    "the card knows it. {reading} {hidden}",
-    reading="Each model that never saw the class, held against the "
-    "other two, is called gone, as it should be, or undefined."
-    if not fooled else "Held against the other two, the card "
-    "misjudges "
-    f"{'; '.join(fooled)}: so wide is the margin of this page.",
-    hidden="What tells this model from a retrained one is the "
-    "gray: a model that never saw a class has nothing to hide."
-    if mine.loc[k, "gray"] < never_gray / 2 else
-    "This model is no nearer to gray than half of what a "
-    "retrained one is: nothing here betrays that something was "
-    "removed.")
+    "Against the other two, {right} of {count} models that never "
+    "saw the class are called gone or undefined. Their distances "
+    "to gray are {least:.4f} to {most:.4f}; this model's is "
+    "{gray:.4f}.",
+    right=len(right), count=len(never), least=min(grays),
+    most=max(grays), gray=tables["this model"].loc[k, "gray"])
 
 # %% [markdown]
 # ### Solution 2
@@ -307,16 +309,14 @@ def at_most(rate, n):
     return beta.ppf(0.95, hits + 1, n - hits) if hits < n else 1.0
 
 
-rows = {f"{k}: {name}": {
-    "found": s["success"],
-    "at most": at_most(s["success"], run.targets)}
-    for (k, name), s in guided.items()}
+rates = pd.DataFrame([
+    {"class": k, "model": name, "success": rate,
+     "at most": at_most(rate, run.targets)}
+    for (k, name), rate in success.items()])
 chapter.show_table(
-    pd.DataFrame(rows).T.rename_axis("class: model"),
+    rates.set_index("class"),
     f"Success of the guided attack in {run.targets} attempts, and "
-    f"the "
-    "upper 95 % limit of its rate.",
-    {"found": "{:.0%}", "at most": "{:.1%}"})
+    "the upper 95 % limit of its rate.", {"at most": "{:.1%}"})
 chapter.say(
     "No success in {n} attempts would leave room for {none:.1%} "
     "(the rule of three says {three:.1%}). The attempts share one "
@@ -336,34 +336,31 @@ def word(value, spread=residual.SPREAD):
     return next(name for name, holds in bounds.items() if holds)
 
 
+def listed(keys):
+    return "; ".join(f"{k}: {t}" for k, t in keys) or "none"
+
+
+defined = {key: r for key, r in rho.items() if r.defined}
 unsure = [key for key, r in defined.items()
           if word(r.low) != word(r.high)]
 stricter = [key for key, r in defined.items()
             if word(r.rho, residual.SPREAD / 2) != word(r.rho)]
-
-
-def listed(keys):
-    return ", ".join(f"{k}: {t}" for k, t in keys) or "none"
-
-
 chapter.say(
-    "Of {count} lines with a ρ, {n} have an interval that reaches "
-    "into another verdict ({unsure}). With half the spread, {m} "
-    "would read otherwise ({stricter}). {reading}",
-    count=len(defined), n=len(unsure), unsure=listed(unsure),
-    m=len(stricter), stricter=listed(stricter),
-    reading="A verdict is a word for a number; quote the interval."
-    if unsure or stricter else
-    "The verdicts of this card do not hang on where the lines are "
-    "drawn.")
+    "Of {count} attacks with a defined ρ, {unsure} have an "
+    "interval that reaches into another verdict: {which}. With "
+    "half the spread, {stricter} would get another verdict: "
+    "{others}. A verdict is a word for a number, so quote the "
+    "interval with it.",
+    count=len(defined), unsure=len(unsure), which=listed(unsure),
+    stricter=len(stricter), others=listed(stricter))
 
 # %% [markdown]
 # ## Try next
 #
-# - Save a model with `sa_lib.checkpoints.save_model` after unlearning it with
-#   a loss of your own, and give its path as `model`.
-# - Save what a method of [the chapter on methods](07_methods.ipynb) made, and
-#   audit it against three models that never saw the class instead of one. Does
-#   it keep its rank?
+# - Unlearn a class with a loss of your own, save the model with
+#   `sa_lib.checkpoints.save_model`, and give its path as `model`.
+# - Save a model that a method of [the chapter on methods](07_methods.ipynb)
+#   made, and audit it against three models that never saw the class instead of
+#   one. Does the method keep its rank?
 # - Audit a model for a class that it was never asked to forget. Which lines of
 #   the page give that away?

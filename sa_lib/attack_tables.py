@@ -3,10 +3,12 @@
 The frames of this module have the levels threat, class and model in their index.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -166,15 +168,23 @@ def relearning(curves: Mapping[tuple[int, str], pd.DataFrame], share: float = 0.
 
 
 def nested(frame: pd.DataFrame) -> dict[str, Any]:
-    """A table as JSON values: a mapping for each level of its index, and column -> value inside; None for NaN."""
+    """A table as JSON values: a mapping for each level of its index, and column -> value inside.
+
+    None stands for NaN and for infinity.
+    """
     check_types(frame=(frame, pd.DataFrame))
     tree: dict[str, Any] = {}
     for key, row in zip(frame.index, frame.to_dict("records"), strict=True):
         place = tree
         for name in key if isinstance(key, tuple) else (key,):
             place = place.setdefault(str(name), {})
-        place |= {str(column): None if pd.isna(value) else value for column, value in row.items()}
+        place |= {str(column): value if _is_finite(value) else None for column, value in row.items()}
     return tree
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether a value has a place in JSON: texts have, NaN and infinity have not."""
+    return not isinstance(value, (float, np.floating)) or math.isfinite(value)
 
 
 def _frame(rows: Mapping[tuple[str, int, str], Mapping[str, float]]) -> pd.DataFrame:

@@ -134,7 +134,8 @@ def part(title: str) -> Iterator[None]:
     try:
         yield
     except (ArithmeticError, ValueError) as error:
-        show_markdown(f"> **{title}: not measured.** {' '.join(str(error).split())}")
+        # The advice behind the semicolon is for callers of the library: a chapter may not have the setting.
+        show_markdown(f"> **{title}: not measured.** {' '.join(str(error).split()).partition(';')[0]}.")
 
 
 def write_metrics(run_dir: str | Path, chapter: str, metrics: Mapping[str, Any]) -> None:

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 __all__ = ["LARGEST", "SEEDS", "check_config", "check_fisher", "check_images", "check_name", "check_names",
-           "check_number", "check_seed", "check_table", "check_types", "check_values", "check_whole", "is_whole", "shorten"]
+           "check_number", "check_seed", "check_table", "check_types", "check_values", "check_whole", "is_whole",
+           "shorten"]
 
 # The square of a larger value overflows in float32, and compiled code may crash on the result.
 LARGEST = 1e15

@@ -4,6 +4,7 @@ They are stated for the default data, model and profile, and for any digit and s
 whether they would hold, and that nothing is claimed.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import Any
 import pandas as pd
 
 from .chapter import read_metrics
-from .checks import check_types, shorten
+from .checks import check_name, check_types, shorten
 from .measures import write
+from .residual import SPREAD, Residual, verdict
 
-__all__ = ["CLAIMS", "LIMITS", "Claim", "check", "is_forgotten", "verdicts"]
+__all__ = ["CLAIMS", "LIMITS", "Claim", "check", "is_forgotten", "outcomes", "report_card", "verdicts"]
 
 STATED_FOR = {"profile": "full", "dataset": "mnist", "architecture": "mlp"}
 COMMITTED = {"profile": "full", "table": ""}
@@ -153,13 +155,108 @@ def verdicts(chapter: str, metrics: Metrics) -> pd.DataFrame:
         metrics: with the run's `parameters`.
 
     Returns:
-        Index `claim`; columns `measured`, `limit` and `verdict`, all text.
+        Index `claim`; columns `measured`, `limit` and `verdict`, all text. A claim whose number the run lacks, or
+        could not define, reads "not measured".
     """
     check_types(metrics=(metrics, Mapping))
-    rows = [{"claim": claim.name, "measured": write(claim.measure, claim.value(metrics)),
-             "limit": f"{'≤' if claim.sign == '<=' else '≥'} {write(claim.measure, claim.limit(metrics))}",
-             "verdict": claim.verdict(metrics)} for claim in CLAIMS if claim.chapter == chapter]
+    rows = [{"claim": claim.name, **_row(claim, metrics)} for claim in CLAIMS if claim.chapter == chapter]
     return pd.DataFrame(rows).set_index("claim") if rows else pd.DataFrame()
+
+
+def _row(claim: Claim, metrics: Metrics) -> dict[str, str]:
+    try:
+        return {"measured": write(claim.measure, claim.value(metrics)),
+                "limit": f"{'≤' if claim.sign == '<=' else '≥'} {write(claim.measure, claim.limit(metrics))}",
+                "verdict": claim.verdict(metrics)}
+    except (LookupError, TypeError, ValueError):
+        return {"measured": "–", "limit": "–", "verdict": UNMEASURED}
+
+
+def report_card(model: str, never: Sequence[str], summary: pd.DataFrame, rho: Mapping[tuple[int, str], Residual],
+                guided: pd.DataFrame, relearned: pd.DataFrame) -> pd.DataFrame:
+    """The report card of one model: a row for each question, with the number and the answer.
+
+    Args:
+        model: its name in the tables.
+        never: the names of its controls, which never saw the forgotten classes.
+        summary: of `evaluation.summary`, against the baseline.
+        rho: (class, threat) -> rho of an attack on the model's inputs.
+        guided: success of the guided attack, 0-1; index class; columns: the model, and at least one control.
+        relearned: mean accuracy while the class is learned again, 0-1; index and columns as in `guided`.
+
+    Returns:
+        Index `question`; columns `measured`, `limit or control` and `answer`, all text. A control's number is the
+        mean over the controls in its table.
+
+    A question whose number is missing, since its part of the report failed, is answered "not measured".
+
+    Raises:
+        ValueError: the summary lacks the model.
+    """
+    check_types(summary=(summary, pd.DataFrame), rho=(rho, Mapping), guided=(guided, pd.DataFrame),
+                relearned=(relearned, pd.DataFrame))
+    check_name(summary.index, model=model)
+    numbers = summary.loc[model]
+    rows = [(question, write(measure, numbers[measure]), f"≤ {write(measure, LIMITS[measure])}",
+             _answer(numbers[measure] - LIMITS[measure], 0, above, below, below))
+            for question, measure, below, above in LIMITED]
+    # An undefined rho is the weakest.
+    (k, threat), strongest = max(rho.items(), key=lambda item: item[1].rho if item[1].defined else -math.inf,
+                                 default=(("none", "no attack"), Residual(math.nan, math.nan, math.nan)))
+    rows.append((f"residue: ρ of the strongest attack ({k}, {threat})", str(strongest), f"0 ± {SPREAD}",
+                 verdict(strongest) if rho else UNMEASURED))
+    for k, success, control in _controlled(guided, model, never):
+        rows.append((f"guided attack on {k}: success", write("success", success),
+                     f"never saw: {write('success', control)}",
+                     _answer(success - control, 0, "more often", "less often", "as often")))
+    for k, accuracy, control in _controlled(relearned, model, never):
+        spread = LIMITS["relearning"]
+        rows.append((f"relearning of {k}: mean accuracy", write("relearning", accuracy),
+                     f"never saw: {write('relearning', control)} ± {spread}",
+                     _answer(accuracy - control, spread, "faster", "slower", "as fast")))
+    return pd.DataFrame(rows, columns=["question", "measured", "limit or control", "answer"]).set_index("question")
+
+
+def _answer(difference: float, spread: float, more: str, less: str, same: str) -> str:
+    """The word for a difference beyond a spread, or within it; `UNMEASURED` if a number is missing."""
+    if math.isnan(difference):
+        return UNMEASURED
+    return same if abs(difference) <= spread else more if difference > 0 else less
+
+
+UNMEASURED = "not measured"
+# The questions of a report card that have a limit: each with its measure, and the answers below and above the limit.
+LIMITED = (("forgotten: judge B's probability", "probability", "forgotten", "not forgotten"),
+           ("gray: distance to gray", "gray", "gray", "not gray"),
+           ("cost: nats lost on the retained classes", "nats_lost", "within the limit", "above the limit"),
+           ("cost: points of accuracy lost on them", "points_lost", "within the limit", "above the limit"))
+
+
+def _controlled(table: pd.DataFrame, model: str, never: Sequence[str]) -> list[tuple[int, float, float]]:
+    """For each class: the model's number, and the mean of its controls' numbers; NaN if it was not measured."""
+    columns = table.reindex(columns=[model, *never])
+    return list(zip(table.index, columns[model], columns[[*never]].mean(axis=1), strict=True))
+
+
+def outcomes(summary: pd.DataFrame, rho: Mapping[str, Mapping[str, Residual]]) -> pd.DataFrame:
+    """How each method ended, in numbers and in words.
+
+    Args:
+        summary: of `evaluation.summary`, against the baseline; a row for each method, and for the reference.
+        rho: threat -> method -> rho.
+
+    Returns:
+        Index as in `summary`; columns
+
+        - `probability`, and `forgotten`: "yes" or "no", see `is_forgotten`;
+        - one for each threat: `residual.verdict` of its rho;
+        - `nats_lost`, and `cost`: "within the limit" or "above the limit" of the nats lost on the retained classes.
+    """
+    check_types(summary=(summary, pd.DataFrame), rho=(rho, Mapping))
+    forgotten = ["yes" if is_forgotten(value) else "no" for value in summary["probability"]]
+    residue = {threat: [verdict(residuals[name]) for name in summary.index] for threat, residuals in rho.items()}
+    cost = ["within the limit" if value <= LIMITS["nats_lost"] else "above the limit" for value in summary["nats_lost"]]
+    return summary[["probability"]].assign(forgotten=forgotten, **residue, nats_lost=summary["nats_lost"], cost=cost)
 
 
 def check(run_dir: Path, claims: Sequence[Claim] = CLAIMS) -> list[str]:

@@ -13,7 +13,7 @@ from .methods import distance_to_gray
 from .model import CVAE, device
 
 __all__ = ["answers", "evaluate", "expected_calibration_error", "fidelity", "frechet_distance", "negative_elbo",
-           "prior_samples", "relapse", "retained_means", "summary"]
+           "prior_samples", "rehearsal", "relapse", "retained_means", "summary"]
 
 NEIGHBORS = 5
 
@@ -162,6 +162,28 @@ def summary(tables: Mapping[str, pd.DataFrame], forget: int | Sequence[int], ref
                                 **retained[name][["accuracy", "nelbo"]]} for name, table in tables.items()}).T
     return rows.assign(nats_lost=rows["nelbo"] - rows.loc[reference, "nelbo"],
                        points_lost=100 * (rows.loc[reference, "accuracy"] - rows["accuracy"])).rename_axis("model")
+
+
+def rehearsal(logs: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The loss of the rehearsed images during unlearning.
+
+    Args:
+        logs: method -> its log, see `unlearning.unlearn`.
+
+    Returns:
+        method -> index: share of the updates, 0-1; column `nelbo`: the weighted term of the step's real images, or
+        of the replayed ones if there are no real ones: their negative ELBO, nats, if its weight is 1. A method that
+        rehearses nothing is left out.
+    """
+    check_types(logs=(logs, Mapping))
+    check_table("step", **{f"logs[{name!r}]": log for name, log in logs.items()})
+    losses = {}
+    for name, log in logs.items():
+        for term in ("replay", "real"):
+            if term in log:
+                share = (log["step"] / max(1, log["step"].iloc[-1])).rename("share")
+                losses[name] = pd.DataFrame({"nelbo": log[term].to_numpy()}, index=share)
+    return losses
 
 
 def relapse(tables: Sequence[pd.DataFrame], forget: int | Sequence[int]) -> pd.Series:

@@ -201,7 +201,8 @@ def reordered(model, batch, config, anchor, fisher):
     return dict(reversed(ewc_gray(model, batch, config, anchor, fisher).items()))
 
 
-@pytest.mark.parametrize("same", [{}, {"loss": reordered}, {"forget": [9]}, {"forget": (9,)}, {"push": 9}], ids=in_words)
+@pytest.mark.parametrize("same", [{}, {"loss": reordered}, {"forget": [9]}, {"forget": (9,)}, {"push": 9}],
+                         ids=in_words)
 def test_the_same_request_in_other_words_is_the_same_model(digits, source, ones, made, same):
     arguments = {"source": source, "dataset": digits, "forget": 9, "protect": ones, "config": UNLEARNING}
     first = trained.unlearned(**arguments)

@@ -239,7 +239,7 @@ def _with_numbers(path: Path, run_dir: Path) -> str:
 
 
 def _with_quotes(text: str, path: Path, quotes: Mapping[str, str]) -> str:
-    """A prose page with each ``{{speed of fisher}}``, ``{{tried: homes}}`` or ``{{limit of gray}}`` replaced by its quote."""
+    """A prose page with each ``{{speed of fisher}}``, ``{{tried: homes}}`` or ``{{limit of gray}}`` replaced."""
     def part(match: re.Match) -> str:
         if match[1] not in quotes:
             raise BookError(f"{path.name} quotes {match[0]}, which results/ lacks")
