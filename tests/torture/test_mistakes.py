@@ -12,6 +12,7 @@ import time
 import matplotlib
 import nbformat
 import numpy as np
+import papermill
 import pytest
 import torch
 from torch import nn
@@ -349,3 +350,22 @@ def test_figures_look_the_same_whatever_the_reader_has_set():
         figure = figures.image_grid(images, rows=["a", "b"])
         assert figure.get_facecolor() == expected
         assert not any(label.get_usetex() for label in figure.axes[0].get_yticklabels())
+
+
+# A report on a broken model --------------------------------------------------------------------
+
+def test_a_part_of_a_report_that_cannot_be_measured_costs_no_other(tmp_path):
+    model = build(ModelConfig(latent_dim=2, hidden=(8, 4)), 0)
+    with torch.no_grad():
+        model.encoder.log_var.bias.fill_(200)
+    checkpoints.save_model(tmp_path / "broken.safetensors", model)
+    parameters = {"profile": "smoke", "dataset": "digits", "forget": 9, "run_dir": str(tmp_path / "run"),
+                  "model": str(tmp_path / "broken.safetensors")}
+    page = tmp_path / "page.ipynb"
+    papermill.execute_notebook(PROJECT / "notebooks" / "06_report_card.ipynb", page, parameters, progress_bar=False)
+    texts = page.read_text(encoding="utf-8")
+    metrics = json.loads((tmp_path / "run" / "06_report_card" / "metrics.json").read_text())
+    assert "Relearning of 9, this model: not measured" in texts
+    assert metrics["cost_nats"] is None
+    assert len(metrics["rho"]) == 8
+    assert metrics["guided"]["9: this model"] is not None
