@@ -1,12 +1,14 @@
-"""Evidence: the committed results of sweeps, read and compared.
+"""Evidence: the committed results of sweeps, read and put in order.
 
 ``results/evidence.csv`` has a row for each cell that was run: the metrics of
 07_methods for one class, one seed and one kind of model. ``provenance.json``
-records how each sweep was made. `sa_lib.book.evidence` makes both again.
+records how each sweep was made. `sa_lib.book.evidence` makes both again, and
+`sa_lib.comparison` compares methods and classes.
 """
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +17,27 @@ import pandas as pd
 import torch
 
 from .checks import check_name, check_types, shorten
-from .residual import Residual, residual_knowledge
+from .residual import Residual, interval, residual_knowledge
 
-__all__ = ["RESULTS", "THREATS", "TOLERANCE", "differences", "read", "residual", "tidy"]
+__all__ = ["RESULTS", "THREATS", "TOLERANCE", "Estimate", "check_cells", "check_rows", "complete", "differences",
+           "estimate", "failures", "origin", "overview", "read", "residual", "split", "tidy"]
 
 RESULTS = Path(__file__).parent / "results"
 THREATS = ("y on the simplex", "y free")
 # Largest accepted difference between a recomputed cell and its committed row. Another machine rounds sums differently,
 # so training ends in different weights, much as with another seed.
 TOLERANCE = {"nats": 0.6, "gray": 0.02, "rho": 0.35}
+SEARCH = "search for settings"
 
 
 def read(path: str | Path = RESULTS / "evidence.csv") -> pd.DataFrame:
-    """The table of a sweep of 07_methods, a row a cell; see `sa_lib.sweep.table`.
+    """The table of a sweep of 07_methods, a row a cell; see `sa_lib.book.sweep.table`.
+
+    Where the table lacks `dataset`, `architecture`, `longest` or `sweep`, it gets their defaults.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no such table, or no cell of it succeeded.
+        ValueError: the file is not such a table, or no cell of it succeeded.
     """
     check_types(path=(path, (str, Path)))
     if not Path(path).is_file():
@@ -42,7 +48,7 @@ def read(path: str | Path = RESULTS / "evidence.csv") -> pd.DataFrame:
         raise ValueError(f"{path} is not a table: {' '.join(str(error).split())}") from None
     _check_columns(table, str(path), ())
     table["error"] = table["error"].fillna("")
-    for name, default in (("dataset", "mnist"), ("architecture", "mlp"), ("sweep", "")):
+    for name, default in (("dataset", "mnist"), ("architecture", "mlp"), ("longest", 10_000), ("sweep", "")):
         table[name] = table[name].fillna(default) if name in table else default
     if not (table["error"] == "").any():
         raise ValueError(f"no cell of {path} succeeded; the column 'error' says why")
@@ -55,16 +61,78 @@ def _check_columns(table: pd.DataFrame, name: str, more: Sequence[str]) -> None:
         raise ValueError(f"{name} is not the table of a sweep of 07_methods: it lacks {', '.join(sorted(missing))}")
 
 
+def split(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """The cells of the main part, those of other data and models, and those of the search for settings.
+
+    The main part is MNIST with the mlp; if no cell of these succeeded, it is the data set and the model of the first
+    cell that did.
+
+    Args:
+        table: as from `read`.
+
+    Raises:
+        ValueError: no cell outside the search succeeded.
+    """
+    check_cells(table=table)
+    searched = table["sweep"].str.startswith("search-")
+    succeeded = table[~searched & (table["error"] == "")]
+    if succeeded.empty:
+        raise ValueError("table must have a cell that succeeded outside the search for settings, got none")
+
+    def part(dataset: str, architecture: str) -> pd.Series:
+        return (table["dataset"] == dataset) & (table["architecture"] == architecture) & ~searched
+
+    main = part("mnist", "mlp")
+    if not main[succeeded.index].any():
+        main = part(*succeeded.iloc[0][["dataset", "architecture"]])
+    return table[main], table[~main & ~searched], table[searched]
+
+
+def overview(table: pd.DataFrame) -> pd.DataFrame:
+    """The size of a table.
+
+    Args:
+        table: as from `read`.
+
+    Returns:
+        Index `part`: "data set, architecture", or the search for settings; columns `cells`, `failed` (cells),
+        `classes` and `seeds` (different ones), and `hours` of work of single cores (NaN where not recorded).
+    """
+    check_cells(table=table)
+    part = (table["dataset"] + ", " + table["architecture"]).mask(table["sweep"].str.startswith("search-"), SEARCH)
+    return pd.DataFrame([
+        {"part": name, "cells": len(cells), "failed": int((cells["error"] != "").sum()),
+         "classes": cells["forget"].nunique(), "seeds": cells["seed"].nunique(dropna=False),
+         "hours": cells["seconds"].sum() / 3600 if "seconds" in cells else np.nan}
+        for name, cells in table.groupby(part, sort=False)]).set_index("part")
+
+
+def origin(table: pd.DataFrame) -> dict[str, str]:
+    """When and on which machines a table was made: `dates`, `torch`, `processors` and `cores` as text for a page."""
+    check_cells(table=table)
+    columns = {"dates": "date", "torch": "machine.torch", "processors": "machine.processor", "cores": "machine.cores"}
+    values = {name: sorted(table[column].dropna().unique()) if column in table else []
+              for name, column in columns.items()}
+    return {name: " and ".join(f"{value:.0f}" if isinstance(value, float) else str(value) for value in distinct)
+            or "unknown" for name, distinct in values.items()}
+
+
+def failures(table: pd.DataFrame) -> pd.DataFrame:
+    """The cells that failed: index `cell`, column `error` in one sentence; no rows if none failed."""
+    check_cells(table=table)
+    return table[table["error"] != ""].set_index("cell")[["error"]]
+
+
 def tidy(table: pd.DataFrame) -> pd.DataFrame:
     """A row for each cell that succeeded and each model in it.
 
     Args:
-        table: of `read`.
+        table: as from `read`.
 
     Returns:
         Index dataset, architecture, forget, seed, model; columns: the numbers of 07_methods for the model
         (`probability`, `gray`, `accuracy`, `nelbo`, `relearning`, `seconds`, `digest`) and, for each threat,
-        `errors.<threat>`: an array [N] of the attacker's errors; of "either", the lower of the two for each image.
+        `errors.<threat>`: an array [N] of the attacker's errors; `errors.either`: the lower of the two for each image.
     """
     check_types(table=(table, pd.DataFrame))
     keys = ["dataset", "architecture", "forget", "seed"]
@@ -83,35 +151,83 @@ def tidy(table: pd.DataFrame) -> pd.DataFrame:
     return (pd.DataFrame(rows).drop_duplicates([*keys, "model"]).set_index([*keys, "model"]).sort_index())
 
 
+def complete(rows: pd.DataFrame, names: Sequence[str]) -> list[str]:
+    """Those of the named methods that the rows have for every class.
+
+    Raises:
+        ValueError: there is no such method.
+    """
+    check_rows(rows)
+    check_types(names=(names, Sequence))
+    classes = rows.index.to_frame(index=False).groupby("model")["forget"].nunique()
+    methods = [name for name in names if isinstance(name, str)
+               and classes.get(name) == rows.index.unique("forget").size]
+    if not methods:
+        raise ValueError(f"names must have a method that the table has for every class, got {shorten(list(names))}")
+    return methods
+
+
 def residual(rows: pd.DataFrame, model: str, forget: int, threat: str) -> Residual:
     """rho of a method for one class, over all its seeds, against all models that never saw the class.
 
     Args:
-        rows: of `tidy`, of one data set and architecture.
+        rows: as from `tidy`, of one data set and architecture.
+        threat: one of `THREATS`, or "either": for each image, the better of the two attackers.
     """
-    _check_rows(rows)
+    check_rows(rows)
     check_name(rows.index.unique("forget"), forget=forget)
     check_name(rows.xs(forget, level="forget").index.unique("model"), model=model)
     check_name((*THREATS, "either"), threat=threat)
     column = f"errors.{threat}"
-    mine = rows.xs((forget, model), level=("forget", "model"))[column]
+    unlearned = rows.xs((forget, model), level=("forget", "model"))[column]
     base, never = (rows.xs((forget, name), level=("forget", "model"))[column] for name in ("baseline", "retrain"))
-    errors = (torch.tensor(np.stack(list(e))) for e in (never, mine, base.loc[mine.index]))
+    errors = (torch.tensor(np.stack(list(e))) for e in (never, unlearned, base.loc[unlearned.index]))
     return residual_knowledge(*errors)
 
 
 def differences(rows: pd.DataFrame, measure: str, model: str, other: str) -> pd.Series:
     """`measure` of one model less that of another, in the cells that have both."""
-    _check_rows(rows)
+    check_rows(rows)
     check_name(rows.columns, measure=measure)
     check_name(rows.index.unique("model"), model=model, other=other)
     ours, theirs = (rows.xs(name, level="model")[measure] for name in (model, other))
     return (ours - theirs).dropna()
 
 
-def _check_rows(rows: pd.DataFrame) -> None:
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its 95 % interval; all three are NaN without values, and equal with a single value."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        if np.isnan(self.mean):
+            return "–"
+        return f"{self.mean:+.2f}" + f" [{self.low:+.2f}, {self.high:+.2f}]" * (self.low < self.high)
+
+
+def estimate(values: Sequence[float], scale: float = 1.0) -> Estimate:
+    """The mean of `scale` times the values, with its 95 % bootstrap interval; see `residual.interval`."""
+    check_types(values=(values, (Sequence, np.ndarray, pd.Series)), scale=(scale, (int, float)))
+    if not len(values):
+        return Estimate(np.nan, np.nan, np.nan)
+    mean, *ends = (scale * value for value in interval(values))
+    return Estimate(mean, min(ends), max(ends))
+
+
+def check_cells(**tables: pd.DataFrame) -> None:
+    """Refuse anything but cells of `read`."""
+    for name, table in tables.items():
+        check_types(**{name: (table, pd.DataFrame)})
+        _check_columns(table, name, ("dataset", "architecture", "sweep"))
+
+
+def check_rows(rows: pd.DataFrame) -> None:
+    """Refuse anything but rows of `tidy`, of one data set and architecture."""
     check_types(rows=(rows, pd.DataFrame))
     if not {"forget", "seed", "model"} <= set(rows.index.names):
-        raise ValueError(f"rows are named by {shorten(list(rows.index.names))}; give rows of tidy")
+        raise ValueError(f"rows must be rows of tidy, got rows named by {shorten(list(rows.index.names))}")
     if rows.index.has_duplicates:
-        raise ValueError("rows have a model of the same class and seed twice; give those of one data set and architecture")
+        raise ValueError("rows must be of one data set and architecture, got a model of the same class and seed twice")
