@@ -69,9 +69,8 @@ examples = torch.stack([ds.train_images[ds.train_labels == k][:12]
 # %% tags=["remove-input"]
 chapter.show_figure(
     figures.image_grid(examples, rows=range(10)),
-    f"The first twelve training images of each class of {run.dataset}. There are {len(ds.train_images):,} images to "
-    f"train on. The {len(ds.test_images):,} test images train no model in this book: the numbers below are measured "
-    "on them.")
+    f"The first twelve images of each class of {run.dataset}, of {len(ds.train_images):,} for training. The numbers "
+    f"below are measured on {len(ds.test_images):,} test images, which train no model in this book.")
 
 # %% [markdown]
 # ## The model and its loss
@@ -141,9 +140,8 @@ samples = torch.stack([baseline.net.decode(z, y.expand(12, -1))
                        for y in labels])
 
 # %% tags=["remove-input"]
-chapter.show_figure(
-    figures.image_grid(samples, rows=range(10)),
-    "Samples from the prior. Down a column the class changes and the latent code stays.")
+chapter.show_figure(figures.image_grid(samples, rows=range(10)),
+                    "Samples from the prior. Down a column the class changes and the latent code stays.")
 
 # %% [markdown]
 # **Reconstructions.** Encode a test image, decode the mean of its code.
@@ -180,8 +178,7 @@ walk = torch.stack([baseline.net.decode(line, y.expand(12, -1))
 # %% tags=["remove-input"]
 chapter.show_figure(
     figures.image_grid(walk, rows=range(10)),
-    "A straight walk between two distant codes, under each of the ten labels: the style changes along a row, "
-    "the class from row to row.")
+    "A straight walk between two distant codes, under each label: a row changes the style, a column the class.")
 
 # %% [markdown]
 # ## The judges

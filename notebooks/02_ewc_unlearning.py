@@ -345,7 +345,7 @@ demands = pd.DataFrame({
 # %% tags=["remove-input"]
 shown = ["probability", "gray", "accuracy", "nelbo", "fid"]
 chapter.show_table(
-    ablations[shown].join(demands.map({True: "yes", False: "no"}.get)),
+    ablations[shown].join(demands),
     f"Every term taken away, and λ swept. Probability and distance to gray are those of class {digit}; accuracy, "
     "negative ELBO and FID are means over the retained classes. The last three columns apply the book's limits.")
 

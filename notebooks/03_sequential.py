@@ -131,8 +131,8 @@ relapse = evaluation.relapse(tables, sequence)
 drift = (final["nelbo"] - tables[0]["nelbo"]).drop(sequence)
 
 # %% tags=["remove-input"]
-chapter.show_table(checks.map({True: "yes", False: "no"}.get).assign(
-    gray=final["gray"], relapse=relapse, nats_lost=drift), "Every class after the last step.")
+chapter.show_table(checks.assign(gray=final["gray"], relapse=relapse, nats_lost=drift),
+                   "Every class after the last step.")
 chapter.say(
     "Requested: {requested}; forgotten: {forgotten}. Of the other classes, {worst} lost most, {most:+.2f} nats.",
     requested=str(sorted(sequence)), forgotten=str(forgotten), worst=drift.idxmax(), most=drift.max())
@@ -306,12 +306,11 @@ ends["nats_lost"] = ends["nelbo"] - start["nelbo"]
 ends["points_lost"] = 100 * (start["accuracy"] - ends["accuracy"])
 ends["retained"] = (
     (ends["points_lost"] <= LIMITS["points_lost"])
-    & (ends["nats_lost"] <= LIMITS["nats_lost"]))
+    & (ends["nats_lost"] <= LIMITS["nats_lost"])).astype(bool)
 
 # %% tags=["remove-input"]
-chapter.show_table(
-    ends.replace({"retained": {True: "yes", False: "no"}}),
-    "The baseline, and every model after the last step. Retained: points and nats lost are within the book's limits.")
+chapter.show_table(ends, "The baseline, and every model after the last step. Retained: points and nats lost are within "
+                   "the book's limits.")
 
 # %% [markdown]
 # If the last column says "yes" for a chain, its shield has not worn out. If it

@@ -186,8 +186,7 @@ relearned = pd.Series({key: curve.mean() for key, curve
                        in curves.items()}).unstack(sort=False)
 
 # %% tags=["remove-input"]
-chapter.show_table(relearned.rename_axis("class"), "Relearning: judge B's accuracy, mean over 200 updates.",
-                   dict.fromkeys(models, "{:.2f}"))
+chapter.show_table(relearned.rename_axis("class").round(2), "Relearning: judge B's accuracy, mean over 200 updates.")
 
 # %% [markdown]
 # ## The card
@@ -214,11 +213,10 @@ chapter.show_table(claims.report_card("this model", list(never), summary, rho, g
                    f"The report card of this model ({source}), made to forget {classes}.")
 
 # %% tags=["remove-input"]
-numbers = attack_tables.nested(summary)
+numbers = attack_tables.nested(summary)["this model"]
 run.finish("06_report_card", {
-    "parameters": {**run.record, "model": model}, "digest": models["this model"].digest,
-    "card": numbers["this model"], "gray": numbers["this model"]["gray"],
-    "cost_nats": numbers["this model"]["nats_lost"], "retained": attack_tables.nested(means),
+    "parameters": {**run.record, "model": model}, "digest": models["this model"].digest, "gray": numbers["gray"],
+    "cost_nats": numbers["nats_lost"], "retained": attack_tables.nested(means),
     "forgotten": attack_tables.nested(tables["this model"].loc[classes]),
     "rho": {threat: {k: r.asdict()["rho"] for (k, one), r in rho.items() if one == threat} for threat in THREATS},
     "guided": {f"{k}: {name}": share if share == share else None for (k, name), share in success.items()},

@@ -119,8 +119,9 @@ candidates = dict(run.methods)
 ds = data.load(run.dataset)
 judge_b = run.judge(ds, "B")
 base, never = run.baseline(ds), run.never_saw(ds, [digit])
-unlearned = {name: trained.forgotten(base, ds, [digit], method, run.seed)
-        for name, method in candidates.items()}
+unlearned = {
+    name: trained.forgotten(base, ds, digit, method, run.seed)
+    for name, method in candidates.items()}
 models = {"baseline": base, **unlearned, "retrain": never}
 
 # %% tags=["remove-input"]
@@ -143,7 +144,8 @@ chapter.show_table(settings, "The settings of this run, as UnlearningConfig has 
 
 # %%
 requested = torch.cat([torch.arange(10), torch.full((6,), digit)])
-samples = {name: evaluation.prior_samples(m.net, requested, run.seed)
+samples = {
+    name: evaluation.prior_samples(m.net, requested, run.seed)
          for name, m in models.items()}
 
 # %% tags=["remove-input"]

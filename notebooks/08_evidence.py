@@ -498,8 +498,8 @@ spans["times as wide"] = (
 chapter.show_table(spans.rename_axis("method"),
                    "Nats lost, with 95 % intervals.",
                    {"times as wide": "{:.1f}"})
-chapter.say("For {count} of {total} methods, the interval over digits "
-            "is more than a tenth wider.", total=len(spans),
+chapter.say("For {count} of {total} methods, the interval over "
+            "digits is more than a tenth wider.", total=len(spans),
             count=int((spans["times as wide"] > 1.1).sum()))
 
 # %% [markdown]

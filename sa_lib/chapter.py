@@ -88,7 +88,8 @@ def show_figure(figure: "Figure", caption: str, alt: str = "") -> None:
 def show_table(frame: pd.DataFrame, caption: str, formats: Mapping[str, str] | None = None) -> None:
     """Show a table that scrolls sideways where it is wider than the page.
 
-    Columns with the name of a measure get its title and its format from `measures.MEASURES`.
+    Columns with the name of a measure get its title and its format from `measures.MEASURES`; truth values read "yes"
+    and "no".
 
     Args:
         frame: the index is shown.
@@ -110,7 +111,8 @@ def show_table(frame: pd.DataFrame, caption: str, formats: Mapping[str, str] | N
     formats = {name: MEASURES[name].format for name in measured} | formats
     titles = {name: label(name) for name in frame.columns if name in MEASURES}
     formats = {titles.get(name, name): form for name, form in formats.items()}
-    frame = frame.rename(columns=titles)
+    truths = {name: frame[name].map({True: "yes", False: "no"}) for name in frame.select_dtypes(bool).columns}
+    frame = frame.assign(**truths).rename(columns=titles)
     # The name of the index goes into the corner, where it costs no second row of headers.
     framed = frame.rename_axis(columns=frame.index.name) if frame.columns.name is None else frame
     table = framed.rename_axis(index=None).to_html(
