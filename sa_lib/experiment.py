@@ -31,7 +31,6 @@ from .unlearning import UnlearningConfig
 __all__ = ["PROFILES", "Parameters", "Profile", "validate"]
 
 
-
 @dataclass(frozen=True)
 class Profile:
     """The size of a run.
@@ -229,7 +228,8 @@ def validate(*, dataset: str = "mnist", seed: int = 0, forget: Any = (), at_most
         raise ValueError(f"seed must be a whole number from 0 to {2**31 - 1}, got {shorten(seed)}")
     if not isinstance(run_dir, (str, Path)) or not str(run_dir) or "\0" in str(run_dir):
         raise ValueError(f"run_dir must be the path of a folder, got {shorten(run_dir)}")
-    digits = () if forget == () else forget_set(_from_text(forget), most=at_most)
+    asked = _from_text(forget)
+    digits = () if isinstance(asked, tuple) and not asked else forget_set(asked, most=at_most)
     chosen, changed = _method_parameters(methods, changes)
     check_whole(longest=longest)
     parameters = Parameters(dataset, int(seed), digits, profile, architecture, expanded(run_dir),
