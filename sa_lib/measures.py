@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from .checks import check_name, check_names, check_types
+from .checks import check_name, check_names, check_types, shorten
 
 __all__ = ["MEASURES", "Measure", "before_after", "label", "listing", "write"]
 
@@ -93,9 +93,12 @@ def before_after(before: pd.DataFrame, after: pd.DataFrame, names: Sequence[str]
     """Two tables as one, with "old → new" in each cell, and the titles of the measures as columns.
 
     Raises:
-        ValueError: a name is not a measure, or a table lacks it.
+        ValueError: a name is not a measure, a table lacks it, or the tables do not have the same rows in one order.
     """
     check_types(before=(before, pd.DataFrame), after=(after, pd.DataFrame))
+    if not before.index.equals(after.index):
+        raise ValueError(f"after must have the rows of before, {shorten(list(before.index))}, "
+                         f"got {shorten(list(after.index))}")
     check_names([name for name in MEASURES if name in before and name in after], names=names)
     return pd.DataFrame({label(name): [f"{write(name, old)} → {write(name, new)}"
                                        for old, new in zip(before[name], after[name], strict=True)]
