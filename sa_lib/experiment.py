@@ -249,7 +249,8 @@ def validate(*, dataset: str = "mnist", seed: int = 0, forget: Any = (), at_most
 
 def _refuse_unknown_parameters() -> None:
     """Refuse papermill parameters that the chapter does not have: papermill only warns, and runs without them."""
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    ipython = sys.modules.get("IPython")  # None too where a program has blocked it
+    shell = ipython.get_ipython() if ipython else None
     executed = shell.user_ns.get("In", []) if shell else []
     for own, injected in pairwise(executed):
         if injected.startswith("# Parameters\n"):  # papermill's cell, right behind the chapter's own
