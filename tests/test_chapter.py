@@ -1,111 +1,267 @@
+"""The page: prose with numbers, figures, tables, and metrics that are written and read."""
+
+import io
 import json
 import math
-import subprocess
-import sys
 
 import IPython.display
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from PIL import Image
 
-from sa_lib import chapter
-from sa_lib.checkpoints import save_model
-from sa_lib.model import ModelConfig, build
-from sa_lib.unlearning import METHODS
+from sa_lib import chapter, store
+from sa_lib.measures import MEASURES
 
 
 @pytest.fixture
 def shown(monkeypatch):
-    """What a cell displayed: (data, metadata) of each output."""
+    """The outputs of a cell: (data, metadata) of each."""
     outputs = []
     monkeypatch.setattr(IPython.display, "display",
                         lambda data, raw, metadata=None: outputs.append((data, metadata or {})))
     return outputs
 
 
-@pytest.mark.parametrize("name, value", [
-    ("forget", 10), ("forget", -1), ("forget", "nine"), ("forget", True), ("forget", 9.0),
-    ("forget", [9, 9]), ("forget", list(range(10))), ("forget", "[3, 3]"), ("forget", []), ("forget", None),
-    ("model", 3), ("model", "a\0b"),
-    ("forget_sequence", [9, 9]), ("forget_sequence", list(range(10))), ("forget_sequence", "92"),
-    ("methods", "saliency"), ("methods", ["prayer"]), ("methods", 3), ("methods", [["saliency"]]),
-    ("changes", {"colour": 1}), ("changes", {"steps": 0}), ("changes", "steps"), ("changes", [1]),
-    ("longest", 0), ("longest", 1.5), ("longest", True),
-    ("seed", -1), ("seed", 2**31), ("seed", None), ("dataset", "imagenet"), ("dataset", ["mnist"]),
-    ("profile", "fast"), ("architecture", "transformer"), ("run_dir", ""), ("run_dir", 3),
-])
-def test_a_bad_parameter_is_named_with_its_value(name, value):
-    with pytest.raises(ValueError) as error:
-        chapter.validate(**{name: value})
-    assert str(error.value).startswith(f"{name}={value!r} is not allowed; use ")
-    assert "\n" not in str(error.value)
+@pytest.fixture
+def figure():
+    figure, axes = plt.subplots(figsize=(3, 2))
+    axes.plot([0, 1], color="black")
+    yield figure
+    plt.close(figure)
 
 
-@given(st.sampled_from(["dataset", "seed", "forget", "forget_sequence", "profile", "architecture", "longest"]),
-       st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-                    lambda inner: st.lists(inner, max_size=11), max_leaves=12))
-def test_a_parameter_is_kept_as_it_is_or_refused(name, value):
-    try:
-        parameters = chapter.validate(**{name: value})
-    except ValueError:
-        return
-    if name.startswith("forget"):
-        classes = json.loads(value) if isinstance(value, str) else value
-        assert list(parameters.forget_sequence) == (classes if isinstance(classes, list) else [classes])
-    else:
-        assert getattr(parameters, name) == value
+def page_of(shown):
+    """The HTML of the only table."""
+    (data, _), = shown
+    return data["text/html"]
 
 
-def test_methods_are_chosen_and_changed():
-    run = chapter.validate(methods='["saliency", "unseen"]', changes='{"peak_lr": 0.001}', longest=900)
-    assert {name: m.config.steps for name, m in run.methods.items()} == {"saliency": 800, "unseen": 900}
-    assert {m.config.peak_lr for m in run.methods.values()} == {0.001}
-    assert run.methods["saliency"].terms is METHODS["saliency"].terms
-    everything = chapter.validate()
-    assert everything.methods == METHODS
-    assert max(m.config.steps for m in chapter.validate(profile="smoke").methods.values()) == 100
+# Prose
+
+def test_prose_has_its_numbers_in_their_formats(shown):
+    chapter.say("**{nll:.1f}** nats, $e^{{x}}$", nll=np.float32(96.54))
+    (data, _), = shown
+    assert data == {"text/markdown": "**96.5** nats, $e^{x}$", "text/plain": "**96.5** nats, $e^{x}$"}
 
 
-def test_classes_may_be_one_or_several_and_text():
-    assert chapter.validate(forget=3).forget_sequence == (3,)
-    assert chapter.validate(forget="[3, 5]").forget_sequence == (3, 5)
-    assert chapter.validate(forget_sequence=[5, 3]).forget_sequence == (5, 3)
-    with pytest.raises(ValueError, match=r"forget=\[3, 5\] is not allowed; use a whole number from 0 to 9$"):
-        chapter.validate(forget=[3, 5], at_most=1)
+@pytest.mark.parametrize("value, kind", [(np.float32(0.5), float), (torch.tensor(2), int), (np.bool_(True), bool),
+                                         (3, int), ("nine", str)])
+def test_the_numbers_of_prose_are_kept_as_plain_values(shown, value, kind):
+    chapter.say("{it}", it=value)
+    (_, metadata), = shown
+    kept = metadata["sa_lib"]["numbers"]["it"]
+    assert type(kept) is kind
+    assert kept == value
 
 
-@pytest.mark.parametrize("content", [b"", b"no model", b"PK\x03\x04"])
-def test_a_file_that_is_no_model_is_refused_by_name(tmp_path, content):
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match="^model=.*is not allowed: .*is not a model file"):
-        chapter.validate(model=str(path))
-    with pytest.raises(ValueError, match="is not allowed: no file at"):
-        chapter.validate(model=str(tmp_path / "none"))
-
-
-def test_a_checkpoint_decides_over_the_architecture(tmp_path, digits):
-    config = ModelConfig("conv", latent_dim=3, hidden=(4, 8))
-    model = build(config, 0)
-    digest = save_model(tmp_path / "mine.safetensors", model)
-    run = chapter.validate(model=str(tmp_path / "mine.safetensors"), forget=9)
-    assert run.model == config and run.architecture == "conv"
-    assert run.subject(digits).digest == digest
-
-
-def test_a_smoke_run_says_so(shown):
-    assert chapter.validate(profile="smoke").smoke
-    (data, metadata), = shown
-    assert "Smoke run" in data["text/markdown"]
-    assert metadata["sa_lib"]["role"] == "banner"
-    shown.clear()
-    assert not chapter.validate(profile="full").smoke
+@pytest.mark.parametrize("value", [math.nan, math.inf, torch.tensor(math.nan)])
+def test_prose_refuses_a_number_that_is_not_finite(shown, value):
+    with pytest.raises(ValueError, match="^nll must be a finite number, got (nan|inf)$"):
+        chapter.say("{nll}", nll=value)
     assert not shown
 
+
+def test_markdown_tells_the_book_its_role(shown):
+    chapter.show_markdown("> Careful.", role="banner")
+    assert shown == [({"text/markdown": "> Careful.", "text/plain": "> Careful."}, {"sa_lib": {"role": "banner"}})]
+
+
+# Parts
+
+@pytest.mark.parametrize("error", [ValueError("loss must be\nfinite, got nan"),
+                                   OverflowError("loss must be finite, got nan")])
+def test_a_part_that_fails_is_named_in_its_place(shown, error):
+    with chapter.part("Attacks"):
+        raise error
+    assert [data["text/markdown"] for data, _ in shown] == [
+        "> **Attacks: not measured.** loss must be finite, got nan"]
+
+
+def test_a_part_without_an_error_shows_nothing_of_its_own(shown):
+    with chapter.part("Attacks"):
+        pass
+    assert not shown
+
+
+@pytest.mark.parametrize("error", [TypeError, KeyError, KeyboardInterrupt])
+def test_a_mistake_in_the_code_of_a_part_stops_the_chapter(shown, error):
+    with pytest.raises(error), chapter.part("Attacks"):
+        raise error
+    assert not shown
+
+
+# Figures
+
+def test_a_figure_is_a_picture_at_double_resolution(shown, figure):
+    chapter.show_figure(figure, "It rises.", alt="A line.")
+    picture, about = shown[0]
+    pixels = Image.open(io.BytesIO(picture["image/png"])).size
+    assert 400 < pixels[0] < 800
+    assert pixels[0] // 2 == about["image/png"]["width"]
+    assert pixels[1] // 2 == about["image/png"]["height"]
+
+
+def test_a_figure_has_its_caption_and_alternative_text(shown, figure):
+    chapter.show_figure(figure, "It rises.", alt="A line.")
+    (picture, about), _ = shown
+    assert picture["text/plain"] == "A line."
+    assert about["image/png"]["alt"] == "A line."
+    assert about["sa_lib"] == {"role": "figure", "caption": "It rises.", "alt": "A line.",
+                               "width": about["image/png"]["width"]}
+
+
+def test_the_caption_follows_the_figure(shown, figure):
+    chapter.show_figure(figure, "It rises.", alt="A line.")
+    data, about = shown[1]
+    assert data["text/markdown"] == "*It rises.*"
+    assert about["sa_lib"]["role"] == "caption"
+
+
+def test_a_figure_brings_its_own_alternative_text(shown, figure):
+    figure.alt = "A line from 0 to 1."
+    chapter.show_figure(figure, "It rises.")
+    (picture, about), _ = shown
+    assert picture["text/plain"] == "A line from 0 to 1."
+    assert about["sa_lib"]["alt"] == "A line from 0 to 1."
+    assert about["image/png"]["alt"] == "A line from 0 to 1."
+
+
+def test_an_alternative_text_of_the_cell_replaces_that_of_the_figure(shown, figure):
+    figure.alt = "A line from 0 to 1."
+    chapter.show_figure(figure, "It rises.", alt="A rising line.")
+    assert shown[0][1]["sa_lib"]["alt"] == "A rising line."
+
+
+def test_a_figure_that_is_shown_is_closed(shown, figure):
+    chapter.show_figure(figure, "It rises.", alt="A line.")
+    assert not plt.fignum_exists(figure.number)
+
+
+@pytest.mark.parametrize("color, mode", [("black", "L"), ("red", "RGB")])
+def test_a_gray_figure_is_saved_without_color(shown, figure, color, mode):
+    figure.axes[0].lines[0].set_color(color)
+    chapter.show_figure(figure, "It rises.", alt="A line.")
+    assert Image.open(io.BytesIO(shown[0][0]["image/png"])).mode == mode
+
+
+@pytest.mark.parametrize("caption, alt", [("It rises.", ""), ("It rises.", " "), ("", "A line."), ("\n", "A line.")])
+def test_a_figure_needs_a_caption_and_an_alternative_text(shown, caption, alt):
+    with pytest.raises(ValueError, match="^caption and alt must be texts that are not empty, got "):
+        chapter.show_figure(Figure(), caption, alt)
+    assert not shown
+
+
+@pytest.mark.parametrize("wrong", [{"figure": "a.png"}, {"caption": None}, {"alt": 3}])
+def test_a_figure_and_its_texts_have_their_types(wrong):
+    name, = wrong
+    with pytest.raises(TypeError, match=f"^{name} must be a (Figure|str), got "):
+        chapter.show_figure(**{"figure": Figure(), "caption": "It rises.", "alt": "A line.", **wrong})
+
+
+# Tables
+
+@pytest.fixture
+def frame():
+    return pd.DataFrame({"accuracy": [0.5, math.nan], "nelbo": [96.123, 97.0], "<b>": ["<i>", "x"]},
+                        pd.Index([8, 9], name="digit"))
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_a_column_of_a_measure_has_its_title_and_format(shown, name):
+    chapter.show_table(pd.DataFrame({name: [0.123456]}), "One measure")
+    page = page_of(shown)
+    measure = MEASURES[name]
+    assert f">{measure.title}" in page
+    assert f"<td>{measure.format.format(0.123456)}</td>" in page
+
+
+def test_a_unit_stands_behind_the_title_of_its_column(shown, frame):
+    chapter.show_table(frame, "Fit")
+    assert "<th>negative ELBO, nats</th>" in page_of(shown)
+
+
+def test_a_format_of_the_cell_replaces_that_of_the_measure(shown, frame):
+    chapter.show_table(frame, "Fit", {"nelbo": "{:.3f}"})
+    page = page_of(shown)
+    assert "<td>96.123</td>" in page
+    assert "<th>negative ELBO, nats</th>" in page
+    assert "<td>50.0%</td>" in page
+
+
+def test_a_column_that_is_no_measure_keeps_its_name_and_takes_a_format(shown):
+    chapter.show_table(pd.DataFrame({"speed": [0.5], "pace": [0.123456]}), "Speed", {"speed": "{:.1%}"})
+    page = page_of(shown)
+    assert "<th>speed</th>" in page
+    assert "<td>50.0%</td>" in page
+    assert "<td>0.123</td>" in page
+
+
+def test_text_in_the_column_of_a_measure_stays_as_it_is(shown):
+    chapter.show_table(pd.DataFrame({"accuracy": ["50.0% → 40.0%"]}), "Change")
+    page = page_of(shown)
+    assert "<th>judge B's accuracy</th>" in page
+    assert "<td>50.0% → 40.0%</td>" in page
+
+
+def test_a_missing_value_is_a_dash_in_a_table(shown, frame):
+    chapter.show_table(frame, "Fit")
+    page = page_of(shown)
+    assert "<td>–</td>" in page
+    assert "nan" not in page.lower()
+
+
+def test_text_in_a_table_is_escaped(shown, frame):
+    chapter.show_table(frame, 'Shares & "more"')
+    page = page_of(shown)
+    assert "<td>&lt;i&gt;</td>" in page
+    assert "<th>&lt;b&gt;</th>" in page
+    assert "Shares &amp; &quot;more&quot;</caption>" in page
+    assert 'aria-label="Shares &amp; &quot;more&quot;"' in page
+
+
+def test_the_name_of_the_index_costs_no_second_row_of_headers(shown, frame):
+    chapter.show_table(frame, "Fit")
+    page = page_of(shown)
+    assert page.count("<tr") == 3
+    assert "<th>digit</th>" in page
+
+
+def test_a_wide_table_scrolls_from_the_keyboard_too(shown, frame):
+    chapter.show_table(frame, "Fit")
+    assert page_of(shown).startswith('<div style="overflow-x: auto" tabindex="0" role="region" aria-label="Fit">')
+
+
+def test_a_table_is_plain_text_too(shown, frame):
+    chapter.show_table(frame, "Fit")
+    assert shown[0][0]["text/plain"].startswith("Fit\n")
+
+
+def test_a_table_leaves_its_frame_alone(shown, frame):
+    copy = frame.copy()
+    chapter.show_table(frame, "Fit", {"nelbo": "{:.3f}"})
+    pd.testing.assert_frame_equal(frame, copy)
+
+
+@pytest.mark.parametrize("name", ["nll", "negative ELBO, nats"])
+def test_a_format_of_no_column_is_refused(shown, frame, name):
+    with pytest.raises(ValueError) as error:
+        chapter.show_table(frame, "Fit", {name: "{}"})
+    assert str(error.value) == f"formats must name columns among ['accuracy', 'nelbo', '<b>'], got ['{name}']"
+    assert not shown
+
+
+@pytest.mark.parametrize("empty", [pd.DataFrame(), pd.DataFrame({"nelbo": []}), pd.DataFrame(index=[1])])
+def test_an_empty_table_is_refused(shown, empty):
+    with pytest.raises(ValueError, match="^frame must have at least one row and one column, got an empty table$"):
+        chapter.show_table(empty, "Fit")
+    assert not shown
+
+
+# Metrics
 
 def test_metrics_come_back_as_plain_numbers(tmp_path):
     chapter.write_metrics(tmp_path, "01_baseline", {
@@ -117,71 +273,68 @@ def test_metrics_come_back_as_plain_numbers(tmp_path):
 
 
 @pytest.mark.parametrize("value, complaint", [
-    (math.nan, "metrics['by']['class'][1] is nan"), (np.inf, "metrics['by']['class'][1] is inf"),
-    (object(), "metrics['by']['class'][1] is a object")])
-def test_metrics_refuse_what_is_no_result_and_keep_the_old_ones(tmp_path, value, complaint):
-    chapter.write_metrics(tmp_path, "01_baseline", {"nll": 1.0})
+    (math.nan, "a finite number, got nan"), (np.inf, "a finite number, got inf"),
+    (object(), "a number, a text, a list or a mapping, got a object")])
+def test_a_value_that_metrics_cannot_have_is_named_by_its_place(tmp_path, value, complaint):
     with pytest.raises(ValueError) as error:
         chapter.write_metrics(tmp_path, "01_baseline", {"by": {"class": [0.0, value]}})
-    assert str(error.value).startswith(complaint)
+    assert str(error.value) == f"metrics['by']['class'][1] must be {complaint}"
+
+
+@pytest.mark.parametrize("value", [math.nan, object()])
+def test_refused_metrics_leave_the_old_ones_in_place(tmp_path, value):
+    chapter.write_metrics(tmp_path, "01_baseline", {"nll": 1.0})
+    with pytest.raises(ValueError):
+        chapter.write_metrics(tmp_path, "01_baseline", {"nll": value})
     assert chapter.read_metrics(tmp_path, "01_baseline") == {"nll": 1.0}
     assert [path.name for path in (tmp_path / "01_baseline").glob("*metrics*")] == ["metrics.json"]
 
 
-def test_metrics_missing_or_damaged(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no metrics of 01_baseline"):
+def test_metrics_have_the_same_text_in_any_order(tmp_path):
+    for run, metrics in (("first", {"a": 1, "b": 2}), ("second", {"b": 2, "a": 1})):
+        chapter.write_metrics(tmp_path / run, "01_baseline", metrics)
+    first, second = (tmp_path / run / "01_baseline" / "metrics.json" for run in ("first", "second"))
+    assert first.read_text() == second.read_text()
+
+
+def test_the_artifacts_that_a_chapter_took_are_listed_beside_its_metrics(tmp_path, monkeypatch):
+    monkeypatch.setattr(chapter, "requested", {"judge-2.safetensors", "cvae-1.safetensors"})
+    chapter.write_metrics(tmp_path, "01_baseline", {})
+    listed = (tmp_path / "01_baseline" / "models.txt").read_text()
+    assert listed == "cvae-1.safetensors\njudge-2.safetensors\n"
+
+
+def test_the_listed_artifacts_are_those_of_the_store():
+    assert chapter.requested is store.requested
+
+
+def test_metrics_of_a_chapter_that_has_not_run_are_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match="^no metrics of 01_baseline in .*; run the chapter first$"):
         chapter.read_metrics(tmp_path, "01_baseline")
+
+
+@pytest.mark.parametrize("damage", ['{"nll": 1', "[1]", "", "[" * 100_000, "\0"], ids=lambda text: repr(text[:9]))
+def test_damaged_metrics_are_named(tmp_path, damage):
     chapter.write_metrics(tmp_path, "01_baseline", {"nll": 1.0})
-    for damage in ('{"nll": 1', "[1]"):
-        (tmp_path / "01_baseline" / "metrics.json").write_text(damage)
-        with pytest.raises(ValueError, match="is damaged"):
-            chapter.read_metrics(tmp_path, "01_baseline")
-    with pytest.raises(ValueError, match="chapter='../01' is not allowed"):
-        chapter.write_metrics(tmp_path, "../01", {})
+    path = tmp_path / "01_baseline" / "metrics.json"
+    path.write_text(damage)
+    with pytest.raises(ValueError) as error:
+        chapter.read_metrics(tmp_path, "01_baseline")
+    assert str(error.value).startswith(f"{path} is damaged: ")
 
 
-def test_say_formats_and_keeps_python_floats(shown):
-    chapter.say("**{nll:.1f}** nats, $e^{{x}}$", nll=np.float32(96.54))
-    (data, metadata), = shown
-    assert data["text/markdown"] == "**96.5** nats, $e^{x}$"
-    assert type(metadata["sa_lib"]["numbers"]["nll"]) is float
-    with pytest.raises(ValueError, match="nll is nan"):
-        chapter.say("{nll}", nll=torch.tensor(math.nan))
+@pytest.mark.parametrize("name", ["../01", "", "01 baseline", "01/02", None, 3])
+def test_the_name_of_a_chapter_is_no_path(tmp_path, name):
+    complaint = f"^chapter must be of letters, digits and underscores, got {name!r}$"
+    with pytest.raises(ValueError, match=complaint):
+        chapter.write_metrics(tmp_path, name, {})
+    with pytest.raises(ValueError, match=complaint):
+        chapter.read_metrics(tmp_path, name)
+    assert not list(tmp_path.iterdir())
 
 
-def test_a_figure_is_shown_at_double_resolution_and_closed(shown):
-    figure, axes = plt.subplots(figsize=(3, 2))
-    axes.plot([0, 1])
-    chapter.show_figure(figure, "It rises.", alt="A line.")
-    (picture, about), (caption, about_caption) = shown
-    data = picture["image/png"]
-    pixels = int.from_bytes(data[16:20], "big")
-    assert abs(pixels - 2 * about["image/png"]["width"]) <= 1
-    assert 400 < pixels < 800
-    assert about["sa_lib"] == {"role": "figure", "caption": "It rises.", "alt": "A line.",
-                               "width": about["image/png"]["width"]}
-    assert (caption["text/markdown"], about_caption["sa_lib"]["role"]) == ("*It rises.*", "caption")
-    assert not plt.fignum_exists(figure.number)
-    with pytest.raises(ValueError, match="needs both"):
-        chapter.show_figure(plt.figure(), "It rises.", alt=" ")
-    plt.close("all")
-
-
-def test_a_table_formats_escapes_and_has_one_row_of_headers(shown):
-    frame = pd.DataFrame({"digit": [8, 9], "share": [0.5, math.nan], "<b>": ["<i>", "x"]}).set_index("digit")
-    chapter.show_table(frame, "Shares & more", {"share": "{:.1%}"})
-    page = shown[0][0]["text/html"]
-    assert "50.0%" in page and "–" in page and "nan" not in page
-    assert "&lt;i&gt;" in page and "&lt;b&gt;" in page and "Shares &amp; more</caption>" in page
-    assert page.count("<tr") == 3 and "<th>digit</th>" in page
-    with pytest.raises(ValueError, match=r"formats names \['nll'\]"):
-        chapter.show_table(frame, "Shares", {"nll": "{}"})
-    with pytest.raises(ValueError, match="frame is an empty table"):
-        chapter.show_table(frame.iloc[:0], "Shares")
-
-
-def test_the_library_works_without_the_tools_of_the_book():
-    blocked = ["IPython", "ipykernel", "jupytext", "nbformat", "papermill", "jupyter_book"]
-    code = (f"import sys; sys.modules.update(dict.fromkeys({blocked}))\n"
-            "from sa_lib import chapter; print(chapter.validate(forget=3).forget)")
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "3\n"
+def test_metrics_are_readable_json_with_a_line_for_each_number(tmp_path):
+    chapter.write_metrics(tmp_path, "01_baseline", {"a": 1, "b": 2.5})
+    text = (tmp_path / "01_baseline" / "metrics.json").read_text()
+    assert json.loads(text) == {"a": 1, "b": 2.5}
+    assert text.count("\n") == 4

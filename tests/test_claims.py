@@ -1,15 +1,21 @@
-"""Claims that hold, fail, do not apply, or cannot be looked at."""
+"""Claims that hold, do not hold, are not made for a run, or lack their number; on the page and in the check."""
 
 import copy
+import math
+import random
+import re
+from collections import defaultdict
 
 import pytest
 
+from sa_lib.book.__main__ import main
 from sa_lib.chapter import write_metrics
-from sa_lib.check import CLAIMS, STRONGEST, Claim, main
-from sa_lib.check import check as check_run
+from sa_lib.claims import CLAIMS, LIMITS, STRONGEST, Claim, is_forgotten, verdicts
+from sa_lib.claims import check as check_run
+from sa_lib.measures import MEASURES
 
-PARAMETERS = {"dataset": "mnist", "seed": 0, "forget": 9, "profile": "full", "architecture": "mlp"}
-# Every number lies exactly on its bound.
+PARAMETERS = {"dataset": "mnist", "seed": 0, "forget": [9], "profile": "full", "architecture": "mlp"}
+# Every number lies exactly on its limit.
 GOOD = {
     "01_baseline": {"parameters": dict(PARAMETERS), "nelbo": 97.5, "accuracy": 0.96,
                     "judges": {"A": {"accuracy": 0.99}, "B": {"accuracy": 0.99}}},
@@ -23,8 +29,8 @@ GOOD = {
                    "rho": {threat: {"9": {"forgot 9, 2": {"rho": 0.25}, "forgot 9": {"rho": 0.9}},
                                     "2": {"forgot 9, 2": {"rho": -0.7}}} for threat in STRONGEST},
                    "rho_baseline": {threat: {k: {"rho": 1.0} for k in "92"} for threat in STRONGEST},
-                   "held_out": {threat: {k: {"seed 0": {"low": 0.15, "high": 0.3}, "seed 1": {"low": -0.3, "high": -0.15}}
-                                         for k in "92"}
+                   "held_out": {threat: {k: {"seed 0": {"low": 0.15, "high": 0.3},
+                                             "seed 1": {"low": -0.3, "high": -0.15}} for k in "92"}
                                 for threat in STRONGEST}},
     "07_methods": {"parameters": dict(PARAMETERS), "models": {
         "baseline": {"nelbo": 96.0}, "ewc_gray": {"probability": 0.01}, "retrain": {"probability": 0.0},
@@ -32,7 +38,7 @@ GOOD = {
                    "rho": {"y on the simplex": {"value": -0.3}, "y free": {"value": -0.3}}}}},
     "08_evidence": {"parameters": {"profile": "full", "table": ""}, "mean_abs_rho": {"ewc_gray": 0.2, "unseen": 0.2},
                     "nats": {"ewc_gray": 0.5, "unseen": 0.5}, "relearning": {"unseen": -0.05}}}
-# One number a claim, just beyond its bound.
+# One number a claim, just beyond its limit.
 BAD = {
     "negative ELBO on test images": ("01_baseline", ["nelbo"], 97.501),
     "judge-B accuracy on samples": ("01_baseline", ["accuracy"], 0.9599),
@@ -46,16 +52,16 @@ BAD = {
     "Fisher": ("02_ewc_unlearning", ["fisher_ratio"], 1.501),
     "largest distance to gray": ("03_sequential", ["gray_most"], 0.00501),
     "relapse": ("03_sequential", ["relapse"], 0.00501),
-    "judge-B accuracy on what is kept": ("03_sequential", ["retained", "accuracy"], 0.9719),
+    "judge-B accuracy on retained classes": ("03_sequential", ["retained", "accuracy"], 0.9719),
     "largest rho": ("05_attacks", ["rho", "y free", "2", "forgot 9, 2", "rho"], 0.2501),
     "smallest rho of the baseline": ("05_attacks", ["rho_baseline", "y on the simplex", "9", "rho"], 0.9999),
     "never saw it": ("05_attacks", ["held_out", "y free", "2", "seed 1", "high"], -0.1501),
     "judge B sees the class": ("07_methods", ["models", "ewc_gray", "probability"], 0.0501),
-    "methods: nats on what is kept": ("07_methods", ["models", "unseen", "nelbo"], 97.001),
+    "methods: nats on retained classes": ("07_methods", ["models", "unseen", "nelbo"], 97.001),
     "mean of two attackers": ("07_methods", ["models", "unseen", "rho", "y free", "value"], -0.3001),
     "mean |rho|": ("08_evidence", ["mean_abs_rho", "unseen"], 0.2001),
-    "nats lost on what is kept, unseen": ("08_evidence", ["nats", "unseen"], 0.5001),
-    "nats lost on what is kept, ewc_gray": ("08_evidence", ["nats", "ewc_gray"], 0.5001),
+    "nats lost on retained classes, unseen": ("08_evidence", ["nats", "unseen"], 0.5001),
+    "nats lost on retained classes, ewc_gray": ("08_evidence", ["nats", "ewc_gray"], 0.5001),
     "relearning, from a retrained": ("08_evidence", ["relearning", "unseen"], -0.0501)}
 
 
@@ -64,6 +70,7 @@ UNLEARNING = "02_ewc_unlearning"
 
 
 def changed(chapter, path, value):
+    """The good metrics with one value changed, or missing."""
     metrics = copy.deepcopy(GOOD)
     place = metrics[chapter]
     for key in path[:-1]:
@@ -75,30 +82,90 @@ def changed(chapter, path, value):
     return metrics
 
 
+def scattered(seed):
+    """The good metrics with each number up to a tenth larger or smaller, those of one name by one factor."""
+    draw = random.Random(seed)
+    factors = defaultdict(lambda: draw.uniform(0.9, 1.1))
+
+    def scatter(name, value):
+        if isinstance(value, dict):
+            return {key: item if key == "parameters" else scatter(key, item) for key, item in value.items()}
+        return value * factors[name] if isinstance(value, float) else value
+    return scatter("", GOOD)
+
+
 @pytest.fixture
 def check(tmp_path, capsys):
+    """Write metrics and check them on the command line: its exit status and output."""
     def run(metrics):
         for chapter, content in metrics.items():
             write_metrics(tmp_path, chapter, content)
-        status = main([str(tmp_path)])
+        status = main(["check", str(tmp_path)])
         return status, capsys.readouterr()
     return run
 
 
+# The claims
+
+def test_every_claim_has_a_name_of_its_own():
+    assert len({claim.name for claim in CLAIMS}) == len(CLAIMS)
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.name)
+def test_a_claim_is_a_limit_on_a_measure_of_a_chapter(claim):
+    assert claim.chapter in GOOD
+    assert claim.measure in MEASURES
+    assert claim.sign in ("<=", ">=")
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.name)
+def test_the_sign_of_a_claim_agrees_with_the_direction_of_its_measure(claim):
+    better = MEASURES[claim.measure].better
+    assert (claim.sign, better) in {("<=", "lower"), (">=", "higher"), ("<=", ""), (">=", "")}
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.name)
+def test_a_number_on_its_limit_holds(claim):
+    metrics = GOOD[claim.chapter]
+    assert claim.value(metrics) == pytest.approx(claim.limit(metrics))
+    assert claim.holds(metrics)
+
+
+@pytest.mark.parametrize("probability, forgotten", [(0.0, True), (0.02, True), (0.0201, False), (math.nan, False)])
+def test_a_class_is_forgotten_up_to_the_limit_of_the_probability(probability, forgotten):
+    assert is_forgotten(probability) is forgotten
+
+
+def test_a_class_is_forgotten_exactly_when_the_claim_of_the_probability_holds():
+    claim, = (claim for claim in CLAIMS if claim.name == "forgotten: judge-B probability of the class")
+    for probability in (0.019, LIMITS["probability"], 0.021):
+        assert claim.holds({"forgotten": {"probability": probability}}) == is_forgotten(probability)
+
+
+# The check
+
 def test_every_claim_is_a_line_and_all_hold(check):
     status, said = check(GOOD)
     lines = said.out.splitlines()
-    assert status == 0 and len(lines) == len(CLAIMS) == len(BAD)
+    assert status == 0
+    assert len(lines) == len(CLAIMS)
+    assert all(line.startswith(claim.name) for line, claim in zip(lines, CLAIMS, strict=True))
     assert all(line.endswith("  holds") for line in lines)
 
 
+def test_every_claim_has_a_number_here_that_breaks_it():
+    assert len(BAD) == len(CLAIMS)
+
+
 @pytest.mark.parametrize("name", BAD)
-def test_a_claim_that_fails_is_named(check, name):
+def test_a_claim_that_does_not_hold_is_named(check, name):
     status, said = check(changed(*BAD[name]))
     *lines, last = said.out.splitlines()
-    failing = [line for line in lines if line.endswith("DOES NOT HOLD")]
-    assert status == 1 and len(failing) == 1 and name in failing[0]
-    assert last.startswith("does not hold: ") and name in last
+    failing, = (line for line in lines if line.endswith("DOES NOT HOLD"))
+    assert status == 1
+    assert name in failing
+    assert last.startswith("does not hold: ")
+    assert name in last
 
 
 def test_of_other_parameters_nothing_is_claimed(check):
@@ -106,41 +173,54 @@ def test_of_other_parameters_nothing_is_claimed(check):
     for content in metrics.values():
         content["parameters"] = PARAMETERS | {"profile": "smoke", "dataset": "digits", "table": ""}
     status, said = check(metrics)
+    lines = said.out.splitlines()
     assert status == 0
-    verdicts = ("does not apply (profile=smoke, dataset=digits)", "does not apply (profile=smoke)")
-    assert all(line.endswith(verdicts) for line in said.out.splitlines())
+    assert all(line.endswith((" (not claimed for profile=smoke, dataset=digits)", " (not claimed for profile=smoke)"))
+               for line in lines)
+    assert sum("  does not hold (not claimed for " in line for line in lines) == 1
+    assert "DOES NOT HOLD" not in said.out
 
 
-@pytest.mark.parametrize("name, other", [
-    ("profile", "smoke"), ("dataset", "kmnist"), ("architecture", "conv")])
+@pytest.mark.parametrize("name, other", [("profile", "smoke"), ("dataset", "kmnist"), ("architecture", "conv")])
 def test_each_parameter_alone_exempts_a_run(check, name, other):
     metrics = changed(*BAD["distance to gray"])
     metrics[UNLEARNING]["parameters"] = PARAMETERS | {name: other}
     status, said = check(metrics)
-    assert status == 0 and said.out.count(f"does not apply ({name}={other})") == 6
+    assert status == 0
+    assert said.out.count(f"(not claimed for {name}={other})") == 6
 
 
-def test_all_that_fail_are_named(check):
+def test_another_table_exempts_the_evidence_alone(check):
+    metrics = changed(*BAD["mean |rho|"])
+    metrics["08_evidence"]["parameters"] = {"profile": "full", "table": "mine.csv"}
+    status, said = check(metrics)
+    assert status == 0
+    assert said.out.count("(not claimed for table=mine.csv)") == 4
+
+
+def test_all_claims_that_do_not_hold_are_named(check):
     metrics = changed(*BAD["distance to gray"])
     metrics["01_baseline"]["nelbo"] = 99
     status, said = check(metrics)
-    last = said.out.splitlines()[-1]
-    assert status == 1 and "baseline: negative ELBO" in last and "distance to gray" in last
+    assert status == 1
+    assert said.out.splitlines()[-1] == (
+        "does not hold: baseline: negative ELBO on test images, nats; forgotten: distance to gray")
 
 
 def test_another_digit_and_seed_are_held_to_the_same(check):
     metrics = changed(*BAD["distance to gray"])
-    metrics["02_ewc_unlearning"]["parameters"] = PARAMETERS | {"forget": 3, "seed": 7}
+    metrics[UNLEARNING]["parameters"] = PARAMETERS | {"forget": [3, 5], "seed": 7}
     assert check(metrics)[0] == 1
 
 
-def test_a_claim_may_be_stated_for_parameters_of_its_own(tmp_path, capsys):
+def test_a_claim_may_be_made_for_parameters_of_its_own(tmp_path, capsys):
     write_metrics(tmp_path, "05_attacks", {"parameters": PARAMETERS | {"architecture": "conv"}, "rho": 0.3})
-    claims = [Claim("rho", "05_attacks", lambda m: m["rho"], "<=", lambda m: 0.1, {"forget": k})
-              for k in (8, 9)]
+    claims = [Claim("rho", "05_attacks", "rho", lambda m: m["rho"], "<=", lambda m: 0.1, {"seed": seed})
+              for seed in (8, 0)]
     assert check_run(tmp_path, claims) == ["rho"]
     first, second = capsys.readouterr().out.splitlines()
-    assert first.endswith("does not apply (forget=9)") and second.endswith("DOES NOT HOLD")
+    assert first.endswith("  does not hold (not claimed for seed=0)")
+    assert second.endswith("  DOES NOT HOLD")
 
 
 def is_one_sentence_on(chapter, error):
@@ -153,29 +233,101 @@ def is_one_sentence_on(chapter, error):
     ("01_baseline", ["parameters"]), (UNLEARNING, ["parameters", "profile"])])
 def test_a_missing_number_is_an_error_and_no_pass(check, chapter, path):
     status, said = check(changed(chapter, path, MISSING))
-    assert status == 2 and is_one_sentence_on(chapter, said.err)
+    assert status == 2
+    assert is_one_sentence_on(chapter, said.err)
 
 
 @pytest.mark.parametrize("path, value", [
     (["seconds_baseline"], 0), (["seconds"], 10**400), (["retained"], []),
     (["fisher_ratio"], "1"), (["fisher_ratio"], None)])
-def test_what_is_no_usable_number_is_an_error_too(check, path, value):
+def test_a_value_that_is_no_usable_number_is_an_error_too(check, path, value):
     status, said = check(changed(UNLEARNING, path, value))
-    assert status == 2 and is_one_sentence_on(UNLEARNING, said.err)
+    assert status == 2
+    assert is_one_sentence_on(UNLEARNING, said.err)
 
 
-def test_nan_is_no_pass(check, tmp_path):
+def test_a_number_that_is_not_a_number_does_not_hold(check, tmp_path, capsys):
     check(GOOD)
     path = tmp_path / "01_baseline" / "metrics.json"
     path.write_text(path.read_text().replace("97.5", "NaN"))
-    assert main([str(tmp_path)]) == 1
+    assert main(["check", str(tmp_path)]) == 1
+    assert capsys.readouterr().out.splitlines()[0].endswith("DOES NOT HOLD")
 
 
-def test_no_run_and_a_damaged_one(tmp_path, capsys):
-    assert main([str(tmp_path / "none")]) == 2
+def test_a_check_of_no_run_says_how_to_make_one(tmp_path, capsys):
+    assert main(["check", str(tmp_path / "none")]) == 2
     assert "run the chapter first" in capsys.readouterr().err
+
+
+def test_a_check_of_a_damaged_run_is_an_error(tmp_path, capsys):
     path = tmp_path / "01_baseline" / "metrics.json"
     path.parent.mkdir()
     path.write_text('{"nelbo": 9')
-    assert main([str(tmp_path)]) == 2
+    assert main(["check", str(tmp_path)]) == 2
     assert "is damaged" in capsys.readouterr().err
+
+
+# The page
+
+@pytest.mark.parametrize("chapter", GOOD)
+def test_a_page_has_every_claim_of_its_chapter(chapter):
+    table = verdicts(chapter, GOOD[chapter])
+    assert list(table.index) == [claim.name for claim in CLAIMS if claim.chapter == chapter]
+    assert list(table) == ["measured", "limit", "verdict"]
+    assert set(table["verdict"]) == {"holds"}
+
+
+def test_a_chapter_without_claims_has_an_empty_table():
+    assert verdicts("04_latent", {"parameters": PARAMETERS}).empty
+
+
+def test_a_page_writes_numbers_in_the_format_of_their_measure():
+    row = verdicts("01_baseline", GOOD["01_baseline"]).iloc[1]
+    assert row["measured"] == "96.0%"
+    assert row["limit"] == "≥ 96.0%"
+
+
+def test_a_page_needs_metrics():
+    with pytest.raises(TypeError, match="^metrics must be a Mapping, got "):
+        verdicts("01_baseline", [97.5])
+
+
+# The page and the check
+
+LINE = re.compile(r"(?P<name>.{57}) +(?P<value>\S+) (?P<sign><=|>=) +(?P<limit>\S+)  (?P<verdict>.+)")
+
+
+def number(text):
+    """The number in a text of the page, and the half unit of its last digit."""
+    digits = text.rstrip("%")
+    scale = 0.01 if text.endswith("%") else 1
+    return float(digits) * scale, 0.5 * scale * 10.0**-len(digits.partition(".")[2])
+
+
+@pytest.mark.parametrize("metrics", [
+    pytest.param(GOOD, id="on the limits"), *(pytest.param(changed(*bad), id=name) for name, bad in BAD.items()),
+    *(pytest.param(scattered(seed), id=f"scattered {seed}") for seed in range(20))])
+@pytest.mark.parametrize("others", [{}, {"profile": "smoke", "dataset": "digits"}], ids=["claimed", "not claimed"])
+def test_the_page_and_the_check_agree_on_every_claim(check, metrics, others):
+    metrics = {chapter: {**content, "parameters": content["parameters"] | others}
+               for chapter, content in metrics.items()}
+    status, said = check(metrics)
+    lines = [LINE.fullmatch(line) for line in said.out.splitlines()[:len(CLAIMS)]]
+    for claim, line in zip(CLAIMS, lines, strict=True):
+        row = verdicts(claim.chapter, metrics[claim.chapter]).loc[claim.name]
+        sign, limit = row["limit"].split()
+        assert line["name"].rstrip() == claim.name
+        assert {"≤": "<=", "≥": ">="}[sign] == line["sign"]
+        for shown, checked in ((row["measured"], line["value"]), (limit, line["limit"])):
+            value, half = number(shown)
+            assert value == pytest.approx(float(checked), rel=0, abs=half + 0.00005 + 1e-9)
+        assert line["verdict"].lower() == row["verdict"]
+        assert line["verdict"].isupper() == (row["verdict"] == "does not hold")
+    failed = [line["name"] for line in lines if line["verdict"] == "DOES NOT HOLD"]
+    assert status == bool(failed)
+
+
+def test_the_scattered_metrics_break_and_keep_every_claim_somewhere():
+    runs = [scattered(seed) for seed in range(20)]
+    for claim in CLAIMS:
+        assert {claim.holds(metrics[claim.chapter]) for metrics in runs} == {True, False}
