@@ -19,7 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from .checks import check_fisher, check_images, check_seed, check_types, check_values, check_whole
+from .checks import check_fisher, check_images, check_seed, check_types, check_values, check_whole, shorten
 from .fisher import Diagonal
 from .labels import CLASSES, check_labels
 from .model import CVAE
@@ -254,12 +254,21 @@ def layer_cka(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tens
     """
     _check_layers(first=first, second=second)
     check_types(rows=(rows, torch.Tensor))
+    count = min(map(len, [*first.values(), *second.values()]))
+    if (rows.ndim != 1 or rows.dtype != torch.long or not len(rows)
+            or not 0 <= int(rows.min()) <= int(rows.max()) < count):
+        raise ValueError(f"rows must be whole numbers [M] from 0 to {count - 1}, got {shorten(rows)}")
     return pd.Series({layer: linear_cka(values[rows], second[layer][rows]) for layer, values in first.items()})
 
 
 def _check_layers(**models: Mapping[str, torch.Tensor]) -> None:
-    """Refuse two models of which the second lacks a layer of the first."""
+    """Refuse anything but two mappings of layers to values [N, d], of which the second has the layers of the first."""
     check_types(**{name: (layers, Mapping) for name, layers in models.items()})
+    for name, layers in models.items():
+        if not layers:
+            raise ValueError(f"{name} must have at least one layer, got {shorten(layers)}")
+        for layer, values in layers.items():
+            check_values(**{f"{name}[{layer!r}]": values})
     (_, first), (name, second) = models.items()
     if missing := [layer for layer in first if layer not in second]:
         raise ValueError(f"{name} must have the layers {', '.join(map(str, first))}, "
