@@ -33,6 +33,7 @@ def copied(folder: Path, chapters: Sequence[str]) -> Run:
     """A copy of the files that a run needs, in `folder`, with an empty store."""
     for name in ("notebooks", "sa_lib"):
         shutil.copytree(PROJECT / name, folder / "root" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(PROJECT / "pyproject.toml", folder / "root")  # it has the repository's address, for links to Colab
     return Run(folder / "root", folder / "cache", chapters)
 
 
