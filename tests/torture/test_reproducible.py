@@ -115,7 +115,7 @@ def draws(digits, base, judge):
         "interval": lambda: evidence.interval([1.0, 2.0, 4.0], 50),
         "t-SNE": lambda: latent.joint_tsne([features, features[:20]]),
         "probe": lambda: latent.probe_recall(features, y, features, y),
-        "neighbours": lambda: latent.knn_recall(features, y, features, y)}
+        "neighbors": lambda: latent.knn_recall(features, y, features, y)}
 
 
 def global_state():
