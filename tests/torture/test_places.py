@@ -1,4 +1,4 @@
-"""Places: full, read-only, of odd names or on another disk. All is well there, or one sentence says what is not."""
+"""Full, read-only, oddly named and other disks: everything works there, or one sentence names the fault."""
 
 import os
 import shutil
@@ -10,14 +10,16 @@ from contextlib import contextmanager
 import papermill
 import pytest
 import torch
-from test_data import SMALL, only
+from test_data import SMALL, give_nothing, set_sources
 from test_store import RECIPE, Maker, assert_whole
 
-from runs import numbers
-from sa_lib import book, data, store, sweep
+from runs import PROJECT, numbers
+from sa_lib import data, store
+from sa_lib.book import notebooks, sweep
+from sa_lib.book.__main__ import main
 
 pytestmark = pytest.mark.torture
-# A chapter that needs no time, and writes as much as it is told to.
+# A chapter that needs no time and prints `amount` bytes.
 QUICK = '''\
 # %% tags=["parameters"]
 forget = 9
@@ -35,7 +37,7 @@ folder.mkdir(parents=True, exist_ok=True)
 
 @contextmanager
 def mounted(folder, *options):
-    """A file system of its own at `folder`; the test is skipped where this user may not mount one."""
+    """A file system of its own at `folder`; the test is skipped if this user may not mount one."""
     folder.mkdir(exist_ok=True)
     if not shutil.which("mount"):
         pytest.skip("there is no mount here")
@@ -57,7 +59,7 @@ def disk(tmp_path):
 
 @contextmanager
 def read_only(folder, at=None):
-    """`folder` seen through a mount that cannot be written, even by root."""
+    """`folder` through a mount that not even root can write to."""
     with mounted(at or folder.with_name(f"{folder.name} read-only"), "--bind", folder) as seen:
         subprocess.run(["mount", "-o", "remount,bind,ro", seen], check=True)
         yield seen
@@ -79,27 +81,29 @@ def project(root, amount=1):
     """A project of one chapter."""
     (root / "notebooks").mkdir(parents=True)
     (root / "notebooks" / "01_tiny.py").write_text(QUICK.format(amount=amount))
-    book.sync(root)
+    shutil.copy(PROJECT / "pyproject.toml", root)
+    notebooks.sync(root)
     return root
 
 
-def one_sentence(said, *names):
-    """The last words are one line, no traceback, and name all this."""
-    assert "Traceback" not in said
-    line = said.rstrip("\n").rpartition("\n")[2]
-    assert line.startswith("error: ") and all(str(name) in line for name in names), said
+def assert_one_sentence(output, *names):
+    """Assert that the output ends with an error of one line that has these names, without a traceback."""
+    assert "Traceback" not in output
+    line = output.rstrip("\n").rpartition("\n")[2]
+    assert line.startswith("error: "), output
+    assert [name for name in names if str(name) not in line] == [], output
 
 
 def big():
     return {"w": torch.zeros(1_000_000)}, {}
 
 
-def test_a_full_disk_under_the_store_is_named_and_leaves_nothing(disk, make, monkeypatch, tally):
+def test_a_full_disk_under_the_store_is_named_and_no_file_is_left(disk, make, monkeypatch, tally):
     monkeypatch.setenv("SA_CACHE", str(disk))
     with pytest.raises(OSError, match=rf"^the store {disk} cannot be written: .*No space left.*'{disk}/models/cvae/\w+"
                                       r"\.safetensors'; SA_CACHE may name another folder$"):
         store.get_or_make("cvae", RECIPE, big)
-    assert not [path for path in disk.rglob("*") if path.is_file()]
+    assert [path for path in disk.rglob("*") if path.is_file()] == []
     assert_whole(store.get_or_make("cvae", RECIPE, make))
     path = disk / "mine.safetensors"
     with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
@@ -110,26 +114,27 @@ def test_a_full_disk_under_the_store_is_named_and_leaves_nothing(disk, make, mon
 
 def test_a_full_disk_under_the_data_is_a_warning(disk, monkeypatch, tally):
     fill(disk)
-    only(monkeypatch, "fashion", good=lambda *_: SMALL)
-    with pytest.warns(UserWarning, match=f"could not be kept in {disk}.*No space left"):
+    set_sources(monkeypatch, "fashion", good=lambda *_: SMALL)
+    with pytest.warns(UserWarning, match=f"{disk}.*No space left"):
         assert len(data.load("fashion", disk).test_labels) == 5
     tally["full disks named"] += 1
 
 
-def test_a_full_disk_under_a_run_is_one_sentence_and_the_run_is_taken_up_when_there_is_room(
+def test_a_full_disk_under_a_run_is_one_sentence_and_the_run_continues_when_there_is_room(
         disk, monkeypatch, capfd, tally):
     root = project(disk / "ein Buch ψ 忘", amount=2_000_000)
     monkeypatch.chdir(root)
-    assert book.main(["run", "--run", "mine"]) == 1
-    one_sentence(capfd.readouterr().err, "01_tiny", "No space left on device", "runs/mine/.01_tiny.ipynb")
+    assert main(["run", "--run", "mine"]) == 2
+    assert_one_sentence(capfd.readouterr().err, "01_tiny", "No space left on device", "runs/mine/.01_tiny.ipynb")
     (root / "notebooks" / "01_tiny.py").write_text(QUICK.format(amount=1))
-    book.sync(root)
+    notebooks.sync(root)
     fill(disk)
-    assert book.main(["run", "--run", "mine"]) == 1
-    one_sentence(capfd.readouterr().err, "No space left on device", "runs/mine")
+    assert main(["run", "--run", "mine"]) == 2
+    assert_one_sentence(capfd.readouterr().err, "No space left on device", "runs/mine")
     (disk / "filler").unlink()
-    assert book.main(["run", "--run", "mine"]) == 0
-    assert numbers(root / "runs" / "mine") and not [path for path in root.rglob(".*")]
+    assert main(["run", "--run", "mine"]) == 0
+    assert numbers(root / "runs" / "mine")
+    assert list(root.rglob(".*")) == []
     tally["full disks named"] += 2
 
 
@@ -140,21 +145,21 @@ def test_a_full_disk_under_a_sweep_is_one_sentence(disk, monkeypatch, capfd, tal
     cell, = sweep.cells(root, "01_tiny", {"forget": [1]}, {})
     sweep._keep(folder / cell.name, "01_tiny", cell, {"error": "", "metrics": "{}", "seconds": 1.0, "machine": {}})
     fill(disk)
-    assert sweep.main(["--chapter", "01_tiny", "--grid", "forget=1", "--name", "mine"]) == 2
-    one_sentence(capfd.readouterr().err, "No space left on device", folder / "table.csv")
+    assert main(["sweep", "--chapter", "01_tiny", "--grid", "forget=1", "--name", "mine"]) == 2
+    assert_one_sentence(capfd.readouterr().err, "No space left on device", folder / "table.csv")
     tally["full disks named"] += 1
 
 
-def test_a_read_only_store_gives_what_it_holds_and_names_itself_where_it_lacks_something(
+def test_a_read_only_store_gives_out_its_models_and_is_named_if_it_lacks_one(
         tmp_path, make, monkeypatch, tally):
     cache = tmp_path / "cache"
     monkeypatch.setenv("SA_CACHE", str(cache))
-    only(monkeypatch, "fashion", good=lambda *_: SMALL)
+    set_sources(monkeypatch, "fashion", good=lambda *_: SMALL)
     store.get_or_make("cvae", RECIPE, make)
     data.load("fashion", cache / "data")
     with read_only(cache) as seen, warnings.catch_warnings(action="error"):
         monkeypatch.setenv("SA_CACHE", str(seen))
-        only(monkeypatch, "fashion")
+        set_sources(monkeypatch, "fashion", down=give_nothing)
         assert_whole(store.get_or_make("cvae", RECIPE, make))
         assert len(data.load("fashion", seen / "data").test_labels) == 5
         assert make.calls == 1
@@ -162,53 +167,57 @@ def test_a_read_only_store_gives_what_it_holds_and_names_itself_where_it_lacks_s
             with pytest.raises(OSError, match=f"^the store {seen} cannot be written: .*Read-only file system: "
                                               f"'{seen}/models/.*; SA_CACHE may name another folder$"):
                 store.get_or_make(kind, {"seed": 1}, make)
-        assert make.calls == 1, "it is said before the training, not after it"
+        assert make.calls == 1, "the error comes before the training"
     tally["read-only places"] += 1
 
 
-def test_a_read_only_checkout_is_one_sentence_to_the_book_and_the_sweep(tmp_path, monkeypatch, capfd, tally):
+def test_a_run_and_a_sweep_in_a_read_only_checkout_are_one_sentence(tmp_path, monkeypatch, capfd, tally):
     with read_only(project(tmp_path / "root")) as root:
         monkeypatch.chdir(root)
-        assert book.main(["sync"]) == 0 and book.main(["run", "--run", "mine"]) == 1
-        one_sentence(capfd.readouterr().err, "Read-only file system", root / "runs")
-        assert sweep.main(["--chapter", "01_tiny", "--grid", "forget=1"]) == 2
-        one_sentence(capfd.readouterr().err, "Read-only file system", root / "runs")
+        assert main(["sync"]) == 0
+        assert main(["run", "--run", "mine"]) == 2
+        assert_one_sentence(capfd.readouterr().err, "Read-only file system", root / "runs")
+        assert main(["sweep", "--chapter", "01_tiny", "--grid", "forget=1"]) == 2
+        assert_one_sentence(capfd.readouterr().err, "Read-only file system", root / "runs")
     tally["read-only places"] += 2
 
 
-def test_a_store_on_another_disk_is_as_any(disk, make, monkeypatch, tmp_path, tally):
+def test_a_store_on_another_disk_works(disk, make, monkeypatch, tmp_path, tally):
     assert os.stat(disk).st_dev != os.stat(tmp_path).st_dev
     monkeypatch.setenv("SA_CACHE", str(disk))
-    only(monkeypatch, "fashion", good=lambda *_: SMALL)
+    set_sources(monkeypatch, "fashion", good=lambda *_: SMALL)
     made = store.get_or_make("cvae", RECIPE, make)
     monkeypatch.setenv("SA_MODELS", store.pack([f"cvae/{made.path.name}"], tmp_path / "models.zip"))
     made.path.unlink()
     assert_whole(store.get_or_make("cvae", RECIPE, make))
     data.load("fashion", disk)
-    assert make.calls == 1 and len(list((disk / "fashion").iterdir())) == 5
+    assert make.calls == 1
+    assert len(list((disk / "fashion").iterdir())) == 5
     tally["other disks"] += 1
 
 
 @pytest.mark.parametrize("home", ["not there/yet", "a file/below it"])
-def test_a_home_that_is_not_there_is_made_or_named(tmp_path, home, tally):
+def test_a_missing_home_is_made_or_named(tmp_path, home, tally):
     (tmp_path / "a file").touch()
     environment = {key: value for key, value in os.environ.items()
                    if not key.startswith(("SA_", "XDG_")) and key != "PYTHONPATH"}
     home = tmp_path / home
     script = ("import torch\nfrom sa_lib import store\n"
               "print(store.get_or_make('cvae', {}, lambda: ({'w': torch.ones(1)}, {})).path)")
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=book.RESULTS.parent,
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=PROJECT,
                           env={**environment, "HOME": str(home)})
     if "yet" in str(home):
         assert done.stdout.startswith(str(home)), done.stderr
     else:
         assert done.returncode == 1
         last = done.stderr.splitlines()[-1]
-        assert last.startswith(f"OSError: the store {home}") and "Not a directory" in last and "SA_CACHE" in last
+        assert last.startswith(f"OSError: the store {home}")
+        assert "Not a directory" in last
+        assert "SA_CACHE" in last
     tally["homes"] += 1
 
 
-def test_a_chapter_runs_where_all_but_its_own_folder_is_read_only_and_names_are_odd(
+def test_a_chapter_runs_if_all_but_its_own_folder_is_read_only_and_names_are_odd(
         undisturbed, tmp_path, monkeypatch, tally):
     odd = tmp_path / "Verlernt, «zwei» ψ 忘"
     odd.mkdir()
