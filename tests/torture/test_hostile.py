@@ -78,7 +78,8 @@ def cases(folder):
 
     def whole(content):
         loaded = checkpoints.read_model(path)
-        assert isinstance(loaded, CVAE) and all(weight.isfinite().all() for weight in loaded.parameters())
+        assert isinstance(loaded, CVAE)
+        assert all(weight.isfinite().all() for weight in loaded.parameters())
         return loaded
 
     def own(content):
