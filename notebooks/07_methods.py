@@ -151,7 +151,7 @@ samples = {
 # %% tags=["remove-input"]
 grays = {name: float(distance_to_gray(row[10:]).mean()) for name, row in samples.items()}
 chapter.show_figure(
-    figures.image_grid(torch.stack(list(samples.values())), rows=list(samples), columns=[*map(str, requested.tolist())]),
+    figures.image_grid(torch.stack(list(samples.values())), rows=list(samples), columns=requested.tolist()),
     f"The same latent codes and labels in each row. Distance to gray in the last six columns, which ask for {digit} "
     f"again: {measures.listing('gray', grays)}.")
 
@@ -265,9 +265,9 @@ chapter.show_table(ranks.rename_axis("method"), "Ranks, 1 the best, and their su
 # ways: the label still draws the class (*forgotten: no*), an attacker still
 # finds it (*suppressed* or *avoided*), the model is worse at the class than a
 # model that never saw it, which betrays the removal (*over-forgotten*), or the
-# retained classes suffer (*above the limit*). Read each row next to the one of retrain: a model that never saw the
-# class draws something for its label as well, and judge B may take a part of it
-# for the class.
+# retained classes suffer (*above the limit*). Read each row next to the one of
+# retrain: a model that never saw the class draws something for its label as
+# well, and judge B may take a part of it for the class.
 #
 # One class and one seed are an anecdote, and the reference is a single model
 # here. [The chapter on attacks](05_attacks.ipynb) measures how far two models
