@@ -493,5 +493,5 @@ def test_the_address_is_changed_everywhere_at_once(tiny):
 
 @pytest.mark.parametrize("bad", ["https://example.org/a/b", "https://github.com/YOUR_ACCOUNT/x", ""])
 def test_an_address_that_is_not_of_a_repository_is_refused(tiny, bad):
-    with pytest.raises(BookError, match=re.escape(f"URL={bad} is not allowed")):
+    with pytest.raises(BookError, match=re.escape(f"URL must be https://github.com/<owner>/<name>, got {bad}")):
         notebooks.set_repository(tiny, bad)

@@ -25,13 +25,14 @@ from torch import nn
 
 import sa_lib
 from runs import PROJECT
-from sa_lib import attack_tables as tables_of_attacks
 from sa_lib import (
+    attack_tables,
     attacks,
     chapter,
     checkpoints,
     checks,
     claims,
+    comparison,
     data,
     evaluation,
     evidence,
@@ -259,6 +260,9 @@ CALLS = {
         dict(tables={"one": EVALUATED, "two": EVALUATED}, forget=9, reference="one"),
         dict(tables=no_tensor | st.builds(lambda table: {"one": table}, evaluated), forget=forget,
              reference=no_tensor)),
+    evaluation.rehearsal: (
+        dict(logs={"one": TABLE.assign(real=1.0)}),
+        dict(logs=filled | st.builds(lambda log: {"one": log}, no_tensor | st.just(TABLE.iloc[:0])))),
     evaluation.relapse: (
         dict(tables=[EVALUATED, EVALUATED], forget=9),
         dict(tables=no_tensor | st.builds(lambda table: [EVALUATED, table], evaluated) | st.just([EVALUATED] * 3),
@@ -411,6 +415,15 @@ CALLS = {
     checkpoints.import_official: (dict(path="saved"), dict(path=folder)),
     evidence.read: (dict(), dict(path=folder)),
     evidence.tidy: (dict(table=CELLS), dict(table=table)),
+    evidence.split: (dict(table=CELLS), dict(table=table)),
+    evidence.overview: (dict(table=CELLS), dict(table=table)),
+    evidence.origin: (dict(table=CELLS), dict(table=table)),
+    evidence.failures: (dict(table=CELLS), dict(table=table)),
+    evidence.complete: (dict(rows=TIDY, names=["unseen"]), dict(rows=table, names=named)),
+    evidence.estimate: (
+        dict(values=[1.0, 2.0], scale=2.0),
+        dict(values=anything.filter(lambda value: value != "") | st.sampled_from([[math.nan], [1.0, math.inf]]),
+             scale=anything.filter(lambda value: not isinstance(value, bool)))),
     evidence.residual: (
         dict(rows=TIDY, model="unseen", forget=9, threat="y free"),
         dict(rows=table, model=no_tensor, forget=anything | st.integers(max_value=-1) | st.integers(min_value=10),
@@ -467,12 +480,13 @@ ELSEWHERE = {
     store.cache_root: "it has no arguments", store.expanded: "validate",
     **dict.fromkeys((store.code_text, store.file_digest, store.text_digest, store.write_atomically), "the store"),
     chapter.show_markdown: "say", measures.Measure: "MEASURES", measures.label: "any name is allowed",
-    **dict.fromkeys((claims.Claim, claims.check, claims.is_forgotten, claims.verdicts), "test_claims.py"),
+    chapter.part: "its title is typed by the author of a chapter", evidence.Estimate: "estimate makes it",
+    evidence.check_cells: "a check", evidence.check_rows: "a check",
     # For every chapter, below.
     experiment.Parameters: "validate makes it", experiment.Profile: "PROFILES", experiment.validate: "below",
 }
-# Modules whose functions have tests of bad input of their own: the checks themselves, and tables for chapter 5.
-TESTED_ALONE = (checks, tables_of_attacks)
+# Modules whose functions have tests of their own: the checks, and the tables on the pages of chapters.
+TESTED_ALONE = (checks, attack_tables, claims, comparison)
 
 
 def sentence(error):
