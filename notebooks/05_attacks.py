@@ -250,7 +250,7 @@ against = {"baseline": list(never), first: [own],
            target: list(never)}
 against |= {name: [other for other in never if other != name]
             for name in never}
-rho = attack_tables.rho(errors, against)
+rho = attack_tables.residuals(errors, against)
 rho_subjects = rho.query("model in @subjects")
 rho_never = rho.query("model in @never")
 
@@ -295,7 +295,7 @@ run.show_claims("05_attacks", metrics)
 # that lack *all* classes in `forget`.
 
 # %%
-wrong = attack_tables.rho(errors, {first: list(never)})
+wrong = attack_tables.residuals(errors, {first: list(never)})
 controls = pd.concat({"its own control": rho,
                       "controls of all classes": wrong})["rho"]
 controls = controls.xs((digit, first), level=("class", "model"))
@@ -336,7 +336,7 @@ for name, model in shorter.items():
 extra = attack_tables.errors({
     (threat, digit, name): reconstruct(model, digit, threat)
     for threat in strongest for name, model in shorter.items()})
-rest = attack_tables.rho(pd.concat([errors, extra]),
+rest = attack_tables.residuals(pd.concat([errors, extra]),
                          dict.fromkeys(shorter, against[first]))
 rest = rest["rho"].unstack("threat", sort=False).loc[digit]
 tradeoff = pd.DataFrame(quality).T.join(

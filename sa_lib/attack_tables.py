@@ -17,7 +17,7 @@ from .checks import check_names, check_types, shorten
 from .judges import Judge
 from .residual import Residual, residual_knowledge, verdict
 
-__all__ = ["by_threat", "errors", "flat", "inputs", "nested", "points", "relearning", "rho", "scores", "verdicts"]
+__all__ = ["by_threat", "errors", "flat", "inputs", "nested", "points", "relearning", "residuals", "scores", "verdicts"]
 
 Results = Mapping[tuple[str, int, str], AttackResult]
 LEVELS = ["threat", "class", "model"]
@@ -68,8 +68,8 @@ def inputs(results: Results) -> pd.DataFrame:
                          "y_class": float(result.y[-1][:, key[1]].mean())} for key, result in results.items()})
 
 
-def rho(errors: pd.Series, never: Mapping[str, Sequence[str]], baseline: str = "baseline", resamples: int = 2000,
-          seed: int = 0) -> pd.DataFrame:
+def residuals(errors: pd.Series, never: Mapping[str, Sequence[str]], baseline: str = "baseline",
+              resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
     """rho of several models, for each threat model and class for which they have errors.
 
     Args:
@@ -95,7 +95,7 @@ def rho(errors: pd.Series, never: Mapping[str, Sequence[str]], baseline: str = "
     if lonely := [model for model, names in never.items() if not names]:
         raise ValueError(f"never must have at least one model for each, got none for {', '.join(lonely)}")
     attacks = {key: rows.droplevel(LEVELS) for key, rows in errors.groupby(level=LEVELS, sort=False)}
-    residuals = {}
+    table = {}
     for threat, label, model in attacks:
         if model in never:
             unlearned = attacks[threat, label, model]
@@ -105,13 +105,13 @@ def rho(errors: pd.Series, never: Mapping[str, Sequence[str]], baseline: str = "
                 raise ValueError(f"errors must have every image of ({threat}, {label}, {model}) for {baseline} and "
                                  f"{', '.join(never[model])} too, got fewer")
             *without, before = (torch.tensor(rows.to_numpy()) for rows in others)
-            residuals[threat, label, model] = asdict(residual_knowledge(
+            table[threat, label, model] = asdict(residual_knowledge(
                 torch.stack(without), torch.tensor(unlearned.to_numpy()), before, resamples, seed))
-    return _frame(residuals)
+    return _frame(table)
 
 
 def verdicts(table: pd.DataFrame) -> pd.DataFrame:
-    """rho with its interval and its `verdict`, both in words, for each row of `rho`."""
+    """rho with its interval and its `verdict`, both in words, for each row of `residuals`."""
     residuals = [Residual(*row) for row in table[["rho", "low", "high"]].itertuples(index=False)]
     return pd.DataFrame({"rho": [str(one) for one in residuals], "verdict": [verdict(one) for one in residuals]},
                         index=table.index)
@@ -137,7 +137,7 @@ def by_threat(values: pd.Series) -> pd.DataFrame:
 
 
 def points(table: pd.DataFrame) -> pd.DataFrame:
-    """rho and its interval of each row of `rho`, for `figures.intervals`.
+    """rho and its interval of each row of `residuals`, for `figures.intervals`.
 
     Returns:
         Index threat and class: model; columns `value`, `low`, `high`.

@@ -73,12 +73,12 @@ def test_markdown_tells_the_book_its_role(shown):
 # Parts
 
 @pytest.mark.parametrize("error", [ValueError("loss must be\nfinite, got nan"),
-                                   OverflowError("loss must be finite, got nan")])
+                                   OverflowError("loss must be finite, got nan; lower the learning rate")])
 def test_a_part_that_fails_is_named_in_its_place(shown, error):
     with chapter.part("Attacks"):
         raise error
     assert [data["text/markdown"] for data, _ in shown] == [
-        "> **Attacks: not measured.** loss must be finite, got nan"]
+        "> **Attacks: not measured.** loss must be finite, got nan."]
 
 
 def test_a_part_without_an_error_shows_nothing_of_its_own(shown):

@@ -105,7 +105,7 @@ def test_results_that_are_no_attacks_by_threat_class_and_model(results):
 
 def test_each_row_of_the_table_is_the_rho_of_its_errors(results):
     errors = attack_tables.errors(results)
-    table = attack_tables.rho(errors, {"forgot 9": NEVER, NEVER[0]: NEVER[1:]})
+    table = attack_tables.residuals(errors, {"forgot 9": NEVER, NEVER[0]: NEVER[1:]})
     assert list(table.index) == [key for key in results if key[2] in ("forgot 9", NEVER[0])]
     baseline, forgot, first, second = (results["y free", 2, name].errors for name in MODELS)
     assert Residual(*table.loc["y free", 2, "forgot 9"]) == residual_knowledge(
@@ -114,35 +114,35 @@ def test_each_row_of_the_table_is_the_rho_of_its_errors(results):
 
 
 def test_the_baseline_against_itself_has_a_rho_of_one(results):
-    table = attack_tables.rho(attack_tables.errors(results), {"baseline": NEVER})
+    table = attack_tables.residuals(attack_tables.errors(results), {"baseline": NEVER})
     assert (table == 1).all(axis=None)
 
 
 def test_a_model_that_was_not_attacked_for_a_class_has_no_row_for_it(results):
     errors = attack_tables.errors({key: one for key, one in results.items() if key[1:] != (2, "forgot 9")})
-    table = attack_tables.rho(errors, {"forgot 9": NEVER})
+    table = attack_tables.residuals(errors, {"forgot 9": NEVER})
     assert list(table.index.unique("class")) == [9]
 
 
 def test_images_are_compared_by_their_number_and_not_by_their_place(results):
     errors = attack_tables.errors(results)
     shuffled = errors.sample(frac=1, random_state=0)
-    expected = attack_tables.rho(errors, {"forgot 9": NEVER})
-    assert np.allclose(attack_tables.rho(shuffled, {"forgot 9": NEVER}).loc[expected.index]["rho"], expected["rho"])
+    expected = attack_tables.residuals(errors, {"forgot 9": NEVER})
+    assert np.allclose(attack_tables.residuals(shuffled, {"forgot 9": NEVER}).loc[expected.index]["rho"], expected["rho"])
 
 
 def test_errors_that_cannot_be_compared_are_refused(results):
     errors = attack_tables.errors(results)
     with pytest.raises(ValueError, match="errors must have every image of"):
-        attack_tables.rho(errors.drop(("y free", 9, NEVER[1], 3)), {"forgot 9": NEVER})
+        attack_tables.residuals(errors.drop(("y free", 9, NEVER[1], 3)), {"forgot 9": NEVER})
     with pytest.raises(ValueError, match="errors must have the levels threat, class, model and image"):
-        attack_tables.rho(errors.droplevel("class"), {"forgot 9": NEVER})
+        attack_tables.residuals(errors.droplevel("class"), {"forgot 9": NEVER})
     with pytest.raises(ValueError, match="never must be a list of names among baseline, "):
-        attack_tables.rho(errors, {"forgot 3": NEVER})
+        attack_tables.residuals(errors, {"forgot 3": NEVER})
     with pytest.raises(ValueError, match="never must have at least one model for each, got none for forgot 9"):
-        attack_tables.rho(errors, {"forgot 9": []})
+        attack_tables.residuals(errors, {"forgot 9": []})
     with pytest.raises(ValueError, match="baseline must be"):
-        attack_tables.rho(errors, {"forgot 9": NEVER}, baseline="teacher")
+        attack_tables.residuals(errors, {"forgot 9": NEVER}, baseline="teacher")
 
 
 def test_verdicts_put_each_row_in_words():
@@ -172,7 +172,7 @@ def test_a_table_by_threat_keeps_the_order_of_the_attacks(results):
 
 
 def test_points_are_rho_for_the_figure_of_intervals(results):
-    table = attack_tables.rho(attack_tables.errors(results), {"forgot 9": NEVER})
+    table = attack_tables.residuals(attack_tables.errors(results), {"forgot 9": NEVER})
     points = attack_tables.points(table)
     assert points.loc[("label only", "2: forgot 9")].tolist() == table.loc["label only", 2, "forgot 9"].tolist()
     assert figures.intervals(points, "rho", [0.0]).axes

@@ -86,7 +86,7 @@ def test_one_update_is_the_whole_share():
 
 def test_a_listing_writes_each_value_as_its_measure_is_written():
     assert measures.listing("gray", {"a": 0.12345, "b": 0.0}) == "0.1235 (a), 0.0000 (b)"
-    assert measures.listing("rho", pd.Series({"a": math.nan})) == "a –"
+    assert measures.listing("rho", pd.Series({"a": math.nan})) == "– (a)"
 
 
 def test_a_report_card_holds_the_model_to_the_limits_of_the_book(summary):
@@ -138,12 +138,17 @@ def test_the_number_of_the_controls_is_the_mean_over_those_in_the_table(summary)
     assert rows.loc["relearning of 9: mean accuracy", "limit or control"] == "never saw: 0.40 ± 0.05"
 
 
-def test_a_card_needs_a_control_and_an_attack(summary):
-    alone, both = pd.DataFrame({"this model": [0.3]}), pd.DataFrame({"this model": [0.3], "never saw": [0.3]})
-    with pytest.raises(ValueError, match="^guided must have columns for this model and for a control, got "):
-        claims.report_card("this model", ["never saw"], summary, {(9, "y free"): UNDEFINED}, alone, both)
-    with pytest.raises(ValueError, match="^rho must have at least one attack, got none$"):
-        claims.report_card("this model", ["never saw"], summary, {}, both, both)
+def test_a_question_whose_number_is_missing_is_answered_as_not_measured(summary):
+    alone = pd.DataFrame({"this model": [0.3]}, index=[9])
+    missing = pd.DataFrame({"this model": [math.nan], "never saw": [0.3]}, index=[9])
+    summary.loc["this model", "nats_lost"] = math.nan
+    rows = claims.report_card("this model", ["never saw"], summary, {}, alone, missing)
+    unmeasured = rows.index[rows["answer"] == "not measured"]
+    assert [question.split()[0].strip(":") for question in unmeasured] == ["cost", "residue", "guided", "relearning"]
+
+
+def test_a_card_is_of_a_model_in_the_summary(summary):
+    both = pd.DataFrame({"this model": [0.3], "never saw": [0.3]})
     with pytest.raises(ValueError, match="^model must be one of this model, baseline, got 'mine'$"):
         claims.report_card("mine", ["never saw"], summary, {(9, "y free"): UNDEFINED}, both, both)
 
