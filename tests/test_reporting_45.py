@@ -128,7 +128,8 @@ def test_images_are_compared_by_their_number_and_not_by_their_place(results):
     errors = attack_tables.errors(results)
     shuffled = errors.sample(frac=1, random_state=0)
     expected = attack_tables.residuals(errors, {"forgot 9": NEVER})
-    assert np.allclose(attack_tables.residuals(shuffled, {"forgot 9": NEVER}).loc[expected.index]["rho"], expected["rho"])
+    assert np.allclose(attack_tables.residuals(shuffled, {"forgot 9": NEVER}).loc[expected.index]["rho"],
+        expected["rho"])
 
 
 def test_errors_that_cannot_be_compared_are_refused(results):
