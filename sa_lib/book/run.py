@@ -136,7 +136,7 @@ def stamp(source: Path, parameters: Mapping[str, Any]) -> str:
             digest.update(file_digest(path).encode())
     text = source.read_text(encoding="utf-8")
     digest.update(text.encode() + library_digest().encode())
-    if "evidence" in _imported(text):
+    if {"comparison", "evidence"} & _imported(text):
         for name in ("evidence.csv", "provenance.json"):
             digest.update((RESULTS / name).read_bytes())
     for package in ("torch", "numpy", "matplotlib"):
