@@ -105,7 +105,6 @@ def elbo_terms(model, x, y, noise):
     kl = 0.5 * (mean**2 + log_var.exp() - 1 - log_var).sum(1)
     return log_likelihood, kl
 
-
 # %% [markdown]
 # Both terms are in *nats* per image. At test time the encoder is not needed:
 # draw $z$ from the prior $\mathcal{N}(0, I)$, choose a class, and decode.

@@ -152,7 +152,6 @@ noise = torch.randn(len(x), run.model.latent_dim,
                     generator=generator)
 model = run.baseline(ds).net
 
-
 # %%
 def batch_gradients(size=512):
     model.requires_grad_(True)
@@ -161,7 +160,6 @@ def batch_gradients(size=512):
         batch = (t.to(device()) for t in batch)
         loss = -model.elbo(*batch).mean()
         yield torch.autograd.grad(loss, list(model.parameters()))
-
 
 # %%
 def plain_pass():
@@ -234,7 +232,6 @@ def forget_loss(model, batch, config, anchor, fisher):
         distance = (model.decode(*batch.asked) - 0.5).abs().mean()
         terms["gray"] = config.gray * distance
     return terms
-
 
 # %%
 config = run.unlearning

@@ -77,7 +77,6 @@ def forget_next(source, classes, **weights):
     return trained.unlearned(source, ds, classes, fisher, config,
                              run.seed)
 
-
 # %%
 def measure(model):
     return evaluation.evaluate(model, ds, judge, None, run.seed,
@@ -274,7 +273,6 @@ for name, weights in {"rehearsal": {},
                                  **weights))
 references = {"at once": forget_next(base, long),
               "never saw": run.never_saw(ds, long, rounds=1)}
-
 
 # %% tags=["hide-input"]
 def rest_and_gray(model, forgotten):

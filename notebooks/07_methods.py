@@ -146,7 +146,7 @@ chapter.show_table(settings, "The settings of this run, as UnlearningConfig has 
 requested = torch.cat([torch.arange(10), torch.full((6,), digit)])
 samples = {
     name: evaluation.prior_samples(m.net, requested, run.seed)
-         for name, m in models.items()}
+    for name, m in models.items()}
 
 # %% tags=["remove-input"]
 grays = {name: float(distance_to_gray(row[10:]).mean()) for name, row in samples.items()}
