@@ -115,9 +115,10 @@ def show_table(frame: pd.DataFrame, caption: str, formats: Mapping[str, str] | N
     frame = frame.assign(**truths).rename(columns=titles)
     # The name of the index goes into the corner, where it costs no second row of headers.
     framed = frame.rename_axis(columns=frame.index.name) if frame.columns.name is None else frame
-    table = framed.rename_axis(index=None).to_html(
-        border=0, na_rep="–", float_format="{:.3g}".format,
-        formatters={name: form.format for name, form in formats.items()})
+    with pd.option_context("display.html.use_mathjax", True):  # not the reader's own
+        table = framed.rename_axis(index=None).to_html(
+            border=0, na_rep="–", justify="right", float_format="{:.3g}".format,
+            formatters={name: form.format for name, form in formats.items()})
     head, body = table.split(">", 1)
     # A region that scrolls must be reachable from the keyboard.
     title = html.escape(caption)
@@ -189,9 +190,11 @@ def _metrics_path(run_dir: str | Path, chapter: str) -> Path:
 
 def _plain(name: str, value: Any) -> Any:
     """`value` as JSON values; messages call it `name`."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
+    if hasattr(value, "tolist") and getattr(getattr(value, "dtype", None), "kind", "") not in ("M", "m"):
+        value = value.tolist()  # of a date, this would be a number of nanoseconds
     if isinstance(value, Mapping):
+        if len({str(key) for key in value}) < len(value):
+            raise ValueError(f"{name} must have keys that differ as text, got {shorten(list(value))}")
         return {str(key): _plain(f"{name}[{key!r}]", item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(f"{name}[{index}]", item) for index, item in enumerate(value)]

@@ -27,6 +27,8 @@ PREFIXES = ("module.", "_orig_mod.", "model.")
 # The packages whose classes a checkpoint may name, and how far into a pickle we look for others.
 PLAIN = {"torch", "collections", "argparse"}
 MOST_OPERATIONS = 100_000
+# The first bytes of a file of torch.save before PyTorch 1.6: the pickle of a magic number.
+OLD = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 # The official name of each of our layers.
 OFFICIAL = {"encoder.layers.0": "fc1", "encoder.layers.2": "fc2", "encoder.mean": "fc31",
@@ -142,11 +144,22 @@ def read_model(path: str | Path) -> CVAE:
         FileNotFoundError, ValueError: as `load_model` and `import_official`.
     """
     check_types(path=(path, (str, Path)))
+    if _is_old(path):
+        raise ValueError(f"{path} must be a file of torch.save since PyTorch 1.6, got one of an older PyTorch; load it "
+                         "there and save it again")
     try:
         official = zipfile.is_zipfile(path)
     except zipfile.BadZipFile:  # an archive in several parts
         official = True
     return import_official(path) if official else load_model(path)
+
+
+def _is_old(path: str | Path) -> bool:
+    """Whether a file is a pickle, as PyTorch wrote it before it wrote zip files."""
+    if not Path(path).is_file():
+        return False
+    with open(path, "rb") as file:
+        return file.read(len(OLD)) == OLD
 
 
 def _official_name(name: str) -> str:

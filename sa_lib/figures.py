@@ -32,6 +32,12 @@ LABELS = {"real": "real", "replay": "replay", "ewc": "EWC", "gray": "gray", "los
           "reconstruction": "reconstruction", "kl": "KL divergence"}
 
 
+def _plain(values: torch.Tensor) -> torch.Tensor:
+    """Values as NumPy takes them: on the CPU, without gradients, in no half precision."""
+    values = values.detach().cpu()
+    return values.float() if values.dtype in (torch.half, torch.bfloat16) else values
+
+
 def in_book_style(draw: Callable[..., Any]) -> Callable[..., Any]:
     """Let a function draw with Matplotlib's defaults, independently of the user's matplotlibrc."""
     @wraps(draw)
@@ -51,7 +57,7 @@ def image_grid(images: torch.Tensor, rows: Sequence[str] = (), columns: Sequence
         marked: positions of the rows to draw a frame around.
     """
     check_types(images=(images, torch.Tensor))
-    images = images.detach().cpu()
+    images = _plain(images)
     if images.ndim < 4 or images.shape[-2:] != (28, 28) or not images.numel() or set(images.shape[2:-2]) - {1}:
         raise ValueError(f"images must be [R, C, 28, 28] or [R, C, 1, 28, 28], got {list(images.shape)}")
     count, across = images.shape[:2]
@@ -132,7 +138,7 @@ def fisher_layers(fisher: Diagonal) -> Figure:
                    key=lambda name: name.startswith("decoder"))
     figure = Figure(figsize=(WIDTH, 0.4 * len(order) + 0.9), layout="constrained")
     axes = figure.subplots()
-    values = [fisher[name].flatten().cpu() for name in order]
+    values = [_plain(fisher[name]).flatten() for name in order]
     boxes = axes.boxplot([torch.log10(v[v > 0]).numpy() for v in values], orientation="horizontal",
                          whis=(1, 99), showfliers=False, patch_artist=True, widths=0.6)
     for box in boxes["boxes"]:
@@ -154,8 +160,8 @@ def fisher_maps(fisher: Diagonal, config: ModelConfig) -> Figure:
     """
     check_types(config=(config, ModelConfig))
     check_fisher(CVAE(config), fisher)
-    first = fisher["encoder.layers.0.weight"].cpu()
-    last = fisher[max(name for name in fisher if name.startswith("decoder") and name.endswith("weight"))].cpu()
+    first = _plain(fisher["encoder.layers.0.weight"])
+    last = _plain(fisher[max(name for name in fisher if name.startswith("decoder") and name.endswith("weight"))])
     if config.architecture == "mlp":
         maps = {"encoder: input pixels": first[:, :784].sum(0).view(28, 28),
                 "decoder: output pixels": last.sum(1).view(28, 28)}
@@ -243,7 +249,7 @@ def embedding(points: Mapping[str, torch.Tensor], labels: torch.Tensor, marked: 
     figure = Figure(figsize=(WIDTH, 3.4 * count), layout="constrained")
     panels = figure.subplots(count, 2, sharex=True, sharey=True, squeeze=False).flat
     for name, axes in zip(names, panels):
-        positions = points[name].numpy()
+        positions = _plain(points[name]).numpy()
         for k in labels.unique().tolist():
             cluster = positions[(labels == k).numpy()]
             axes.scatter(*cluster.T, s=9 if k in marked else 4, marker="x" if k in marked else "o", alpha=0.6,

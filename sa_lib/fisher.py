@@ -13,8 +13,10 @@ For convolutions the gradient of each image is one small matrix product.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,6 +26,7 @@ from .checks import check_images, check_types, check_values, check_whole, shorte
 from .data import Dataset
 from .labels import check_labels, one_hot
 from .model import CVAE
+from .settings import with_gradients
 
 __all__ = ["Diagonal", "combine", "dataset_fishers", "fisher_by_class", "fisher_diagonal", "sampled_fisher_diagonal",
            "squared_gradients"]
@@ -35,6 +38,9 @@ IN_CACHE = 2**20
 
 
 def _linear(layer: nn.Linear, a: torch.Tensor, d: torch.Tensor) -> dict[str, torch.Tensor]:
+    if a.ndim > 2:  # positions of a sequence, say: the gradient of an image is a sum over them
+        a, d = a.flatten(1, -2), d.flatten(1, -2)
+        return {"weight": (d.mT @ a).square().sum(0), "bias": d.sum(1).square().sum(0)}
     d2 = d.square()
     return {"weight": d2.T @ a.square(), "bias": d2.sum(0)}
 
@@ -61,6 +67,7 @@ def _conv_transposed(layer: nn.ConvTranspose2d, a: torch.Tensor, d: torch.Tensor
 RULES = {nn.Linear: _linear, nn.Conv2d: _conv, nn.ConvTranspose2d: _conv_transposed}
 
 
+@with_gradients()
 def squared_gradients(model: nn.Module, losses: Callable[[], torch.Tensor]) -> Diagonal:
     """Sum over a batch of the squared per-sample gradients, for every parameter.
 
@@ -68,15 +75,18 @@ def squared_gradients(model: nn.Module, losses: Callable[[], torch.Tensor]) -> D
         model: made of Linear, Conv2d and ConvTranspose2d layers, each used
             once; it may be frozen, and is left as it was.
         losses: runs the model once and returns the losses [N]; the n-th
-            loss must depend on the n-th sample alone.
+            loss must depend on the n-th sample alone, and on the parameters
+            only through their layers.
 
     Returns:
         Parameter name -> tensor of its shape, for every parameter of the
         model; zeros for the parameters of a layer that the losses do not use.
 
     Raises:
-        TypeError: the model has parameters in a layer of another kind, uses
-            a layer twice, or shares a parameter between layers.
+        TypeError: the model has parameters in a layer of another kind, mixes
+            samples, uses a layer or a parameter twice, or shares a parameter
+            between layers.
+        ValueError: the losses are not one for each sample.
     """
     layers = _supported_layers(model)
     calls: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -87,23 +97,62 @@ def squared_gradients(model: nn.Module, losses: Callable[[], torch.Tensor]) -> D
         # In a frozen model the outputs are leaves; without this no gradient would reach them.
         output.requires_grad_()
         calls[name] = (inputs[0].detach(), output)
+        return output.clone() if overwrites else None
 
+    overwrites = any(getattr(module, "inplace", False) for module in model.modules())
     hooks = [layer.register_forward_hook(partial(keep, name)) for name, layer in layers.items()]
+    frozen = [weight for weight in model.parameters() if not weight.requires_grad]
     try:
-        with torch.enable_grad():
-            total = losses().sum()
+        for weight in frozen:  # so that the graph shows every use of a parameter
+            weight.requires_grad_()
+        values = losses()
     finally:
         for hook in hooks:
             hook.remove()
+        for weight in frozen:
+            weight.requires_grad_(False)
     unused = {name: torch.zeros_like(weight) for name, weight in model.named_parameters()}
     if not calls:
         return unused
-    deltas = torch.autograd.grad(total, [output for _, output in calls.values()], allow_unused=True)
-    squares = {f"{name}.{parameter}": values
+    _check_losses(values, calls)
+    _check_uses(values, model, calls)
+    deltas = torch.autograd.grad(values.sum(), [output for _, output in calls.values()], allow_unused=True)
+    squares = {f"{name}.{parameter}".removeprefix("."): squared
                for (name, (a, _)), d in zip(calls.items(), deltas) if d is not None
-               for parameter, values in RULES[type(layers[name])](layers[name], a, d).items()
+               for parameter, squared in RULES[type(layers[name])](layers[name], a, d).items()
                if getattr(layers[name], parameter) is not None}
     return squares | {name: zeros for name, zeros in unused.items() if name not in squares}
+
+
+def _check_losses(values: torch.Tensor, calls: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Refuse losses that are not one for each sample: the square of a mean is not a mean of squares."""
+    counts = {len(a) for a, _ in calls.values()}
+    if counts != {len(values) if values.ndim else 0}:
+        raise ValueError(f"losses must be one for each of the {max(counts)} samples, got {list(values.shape)}")
+
+
+def _check_uses(values: torch.Tensor, model: nn.Module, calls: Mapping[str, Any]) -> None:
+    """Refuse losses that use a parameter beside its layer, or overwrite a layer's output: their gradients are lost."""
+    for name, (_, output) in calls.items():
+        if output._version:
+            raise TypeError(f"model must not overwrite the output of a layer, got layer {name!r}")
+    uses = _uses(values)
+    for name, weight in model.named_parameters():
+        if uses[id(weight)] > (name.rpartition(".")[0] in calls):
+            raise TypeError(f"losses must use every parameter once, in its layer, got another use of {name}")
+
+
+def _uses(values: torch.Tensor) -> Counter[int]:
+    """How often a graph uses each leaf, by the leaf's id."""
+    uses, seen, ahead = Counter(), set(), [values.grad_fn] if values.grad_fn else []
+    while ahead:
+        for node, _ in ahead.pop().next_functions:
+            if hasattr(node, "variable"):
+                uses[id(node.variable)] += 1
+            elif node is not None and node not in seen:
+                seen.add(node)
+                ahead.append(node)
+    return uses
 
 
 def _supported_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -111,10 +160,18 @@ def _supported_layers(model: nn.Module) -> dict[str, nn.Module]:
     check_types(model=(model, nn.Module))
     layers = {name: layer for name, layer in model.named_modules() if [*layer.parameters(recurse=False)]}
     for name, layer in layers.items():
+        own = {own for own, _ in layer.named_parameters(recurse=False)}
+        if odd := own - {"weight", "bias"} if type(layer) in RULES else ():  # as weight_norm and pruning do
+            raise TypeError(f"model must have its weights as parameters, got {', '.join(sorted(odd))} of layer "
+                            f"{name!r}")
         if (type(layer) not in RULES or getattr(layer, "groups", 1) != 1
-                or getattr(layer, "padding_mode", "zeros") != "zeros"):
+                or getattr(layer, "padding_mode", "zeros") != "zeros"
+                or isinstance(getattr(layer, "padding", 0), str)):
             raise TypeError("model must be of Linear, Conv2d and ConvTranspose2d layers without groups, padded with "
-                            f"zeros, got layer {name!r}: {layer}")
+                            f"numbers of zeros, got layer {name!r}: {shorten(layer)}")
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and (layer.training or not layer.track_running_stats):
+            raise TypeError(f"model must not mix samples, as in batch normalization while training, got layer {name!r}")
     owners: dict[int, str] = {}
     for name, weight in model.named_parameters(remove_duplicate=False):
         if (other := owners.setdefault(id(weight), name)) != name:

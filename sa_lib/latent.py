@@ -35,7 +35,7 @@ PERPLEXITY = 30  # roughly, the number of neighbors that t-SNE considers for eac
 def neutral(count: int) -> torch.Tensor:
     """`count` label vectors that favor no class: [count, 10], 1/10 everywhere."""
     check_whole(count=count)
-    return torch.full((count, CLASSES), 1 / CLASSES)
+    return torch.full((count, CLASSES), 1 / CLASSES, dtype=torch.float32)
 
 
 @torch.no_grad()
@@ -75,10 +75,15 @@ def activations(model: CVAE, images: torch.Tensor, y: torch.Tensor, batch: int =
     return {name: torch.cat(values[name]) for name in order}
 
 
-def _array(values: torch.Tensor) -> np.ndarray:
-    """Values as scikit-learn takes them: on the CPU, without gradients, of at least single precision."""
+def _plain(values: torch.Tensor) -> torch.Tensor:
+    """Values on the CPU, without gradients, of at least single precision."""
     values = values.detach().cpu()
-    return (values if values.dtype == torch.double else values.float()).numpy()
+    return values if values.dtype == torch.double else values.float()
+
+
+def _array(values: torch.Tensor) -> np.ndarray:
+    """Values as scikit-learn takes them."""
+    return _plain(values).numpy()
 
 
 def _recall(classifier, train: torch.Tensor, train_labels: torch.Tensor, test: torch.Tensor,
@@ -137,6 +142,7 @@ def class_distances(values: torch.Tensor, labels: torch.Tensor) -> pd.DataFrame:
     """
     check_values(values=values)
     check_labels(labels, len(values))
+    values, labels = _plain(values), labels.cpu()
     means = torch.stack([values[labels == k].mean(0) for k in range(CLASSES)])
     return pd.DataFrame(torch.cdist(means, means).numpy()).rename_axis("class")
 
@@ -183,6 +189,7 @@ def joint_tsne(encodings: Sequence[torch.Tensor], seed: int = 0) -> list[torch.T
         raise ValueError("encodings must not be all alike, got points with a standard deviation of at most "
                          f"{spread:g}")
     embedding = TSNE(perplexity=PERPLEXITY, max_iter=500, random_state=seed, n_jobs=torch.get_num_threads())
+    embedding.set_output(transform="default")  # the reader's scikit-learn may be set to give data frames
     return list(torch.from_numpy(embedding.fit_transform(points)).split([len(part) for part in encodings]))
 
 
@@ -208,7 +215,7 @@ def weight_changes(before: CVAE, after: CVAE, fisher: Diagonal) -> pd.DataFrame:
     rows = {}
     for name, new in after.named_parameters():
         if name.endswith("weight"):
-            change, f = (new - old[name]).detach().flatten().cpu(), fisher[name].flatten().cpu()
+            change, f = (new - old[name]).detach().flatten().cpu(), fisher[name].detach().flatten().cpu()
             top = change[f.topk(max(1, len(f) // 10)).indices]
             total = float(change.square().sum())
             rows[name.removesuffix(".weight")] = {

@@ -115,7 +115,7 @@ def interval(values: Sequence[float], resamples: int = 2000, seed: int = 0) -> t
         ValueError: there are no values, or one is not finite.
     """
     try:
-        numbers = np.asarray(values, dtype=float)
+        numbers = np.asarray(values.tolist() if isinstance(values, torch.Tensor) else values, dtype=float)
     except (TypeError, ValueError):
         numbers = np.array([np.nan])
     if numbers.ndim != 1 or not len(numbers) or not (np.abs(numbers) <= LARGEST).all():

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 import pandas as pd
 import torch
 
-from . import attacks, fisher, judges, labels, model, store, training, unlearning
+from . import attacks, fisher, judges, labels, model, settings, store, training, unlearning
 from .attacks import AttackConfig, AttackResult, Threat
 from .checks import check_fisher, check_images, check_seed, check_types, check_whole
 from .data import Dataset
@@ -19,6 +19,7 @@ from .judges import Judge, JudgeConfig
 from .labels import CLASSES, check_label, forget_set, retain_set
 from .methods import Method, ewc_gray
 from .model import CVAE, ModelConfig
+from .settings import with_defaults
 from .training import ElboTerms, TrainingConfig
 from .unlearning import Batch, Loss, UnlearningConfig
 
@@ -43,6 +44,7 @@ class Trained:
     digest: str
 
 
+@with_defaults()
 def cvae(dataset: Dataset, model_config: ModelConfig = ModelConfig(), config: TrainingConfig = TrainingConfig(),
          seed: int = 0, without: int | Sequence[int] = (), terms: ElboTerms = CVAE.elbo_terms) -> Trained:
     """The CVAE trained on the training images of `dataset`.
@@ -70,6 +72,7 @@ def cvae(dataset: Dataset, model_config: ModelConfig = ModelConfig(), config: Tr
     return _loaded(store.get_or_make("cvae", recipe, make))
 
 
+@with_defaults()
 def judge(dataset: Dataset, config: JudgeConfig, seed: int = 0) -> Judge:
     """The judge trained on `dataset`, frozen, in evaluation mode."""
     check_types(dataset=(dataset, Dataset), config=(config, JudgeConfig))
@@ -88,12 +91,13 @@ def judge(dataset: Dataset, config: JudgeConfig, seed: int = 0) -> Judge:
     return network.to(model.device()).eval().requires_grad_(False)
 
 
+@with_defaults()
 def fishers(source: Trained, dataset: Dataset, seed: int = 0) -> dict[int, Diagonal]:
     """The data Fisher of each class over all its training images; see `fisher.fisher_by_class`."""
     check_types(source=(source, Trained), dataset=(dataset, Dataset))
     seed = check_seed(seed)
     recipe = {"model": source.digest, "data": dataset.digest, "seed": seed,
-              "code": store.code_digest(labels, model, fisher)}
+              "code": store.code_digest(labels, model, fisher, settings)}
 
     def make():
         by_class = fisher.dataset_fishers(source.net, dataset, seed)
@@ -114,6 +118,7 @@ def retain_fisher(source: Trained, dataset: Dataset, forget: int | Sequence[int]
     return fisher.combine(by_class, {k: counts[k] for k in retain if counts[k]})
 
 
+@with_defaults()
 def unlearned(source: Trained, dataset: Dataset, forget: int | Sequence[int], protect: Diagonal,
               config: UnlearningConfig = UnlearningConfig(), seed: int = 0, loss: Loss = ewc_gray,
               push: int | Sequence[int] | None = None, anchor: Trained | None = None) -> Trained:
@@ -197,6 +202,7 @@ def never_saw(dataset: Dataset, forget: int | Sequence[int], model_config: Model
     return unlearned(source, dataset, forget, {}, updates, seed)
 
 
+@with_defaults()
 def reconstruction(source: Trained, targets: torch.Tensor, label: int, threat: Threat,
                    config: AttackConfig = AttackConfig(), seed: int = 0) -> AttackResult:
     """The reconstruction attack on targets [N, 1, 28, 28]; see `attacks.attack`."""

@@ -34,7 +34,7 @@ LIBRARY = Path(sa_lib.__file__).parent
 # The modules whose code is part of the recipe, by kind of artifact.
 RECIPES = {"cvae": {"labels", "model", "training"},
            "judge": {"labels", "model", "training", "judges"},
-           "fisher": {"labels", "model", "fisher"},
+           "fisher": {"labels", "model", "fisher", "settings"},
            "unlearned": {"labels", "model", "training", "unlearning"},
            "attack": {"labels", "model", "attacks"}}
 IN_RECIPES = sorted(set().union(*RECIPES.values()))

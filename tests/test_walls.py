@@ -47,7 +47,7 @@ def imported(name):
 @pytest.mark.parametrize("name, modules", [
     ("sa_lib.residual", {"sa_lib.checks"}),
     ("sa_lib.store.archive", {"sa_lib.store.digests", "sa_lib.store.files"}),
-    ("sa_lib.store.artifacts", {"sa_lib.checks", "sa_lib.store.archive", "sa_lib.store.digests",
+    ("sa_lib.store.artifacts", {"sa_lib.checks", "sa_lib.settings", "sa_lib.store.archive", "sa_lib.store.digests",
                                 "sa_lib.store.files"})])
 def test_imports_are_found(name, modules):
     assert set(imported(name)) == modules

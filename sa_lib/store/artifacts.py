@@ -32,8 +32,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 
 from ..checks import check_types, shorten
+from ..settings import with_defaults
 from . import archive
-from .digests import tensor_digest, text_digest
+from .digests import plain, tensor_digest, text_digest
 from .files import cache_root, write_atomically
 
 __all__ = ["Artifact", "Part", "get_or_make", "load", "pack", "part", "requested", "save"]
@@ -115,12 +116,23 @@ def save(path: str | Path, tensors: Mapping[str, torch.Tensor], info: Mapping[st
     """
     check_types(path=(path, (str, Path)))
     digest = tensor_digest(tensors)
-    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    tensors = _apart({name: plain(tensor) for name, tensor in tensors.items()})
     header = _json("info", info, digest=digest)
     with write_atomically(Path(path)) as temporary:
         # Not save_file: only the owner may read the files that it writes.
         temporary.write_bytes(serialize(tensors, {"sa_lib": header, "sha256": text_digest(header)}))
     return digest
+
+
+def _apart(tensors: Tensors) -> Tensors:
+    """The tensors with memory of its own for each: tied weights share theirs, and safetensors refuses them."""
+    memory: set[int] = set()
+    own = {}
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        own[name] = tensor.clone() if place in memory else tensor
+        memory.add(place)
+    return own
 
 
 def load(path: str | Path) -> Artifact:
@@ -178,7 +190,8 @@ def get_or_make(kind: str, recipe: Mapping[str, Any],
             return artifact
         checkpoint = _part(path).load()
         started = time.perf_counter() - (checkpoint.info["seconds"] if checkpoint else 0)
-        tensors, info = make()
+        with with_defaults():
+            tensors, info = make()
         info = {"seconds": time.perf_counter() - started, **info, "recipe": recipe}
         with _naming_the_store():
             save(path, tensors, info)
@@ -283,10 +296,11 @@ def _claim(path: Path):
     claim = path.with_name(f".{path.name}.claim")
     seen, since = None, time.monotonic()
     while True:
-        with _naming_the_store(), suppress(FileExistsError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
-            break
+        with _naming_the_store():
+            path.parent.mkdir(parents=True, exist_ok=True)  # fails for a file, and for a link that leads nowhere
+            with suppress(FileExistsError):
+                os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+                break
         try:
             touched = claim.stat().st_mtime_ns
         except FileNotFoundError:

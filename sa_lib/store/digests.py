@@ -12,7 +12,8 @@ import torch
 
 from ..checks import check_types, shorten
 
-__all__ = ["check_tensors", "code_digest", "code_text", "file_digest", "fingerprint", "tensor_digest", "text_digest"]
+__all__ = ["check_tensors", "code_digest", "code_text", "file_digest", "fingerprint", "plain", "tensor_digest",
+           "text_digest"]
 
 
 def text_digest(text: str) -> str:
@@ -35,10 +36,15 @@ def tensor_digest(tensors: Mapping[str, torch.Tensor]) -> str:
     check_tensors(tensors)
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
+        tensor = plain(tensors[name])
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def plain(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor on the CPU, without gradients, with its values one after the other as they are."""
+    return tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
 
 
 def check_tensors(tensors: Mapping[str, torch.Tensor]) -> None:
@@ -47,9 +53,11 @@ def check_tensors(tensors: Mapping[str, torch.Tensor]) -> None:
     for name, tensor in tensors.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
             raise TypeError(f"tensors must map names to tensors, got {shorten(name)}={shorten(tensor)}")
-        if name == "__metadata__" or tensor.layout != torch.strided or tensor.is_meta:
-            raise ValueError("tensors must be dense and hold values, under any name but __metadata__, "
-                             f"got {shorten(name)} of {tensor.layout} on {tensor.device}")
+        if (name == "__metadata__" or tensor.layout != torch.strided or tensor.is_meta or tensor.is_nested
+                or tensor.is_quantized or tensor.dtype == torch.complex128):
+            raise ValueError("tensors must be dense and hold values, of a type that safetensors has, under any name "
+                             f"but __metadata__, got {shorten(name)} of {tensor.dtype}, {tensor.layout} on "
+                             f"{tensor.device}")
 
 
 def code_digest(*modules: ModuleType) -> str:
@@ -58,7 +66,14 @@ def code_digest(*modules: ModuleType) -> str:
     A changed comment or docstring keeps the digest; see `code_text`.
     """
     check_types(**{f"modules[{at}]": (module, ModuleType) for at, module in enumerate(modules)})
-    return text_digest("\0".join(code_text(Path(module.__file__).read_text(encoding="utf-8")) for module in modules))
+    return text_digest("\0".join(code_text(_source(module)) for module in modules))
+
+
+def _source(module: ModuleType) -> str:
+    """A module's code: its file's, or what its loader has where the library is in a zip file."""
+    if (path := Path(module.__file__)).is_file():
+        return path.read_text(encoding="utf-8")
+    return module.__loader__.get_source(module.__name__)
 
 
 def code_text(source: str) -> str:

@@ -486,7 +486,7 @@ ELSEWHERE = {
     experiment.Parameters: "validate makes it", experiment.Profile: "PROFILES", experiment.validate: "below",
 }
 # Modules whose functions have tests of their own: the checks, and the tables on the pages of chapters.
-TESTED_ALONE = (checks, attack_tables, claims, comparison)
+TESTED_ALONE = (checks, attack_tables, claims, comparison, sa_lib.settings)
 
 
 def sentence(error):

@@ -1,0 +1,144 @@
+"""Troubles that users of such tools report: settings of a session, odd tensors and odd models change no result."""
+
+import numpy as np
+import pytest
+import sklearn
+import torch
+from torch import nn
+
+from sa_lib import chapter, checkpoints, figures, latent, residual, store, trained
+from sa_lib.fisher import squared_gradients
+from sa_lib.model import ModelConfig
+from sa_lib.training import TrainingConfig
+
+SMALL, BRIEF = ModelConfig(latent_dim=2, hidden=(16, 8)), TrainingConfig(epochs=1)
+
+
+# Fishers ---------------------------------------------------------------------------------------
+
+def one_by_one(net, loss, x):
+    """The sum of the squared gradients, a sample at a time."""
+    sums = {name: torch.zeros_like(weight) for name, weight in net.named_parameters()}
+    for sample in x:
+        gradients = torch.autograd.grad(loss(net(sample[None])).sum(), list(net.parameters()))
+        for sum_, gradient in zip(sums.values(), gradients, strict=True):
+            sum_ += gradient.square()
+    return sums
+
+
+def test_a_layer_over_the_positions_of_a_sequence_has_the_fisher_of_its_sum():
+    net, x = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), torch.rand(5, 7, 3)
+
+    def loss(out):
+        return out.square().flatten(1).sum(1)
+
+    fisher = squared_gradients(net, lambda: loss(net(x)))
+    for name, squares in one_by_one(net, loss, x).items():
+        assert torch.allclose(fisher[name], squares, rtol=1e-4), name
+
+
+def test_samples_that_batch_normalization_mixes_have_no_fisher():
+    net = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3, affine=False))
+    with pytest.raises(TypeError, match="must not mix samples"):
+        squared_gradients(net, lambda: net(torch.rand(4, 3)).sum(1))
+
+
+def test_the_mean_of_the_losses_is_not_the_losses():
+    net = nn.Linear(3, 1)
+    with pytest.raises(ValueError, match="losses must be one for each of the 4 samples"):
+        squared_gradients(net, lambda: net(torch.rand(4, 3)).mean())
+
+
+def test_a_weight_that_is_used_beside_its_layer_is_refused():
+    net = nn.Linear(3, 2)
+    with pytest.raises(TypeError, match="another use of weight"):
+        squared_gradients(net, lambda: net(torch.rand(4, 3)).sum(1) + net.weight.square().sum())
+
+
+# Settings of a session -------------------------------------------------------------------------
+
+@pytest.fixture
+def digest(digits, tmp_path, monkeypatch):
+    """Trains a small model in an empty store, and returns its digest."""
+    def train(name):
+        monkeypatch.setenv("SA_CACHE", str(tmp_path / name))
+        return trained.cvae(digits, SMALL, BRIEF).digest
+    return train
+
+
+def test_another_default_type_changes_no_model(digest):
+    expected = digest("before")
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert digest("after") == expected
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("setting", [torch.no_grad, torch.inference_mode,
+                                     lambda: torch.autocast("cpu", torch.bfloat16)],
+                         ids=["no_grad", "inference", "autocast"])
+def test_no_mode_of_pytorch_changes_a_model(digest, setting):
+    expected = digest("before")
+    with setting():
+        assert digest("after") == expected
+
+
+def test_an_embedding_is_one_of_tensors_whatever_scikit_learn_is_set_to():
+    with sklearn.config_context(transform_output="pandas"):
+        (points,) = latent.joint_tsne([torch.rand(40, 3)])
+    assert points.shape == (40, 2)
+
+
+# Tensors ---------------------------------------------------------------------------------------
+
+def test_tied_tensors_are_saved_each_with_its_own_bytes(tmp_path):
+    tied = torch.rand(3)
+    store.save(tmp_path / "tied.safetensors", {"a": tied, "b": tied}, {})
+    loaded = store.load(tmp_path / "tied.safetensors").tensors
+    assert torch.equal(loaded["a"], tied)
+    assert torch.equal(loaded["b"], tied)
+
+
+def test_a_conjugated_view_has_the_digest_of_its_values():
+    values = torch.rand(3, dtype=torch.complex64)
+    assert store.tensor_digest({"a": values.conj()}) == store.tensor_digest({"a": values.conj().resolve_conj()})
+
+
+def test_a_type_that_safetensors_does_not_know_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="tensors must be dense and hold values, of a type that safetensors has"):
+        store.save(tmp_path / "a.safetensors", {"a": torch.zeros(2, dtype=torch.complex128)}, {})
+
+
+@pytest.mark.parametrize("dtype", [torch.half, torch.bfloat16])
+def test_images_in_half_precision_are_drawn(dtype):
+    assert figures.image_grid(torch.rand(2, 3, 28, 28).to(dtype)).axes
+
+
+def test_a_tensor_has_an_interval():
+    assert residual.interval(torch.tensor([1.0, 2.0], requires_grad=True))[0] == 1.5
+
+
+# Files and metrics -----------------------------------------------------------------------------
+
+def test_a_store_behind_a_broken_link_is_named_and_not_waited_for(tmp_path, monkeypatch):
+    (tmp_path / "models").symlink_to(tmp_path / "nowhere" / "at" / "all")
+    monkeypatch.setenv("SA_CACHE", str(tmp_path))
+    with pytest.raises(OSError, match="the store .* cannot be written"):
+        store.get_or_make("thing", {"seed": 0}, lambda: ({"a": torch.zeros(1)}, {}))
+
+
+def test_a_checkpoint_of_an_older_pytorch_is_named_as_one(tmp_path):
+    torch.save({"model": {}}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    with pytest.raises(ValueError, match="since PyTorch 1.6"):
+        checkpoints.read_model(tmp_path / "old.pt")
+
+
+def test_keys_that_are_one_as_text_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="must have keys that differ as text"):
+        chapter.write_metrics(tmp_path, "01_tiny", {"a": {1: 0.5, "1": 0.6}})
+
+
+def test_a_date_is_not_written_as_a_number(tmp_path):
+    with pytest.raises(ValueError, match="must be a number, a text, a list or a mapping"):
+        chapter.write_metrics(tmp_path, "01_tiny", {"day": np.datetime64("2026-01-01", "ns")})
