@@ -342,9 +342,11 @@ def reworded(source):
 
 
 def recalculated(source):
-    """The source with another value of its first number."""
-    number = next(node for node in ast.walk(ast.parse(source))
-                  if isinstance(node, ast.Constant) and type(node.value) in (int, float))
+    """The source with another value of its first number, or with one more number if it has none."""
+    number = next((node for node in ast.walk(ast.parse(source))
+                   if isinstance(node, ast.Constant) and type(node.value) in (int, float)), None)
+    if number is None:
+        return f"{source}\nCHANGED = 1\n"
     lines = source.split("\n")
     line = lines[number.lineno - 1].encode()
     lines[number.lineno - 1] = (line[:number.col_offset] + repr(number.value + 1).encode()
