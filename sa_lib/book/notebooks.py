@@ -13,6 +13,7 @@ import jupytext
 import nbformat
 from nbformat import NotebookNode
 
+from ..checks import shorten
 from ..store import text_digest, write_atomically
 
 __all__ = ["TITLE", "BookError", "adopt", "as_written", "chapters", "colab", "new_chapter", "notebook_text",
@@ -92,7 +93,7 @@ def adopt(root: Path, name: str) -> Path:
         the path of the ``.py``.
 
     Raises:
-        BookError: there is no such notebook, or it is damaged.
+        BookError: there is no such notebook, it is damaged, or the ``.py`` could not hold one of its cells.
     """
     path = root / "notebooks" / f"{name}.ipynb"
     try:
@@ -104,6 +105,7 @@ def adopt(root: Path, name: str) -> Path:
     for cell in notebook.cells:
         cell.source = as_written(cell.source, repository(root))
         cell.metadata = NotebookNode({"tags": cell.metadata.tags} if cell.metadata.get("tags") else {})
+    _check_adoptable(path, notebook)
     notebook.metadata = NotebookNode({"jupytext": {"notebook_metadata_filter": "-all"}})
     source = re.sub(r"\n{3,}# %%", "\n\n# %%", jupytext.writes(notebook, fmt="py:percent"))
     with write_atomically(path.with_suffix(".py")) as temporary:
@@ -111,6 +113,17 @@ def adopt(root: Path, name: str) -> Path:
     path.unlink()
     sync(root)
     return path.with_suffix(".py")
+
+
+def _check_adoptable(path: Path, notebook: NotebookNode) -> None:
+    """Refuse cells that a ``.py`` does not hold as they are: pasted pictures, and lines that begin another cell."""
+    read = jupytext.reads(jupytext.writes(notebook, fmt="py:percent"), fmt="py:percent").cells
+    for number, cell in enumerate(notebook.cells):
+        other = read[number] if number < len(read) else nbformat.v4.new_raw_cell()
+        if cell.get("attachments") or (cell.cell_type, *cell.source.split()) != (
+                other.cell_type, *other.source.split()):
+            raise BookError(f"{path.stem}.py cannot hold cell {number + 1} of {path}, which begins "
+                            f"{shorten(cell.source[:60])}; take out pasted pictures and lines that begin with # %%")
 
 
 def colab(address: str, folder: str) -> str:
@@ -195,7 +208,7 @@ def new_chapter(root: Path, name: str) -> Path:
 
 def repository(root: Path) -> str:
     """The repository's address, from pyproject.toml."""
-    return tomllib.loads((root / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+    return tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
 
 
 def set_repository(root: Path, url: str) -> None:

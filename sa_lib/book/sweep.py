@@ -75,7 +75,7 @@ def read_grid(text: str) -> tuple[str, list[Any]]:
     else:
         try:
             values = json.loads(f"[{listed}]")
-        except ValueError:
+        except (ValueError, RecursionError):
             values = [value for value in listed.split(",") if value]
     half_read = any(isinstance(value, str) and re.match(r"\d+\s*(:|-|\.\.)", value) for value in values)
     if not name.isidentifier() or not equals or not values or half_read:
@@ -110,7 +110,7 @@ def cells(root: Path, chapter: str, grid: Mapping[str, Sequence[Any]], shared: M
                       for name, value in {**shared, **values}.items()}
         title = ",".join(f"{name}-{json.dumps(value, separators=(',', ':'))}" for name, value in values.items())
         result.append(Cell(_folder(title), parameters, stamp(source, parameters)))
-    if len({cell.name for cell in result}) < len(result):
+    if len({cell.name.casefold() for cell in result}) < len(result):
         raise BookError("grid must give every cell a name of its own, got two values that are the same or read alike")
     return result
 

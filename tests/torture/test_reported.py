@@ -1,12 +1,18 @@
 """Troubles that users of such tools report: settings of a session, odd tensors and odd models change no result."""
 
+import shutil
+
+import nbformat
 import numpy as np
 import pytest
 import sklearn
 import torch
 from torch import nn
 
+from runs import PROJECT
 from sa_lib import chapter, checkpoints, figures, latent, residual, store, trained
+from sa_lib.book import notebooks, sweep
+from sa_lib.book.notebooks import BookError
 from sa_lib.fisher import squared_gradients
 from sa_lib.model import ModelConfig
 from sa_lib.training import TrainingConfig
@@ -142,3 +148,26 @@ def test_keys_that_are_one_as_text_are_refused(tmp_path):
 def test_a_date_is_not_written_as_a_number(tmp_path):
     with pytest.raises(ValueError, match="must be a number, a text, a list or a mapping"):
         chapter.write_metrics(tmp_path, "01_tiny", {"day": np.datetime64("2026-01-01", "ns")})
+
+
+# Notebooks and grids ---------------------------------------------------------------------------
+
+@pytest.mark.parametrize("cell", [
+    nbformat.v4.new_code_cell("x = 1\n# %% another\ny = 2"),
+    nbformat.v4.new_markdown_cell("![a](attachment:a.png)", attachments={"a.png": {"image/png": "aGk="}})],
+    ids=["a marker in code", "a pasted picture"])
+def test_a_cell_that_a_source_cannot_hold_is_not_lost(tmp_path, cell):
+    (tmp_path / "notebooks").mkdir()
+    shutil.copy(PROJECT / "pyproject.toml", tmp_path)
+    source, path = (tmp_path / "notebooks" / f"01_mine{ending}" for ending in (".py", ".ipynb"))
+    source.write_text("# %%\nx = 1\n")
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
+    with pytest.raises(BookError, match="cannot hold cell 1"):
+        notebooks.adopt(tmp_path, "01_mine")
+    assert path.is_file()
+    assert source.read_text() == "# %%\nx = 1\n"
+
+
+def test_a_value_of_a_grid_that_is_nested_too_deep_for_json_is_a_text():
+    deep = "[" * 100_000
+    assert sweep.read_grid(f"note={deep}") == ("note", [deep])
