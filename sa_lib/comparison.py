@@ -110,7 +110,7 @@ def correlations(causes: pd.DataFrame, sizes: pd.DataFrame) -> pd.DataFrame:
     """Rank correlations of `predictors` with the size of rho.
 
     Args:
-        sizes: |rho|, index `forget`, a column for each method.
+        sizes: ``|rho|``, index `forget`, a column for each method.
 
     Returns:
         Index (predictor, model); columns `correlation` (Spearman's) and `p`: the probability of one as large if the
@@ -158,7 +158,7 @@ def search(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def _mean_abs_rho(model: pd.Series) -> float:
-    """Mean |rho| of both attackers, as the cell itself measured it."""
+    """Mean ``|rho|`` of both attackers, as the cell itself measured it."""
     return float(np.mean([abs(model[f"rho.{threat}.value"]) for threat in THREATS]))
 
 
@@ -234,7 +234,7 @@ def summary(rows: pd.DataFrame, rho: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Index `model`; columns, over all classes and both attackers: `mean_abs_rho`; `abs_rho`, the largest, and
-        `class`, where it is that; `rho_upper`, the largest upper end of an interval of rho; `either`: mean |rho| of
+        `class`, where it is that; `rho_upper`, the largest upper end of an interval of rho; `either`: mean ``|rho|`` of
         the better attacker for each image; means of differences in cells: `nats_lost`, `accuracy` (a share, the gain)
         and `points_lost`, on the retained classes, from the baseline, and `relearning`, from a retrained model;
         `probability`: judge B's, of the class, the largest difference to a retrained model. Means and extremes leave
@@ -269,7 +269,7 @@ def claims(summarized: pd.DataFrame, texts: Mapping[str, str]) -> pd.DataFrame:
     Returns:
         Index (claim, model), a claim after the other; columns `measured`, `limit` (relearning may be that far from 0
         on either side), `holds` (not where a number is missing), and `verdict`: "0.08 holds" or "0.40 (class 1)
-        fails", with the class where |rho| is largest.
+        fails", with the class where ``|rho|`` is largest.
     """
     check_table("mean_abs_rho", "abs_rho", summarized=summarized)
     check_types(texts=(texts, Mapping))
@@ -290,7 +290,7 @@ def metrics(rho: pd.DataFrame, summarized: pd.DataFrame, claimed: pd.DataFrame) 
     """The tables of `rho_table`, `summary` and `claims` as the metrics of 08_evidence; None where there is no number.
 
     Returns:
-        `mean_abs_rho`, `farthest` (the largest |rho|), `upper`, `either`, `nats`, `accuracy` and `relearning`: method
+        `mean_abs_rho`, `farthest` (the largest ``|rho|``), `upper`, `either`, `nats`, `accuracy` and `relearning`: method
         -> number; `rho`: threat -> class -> method -> `rho`, `low`, `high`; and `claims`: "method: claim" -> whether
         it holds.
     """
