@@ -290,9 +290,9 @@ def metrics(rho: pd.DataFrame, summarized: pd.DataFrame, claimed: pd.DataFrame) 
     """The tables of `rho_table`, `summary` and `claims` as the metrics of 08_evidence; None where there is no number.
 
     Returns:
-        `mean_abs_rho`, `farthest` (the largest ``|rho|``), `upper`, `either`, `nats`, `accuracy` and `relearning`: method
-        -> number; `rho`: threat -> class -> method -> `rho`, `low`, `high`; and `claims`: "method: claim" -> whether
-        it holds.
+        `mean_abs_rho`, `farthest` (the largest ``|rho|``), `upper`, `either`, `nats`, `accuracy` and `relearning`:
+        method -> number; `rho`: threat -> class -> method -> `rho`, `low`, `high`; and `claims`: "method: claim" ->
+        whether it holds.
     """
     _check_rho(rho)
     check_table("mean_abs_rho", "abs_rho", summarized=summarized)
