@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
@@ -17,6 +18,8 @@ from typing import Any
 import nbformat
 import papermill
 from IPython.core.inputtransformer2 import TransformerManager
+from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpecManager
 from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
@@ -26,7 +29,8 @@ from ..evidence import RESULTS
 from ..store import code_text, expanded, file_digest, pack, write_atomically
 from .notebooks import TITLE, BookError, chapters, sync
 
-__all__ = ["FILES", "RUN_NAME", "executed", "library_digest", "machine", "models", "read", "reason", "run", "stamp"]
+__all__ = ["FILES", "RUN_NAME", "execute", "executed", "library_digest", "machine", "models", "read", "reason", "run",
+           "stamp"]
 
 # Two chapters of one thread each use two cores better than one chapter of two threads.
 JOBS = 2
@@ -34,7 +38,15 @@ RUN_NAME = r"\w[\w.-]*"  # such a name cannot lead out of runs/
 # The parameters of chapters that name a file.
 FILES = ("model", "table")
 LIBRARY = Path(__file__).parents[1]
+KERNEL_SECONDS = 300  # time limit for the start of a kernel; on a busy machine, papermill's 60 s are too few
 _code = cache(code_text)  # every cell of a sweep asks for the same
+
+
+class OwnPython(AsyncKernelManager):
+    """A kernel of this Python, even if the user has registered another one under the name python3."""
+
+    def _kernel_spec_manager_default(self) -> KernelSpecManager:
+        return KernelSpecManager(kernel_dirs=[])
 
 
 def run(root: Path, run_dir: Path, parameters: Mapping[str, Any], only: Sequence[str] = ()) -> None:
@@ -75,7 +87,7 @@ def run(root: Path, run_dir: Path, parameters: Mapping[str, Any], only: Sequence
             print(f"{name}: already done", flush=True)
         else:
             missing[name] = origin
-    cores = os.cpu_count() or 1
+    cores = machine()["cores"]
     jobs = max(1, min(JOBS, cores, len(missing)))
     os.environ.setdefault("OMP_NUM_THREADS", str(cores // jobs))  # PyTorch in the kernels reads it
     pool = ThreadPoolExecutor(jobs)
@@ -94,22 +106,37 @@ def _run_chapter(root: Path, run_dir: Path, name: str, origin: dict[str, Any]) -
     target = root / run_dir / source.name
     print(f"{name}: running", flush=True)
     failed = target.with_suffix(".failed.ipynb")
-    target.unlink(missing_ok=True)
-    failed.unlink(missing_ok=True)
+    metrics = target.with_suffix("") / "metrics.json"
+    for old in (target, failed, metrics):  # a chapter that ends early must not pass with the metrics of an earlier run
+        old.unlink(missing_ok=True)
     part = target.with_name(f".{target.name}")
     try:
-        notebook = papermill.execute_notebook(source, part, origin["parameters"], kernel_name="python3", cwd=root,
-                                              progress_bar={"ncols": 80, "desc": name},
-                                              extra_arguments=["--log-level=ERROR"])
+        notebook = execute(source, part, origin["parameters"], cwd=root, progress_bar={"ncols": 80, "desc": name})
+        if not metrics.is_file():
+            part.replace(failed)
+            raise BookError(f"{name}: it ended without metrics (the notebook is saved as {failed})")
         notebook.metadata["sa_lib"] = {**origin, "machine": machine()}
         nbformat.write(notebook, part)
         part.replace(target)
     except (PapermillExecutionError, DeadKernelError) as error:
         part.replace(failed)
         raise BookError(f"{name}: {reason(error, failed)} (the notebook is saved as {failed})") from None
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # a RuntimeError if the kernel does not start
         part.unlink(missing_ok=True)
         raise BookError(f"{name}: {part} cannot be written, or its kernel cannot start: {error}") from None
+
+
+def execute(source: Path, target: Path, parameters: Mapping[str, Any], **options: Any) -> NotebookNode:
+    """Execute a notebook with this Python, and without the user's own start-up files and settings of IPython.
+
+    Args:
+        options: further arguments of `papermill.execute_notebook`.
+    """
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # the kernel may still be writing
+        return papermill.execute_notebook(
+            source, target, dict(parameters), kernel_name="python3", kernel_manager_class=OwnPython,
+            start_timeout=KERNEL_SECONDS, **options, extra_arguments=[
+                "--log-level=ERROR", f"--ipython-dir={folder}", "--InteractiveShellApp.exec_PYTHONSTARTUP=False"])
 
 
 def machine() -> dict[str, Any]:
