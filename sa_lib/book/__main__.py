@@ -20,10 +20,17 @@ __all__ = ["main"]
 
 
 def value(text: str) -> Any:
-    """A parameter from the command line: JSON if it is valid JSON, text otherwise."""
+    """A parameter from the command line: JSON if it is valid JSON, text otherwise.
+
+    Raises:
+        BookError: its bytes are no text in the encoding of the terminal.
+    """
     try:
+        text.encode()
         return json.loads(text)
-    except ValueError:
+    except UnicodeEncodeError:
+        raise BookError(f"-p must be text in the encoding of the terminal, got {shorten(text)}") from None
+    except (ValueError, RecursionError):
         return text
 
 
@@ -48,6 +55,17 @@ def _absolute_environment() -> None:
             os.environ[name] = str(expanded(os.environ[name]).absolute())
     if (archive := os.environ.get("SA_MODELS")) and "://" not in archive:
         os.environ["SA_MODELS"] = str(expanded(archive).absolute())
+
+
+def _open_streams() -> None:
+    """Open the standard streams that the shell has closed (>&-): a kernel would take their numbers for its sockets."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # open takes the lowest number that is free
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")
 
 
 def _sync(options: argparse.Namespace) -> int:
@@ -186,6 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 if all is well; 1 if a check or a cell of a sweep failed; 2 if there was an error; 130 if it was interrupted.
     """
+    _open_streams()
     options = _parser().parse_args(arguments)
     _absolute_environment()
     try:

@@ -40,7 +40,7 @@ from tqdm.auto import tqdm
 
 from ..store import expanded, text_digest, write_atomically
 from .notebooks import BookError, chapters
-from .run import FILES, library_digest, machine, reason, stamp
+from .run import FILES, execute, library_digest, machine, reason, stamp
 
 __all__ = ["Cell", "cells", "read_grid", "sweep", "table"]
 
@@ -145,9 +145,8 @@ def _execute(chapter: str, text: str, parameters: Mapping[str, Any], library: st
         source.write_text(text, encoding="utf-8")
         with open(log, "w", encoding="utf-8") as file:
             try:
-                papermill.execute_notebook(source, target, {**parameters, "run_dir": "run"}, kernel_name="python3",
-                                           cwd=folder, progress_bar=False, stdout_file=file, stderr_file=file,
-                                           extra_arguments=["--log-level=ERROR"])
+                execute(source, target, {**parameters, "run_dir": "run"}, cwd=folder, progress_bar=False,
+                        stdout_file=file, stderr_file=file)
             except (PapermillExecutionError, DeadKernelError) as failure:
                 error = reason(failure, target)
         metrics = Path(folder) / "run" / chapter / "metrics.json"
@@ -163,12 +162,18 @@ def _connected(scheduler: str | None, workers: int | None) -> Iterator[Client]:
     """A client of the cluster at `scheduler`, or of a cluster on this machine that ends with the block.
 
     Raises:
-        BookError: there is no scheduler at this address, or it has no worker within a minute.
+        BookError: there is no scheduler at this address, or it has no worker within a minute; or dask cannot start
+            workers on this machine.
     """
     if scheduler is None:
         count = workers or machine()["cores"]
-        with (LocalCluster(n_workers=count, threads_per_worker=1, processes=True, memory_limit=None,
-                           dashboard_address=None) as cluster, Client(cluster) as client):
+        try:
+            # With None for an address, dask still opens port 8787 to the network, and warns if it is taken.
+            started = LocalCluster(n_workers=count, threads_per_worker=1, processes=True, memory_limit=None,
+                                   dashboard_address="127.0.0.1:0")
+        except RuntimeError as error:  # the user's configuration of dask may ask for anything
+            raise BookError(f"dask cannot start {count} workers on this machine: {error}") from None
+        with started as cluster, Client(cluster) as client:
             yield client
         return
     with _client(scheduler) as client:
