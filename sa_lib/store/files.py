@@ -16,8 +16,17 @@ def expanded(path: str | Path) -> Path:
 
 
 def cache_root() -> Path:
-    """The folder of everything that can be made again: ``SA_CACHE``, in which ~ is the home, or the user's cache."""
-    return expanded(os.environ.get("SA_CACHE") or platformdirs.user_cache_dir("sa_lib"))
+    """The folder of everything that can be made again: ``SA_CACHE``, in which ~ is the home, or the user's cache.
+
+    Raises:
+        OSError: ``SA_CACHE`` names no folder, and the user has no home.
+    """
+    if named := os.environ.get("SA_CACHE"):
+        return expanded(named)
+    with suppress(RuntimeError):  # platformdirs raises it for a user without a home, as in some containers
+        if (folder := expanded(platformdirs.user_cache_dir("sa_lib"))).is_absolute():
+            return folder
+    raise OSError("SA_CACHE must name a folder where the user has no home, got nothing")
 
 
 @contextmanager

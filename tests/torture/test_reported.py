@@ -1,6 +1,14 @@
 """Troubles that users of such tools report: settings of a session, odd tensors and odd models change no result."""
 
+import json
+import os
+import pwd
 import shutil
+import socket
+import subprocess
+import sys
+import warnings
+from contextlib import nullcontext
 
 import nbformat
 import numpy as np
@@ -8,10 +16,12 @@ import pytest
 import sklearn
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from runs import PROJECT
 from sa_lib import chapter, checkpoints, figures, latent, residual, store, trained
-from sa_lib.book import notebooks, sweep
+from sa_lib.book import __main__ as command_line
+from sa_lib.book import notebooks, run, sweep
 from sa_lib.book.notebooks import BookError
 from sa_lib.fisher import squared_gradients
 from sa_lib.model import ModelConfig
@@ -61,6 +71,31 @@ def test_a_weight_that_is_used_beside_its_layer_is_refused():
         squared_gradients(net, lambda: net(torch.rand(4, 3)).sum(1) + net.weight.square().sum())
 
 
+@pytest.mark.parametrize("overwriting", [False, True], ids=["kept", "overwritten"])
+def test_a_layer_whose_output_the_next_overwrites_has_the_same_fisher(overwriting):
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(3, 4), nn.ReLU(inplace=overwriting), nn.Linear(4, 2)), torch.rand(5, 3)
+
+    def loss(out):
+        return out.square().sum(1)
+
+    fisher = squared_gradients(net, lambda: loss(net(x)))
+    for name, squares in one_by_one(net, loss, x).items():
+        assert torch.allclose(fisher[name], squares, rtol=1e-4), name
+
+
+def test_a_pruned_layer_has_no_fisher():
+    net = nn.Sequential(nn.Linear(3, 3))
+    prune.random_unstructured(net[0], "weight", 0.5)
+    with pytest.raises(TypeError, match="must have its weights as parameters, got weight_orig of layer '0'"):
+        squared_gradients(net, lambda: net(torch.rand(4, 3)).sum(1))
+
+
+def test_a_model_of_one_layer_has_the_fisher_of_that_layer():
+    fisher = squared_gradients(net := nn.Linear(3, 1), lambda: net(torch.ones(4, 3)).sum(1))
+    assert {name: values.tolist() for name, values in fisher.items()} == {"weight": [[4.0] * 3], "bias": [4.0]}
+
+
 # Settings of a session -------------------------------------------------------------------------
 
 @pytest.fixture
@@ -87,6 +122,22 @@ def test_another_default_type_changes_no_model(digest):
 def test_no_mode_of_pytorch_changes_a_model(digest, setting):
     expected = digest("before")
     with setting():
+        assert digest("after") == expected
+
+
+def test_a_lower_precision_of_products_changes_no_model(digest):
+    expected = digest("before")
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert digest("after") == expected
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_another_default_device_changes_no_model(digest):
+    expected = digest("before")
+    with torch.device("meta"):
         assert digest("after") == expected
 
 
@@ -134,6 +185,17 @@ def test_a_store_behind_a_broken_link_is_named_and_not_waited_for(tmp_path, monk
         store.get_or_make("thing", {"seed": 0}, lambda: ({"a": torch.zeros(1)}, {}))
 
 
+def test_a_user_without_a_home_is_told_to_name_a_store(monkeypatch):
+    def unknown(user):
+        raise KeyError(user)
+
+    for name in ("HOME", "SA_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    with pytest.raises(OSError, match="SA_CACHE must name a folder"):
+        store.cache_root()
+
+
 def test_a_checkpoint_of_an_older_pytorch_is_named_as_one(tmp_path):
     torch.save({"model": {}}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     with pytest.raises(ValueError, match="since PyTorch 1.6"):
@@ -171,3 +233,118 @@ def test_a_cell_that_a_source_cannot_hold_is_not_lost(tmp_path, cell):
 def test_a_value_of_a_grid_that_is_nested_too_deep_for_json_is_a_text():
     deep = "[" * 100_000
     assert sweep.read_grid(f"note={deep}") == ("note", [deep])
+
+
+# Runs ------------------------------------------------------------------------------------------
+
+TINY = """\
+# %% tags=["parameters"]
+seed = 0
+note = ""
+run_dir = ""
+
+# %%
+import sys, torch
+from sa_lib import chapter
+chapter.write_metrics(run_dir, "01_tiny", {"python": sys.executable, "dtype": str(torch.get_default_dtype())})
+"""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A checkout with one small chapter, in which the test stands."""
+    root = tmp_path / "project"
+    (root / "notebooks").mkdir(parents=True)
+    (root / "notebooks" / "01_tiny.py").write_text(TINY)
+    shutil.copy(PROJECT / "pyproject.toml", root)
+    monkeypatch.chdir(root)
+    return root
+
+
+def metrics(root):
+    return json.loads((root / "runs" / "mine" / "01_tiny" / "metrics.json").read_text())
+
+
+def test_a_chapter_runs_in_this_python_and_without_the_users_start_up_files(project, tmp_path, monkeypatch):
+    startup = tmp_path / "ipython" / "profile_default" / "startup" / "mine.py"
+    kernel = tmp_path / "jupyter" / "kernels" / "python3" / "kernel.json"
+    for path, text in ((startup, "import torch; torch.set_default_dtype(torch.float64)"),
+                       (kernel, json.dumps({"argv": ["false"], "display_name": "another", "language": "python"}))):
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setenv("PYTHONSTARTUP", str(startup))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    assert command_line.main(["run", "--run", "mine"]) == 0
+    assert metrics(project) == {"python": sys.executable, "dtype": "torch.float32"}
+
+
+def test_a_chapter_that_ends_early_does_not_pass_with_its_metrics_of_before(project, capsys):
+    assert command_line.main(["run", "--run", "mine"]) == 0
+    source = project / "notebooks" / "01_tiny.py"
+    source.write_text(TINY.replace("import sys, torch", "import sys, torch; sys.exit(0)"))
+    assert command_line.main(["run", "--run", "mine"]) == 2
+    assert "01_tiny: it ended without metrics" in capsys.readouterr().err
+
+
+def test_a_run_works_with_its_standard_streams_closed(project):
+    command = f"'{sys.executable}' -m sa_lib.book run --run mine <&- >&- 2>&-"
+    subprocess.run(["sh", "-c", command], cwd=project, check=True, timeout=120,
+                   env={**os.environ, "PYTHONPATH": str(PROJECT)})
+    assert metrics(project)["python"] == sys.executable
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("Kernel died before replying to kernel_info"),
+                                     RuntimeError("Kernel didn't respond in 300 seconds")])
+def test_a_kernel_that_does_not_start_is_one_sentence(project, monkeypatch, capsys, failure):
+    def execute(*arguments, **options):
+        raise failure
+
+    monkeypatch.setattr(run.papermill, "execute_notebook", execute)
+    assert command_line.main(["run", "--run", "mine"]) == 2
+    assert f"its kernel cannot start: {failure}\n" in capsys.readouterr().err
+
+
+def test_kernels_share_the_cores_that_the_process_may_use(project, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
+    monkeypatch.setattr(run, "_run_chapter", lambda *arguments: None)
+    run.run(project, run.Path("runs", "mine"), {})
+    assert os.environ["OMP_NUM_THREADS"] == "2"
+
+
+def test_a_parameter_that_is_no_text_is_refused_before_anything_runs(project, capsys):
+    assert command_line.main(["run", "--run", "mine", "-p", "note", "a\udcff"]) == 2
+    assert capsys.readouterr().err == ("error: -p must be text in the encoding of the terminal, "
+                                       "got 'a\\udcff'\n")
+    assert not (project / "runs").exists()
+
+
+def test_a_parameter_that_is_nested_too_deep_for_json_is_a_text():
+    deep = "[" * 100_000
+    assert command_line.value(deep) == deep
+
+
+# Clusters --------------------------------------------------------------------------------------
+
+def test_workers_that_cannot_start_are_one_sentence(project, monkeypatch, capsys):
+    def cluster(**options):
+        raise RuntimeError("Nanny failed to start.")
+
+    monkeypatch.setattr(sweep, "LocalCluster", cluster)
+    assert command_line.main(["sweep", "--chapter", "01_tiny", "--workers", "1"]) == 2
+    assert "error: dask cannot start 1 workers on this machine: Nanny failed to start.\n" in capsys.readouterr().err
+
+
+def test_a_cluster_needs_no_port_of_its_own():
+    try:
+        taken = socket.create_server(("", 8787))
+    except OSError:  # another cluster has it
+        taken = nullcontext()
+    with taken, warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        with sweep._connected(None, 1) as client:
+            assert client.cluster.scheduler.http_server.address == "127.0.0.1"
+    assert not [str(one.message) for one in heard if "already in use" in str(one.message)]
