@@ -33,9 +33,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .checks import check_name
-from .store import cache_root, expanded, tensor_digest, write_atomically
+from .store import cache_root, expanded, file_digest, tensor_digest, text_digest, write_atomically
 
-__all__ = ["DATASETS", "Dataset", "load", "read_idx"]
+__all__ = ["DATASETS", "Dataset", "load", "own_digest", "read_idx"]
 
 DATASETS = ("mnist", "fashion", "kmnist", "digits")
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte",
@@ -85,8 +85,7 @@ def load(name: str = "mnist", root: Path | None = None) -> Dataset:
     if name == "digits":
         arrays = _digits()
     else:
-        folder = expanded(root or os.environ.get("SA_DATA") or cache_root() / "data")
-        arrays = _cached(name, folder / name)
+        arrays = _cached(name, _folder(name, root))
     fields = ("train_images", "train_labels", "test_images", "test_labels")
     raw = dict(zip(fields, arrays))
     digest = tensor_digest(raw)
@@ -144,6 +143,22 @@ def _cached(name: str, folder: Path) -> list[Tensor]:
     raise OSError(f"The data set {name!r} could not be loaded. {' '.join(failures)} Put the files "
                   f"{', '.join(FILES)} into {folder} (SA_DATA sets the folder above it), "
                   "or use dataset='digits', which needs no download.")
+
+
+def own_digest(name: str) -> str:
+    """SHA-256 (hex) of a user's own files of a data set; "" if there are none, or we downloaded them.
+
+    Downloads have known bytes, so only own files can become other data under the same name.
+    """
+    check_name(DATASETS, dataset=name)
+    folder = _folder(name)
+    paths = sorted(folder.glob("*-*")) if not (folder / SUMS).exists() else []
+    digests = (f"{path.name} {file_digest(path)}" for path in paths if path.is_file())
+    return text_digest("\n".join(digests)) if paths else ""
+
+
+def _folder(name: str, root: Path | None = None) -> Path:
+    return expanded(root or os.environ.get("SA_DATA") or cache_root() / "data") / name
 
 
 def _read(folder: Path) -> dict[str, bytes]:

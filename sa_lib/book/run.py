@@ -25,6 +25,7 @@ from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
 from .. import __version__
+from ..data import DATASETS, own_digest
 from ..evidence import RESULTS
 from ..store import code_text, expanded, file_digest, pack, write_atomically
 from .notebooks import TITLE, BookError, chapters, sync
@@ -151,16 +152,18 @@ def machine() -> dict[str, Any]:
 
 
 def stamp(source: Path, parameters: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) of everything that a chapter's result depends on, except the data, which `data.load` checks.
+    """SHA-256 (hex) of everything that a chapter's result depends on; `data.load` checks the data that we downloaded.
 
-    The bytes of a file that a parameter names are part of it. The committed results are part of it only if the
-    chapter imports `evidence`.
+    The bytes of a file that a parameter names, and of a user's own data, are part of it. The committed results are
+    part of it only if the chapter reads them.
     """
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
     for name in FILES:
         # The file may have changed under the same path.
         if (path := expanded(str(parameters.get(name) or ""))).is_file():
             digest.update(file_digest(path).encode())
+    if (dataset := parameters.get("dataset", "mnist")) in DATASETS:
+        digest.update(own_digest(dataset).encode())
     text = source.read_text(encoding="utf-8")
     digest.update(text.encode() + library_digest().encode())
     if {"comparison", "evidence"} & _imported(text):

@@ -172,6 +172,7 @@ def loss(step):
 # Every public function: the arguments of a good call, and the bad values of each argument.
 CALLS = {
     data.load: (dict(name="digits"), dict(name=no_tensor)),
+    data.own_digest: (dict(name="digits"), dict(name=no_tensor)),
     model.build: (dict(config=MODEL, seed=0), dict(config=config, seed=seed)),
     model.CVAE: (dict(config=MODEL), dict(config=config)),
     labels_module.check_label: (dict(label=3), dict(label=label)),
