@@ -111,7 +111,12 @@ def squared_error(targets: torch.Tensor) -> Callable[[torch.Tensor], torch.Tenso
     """The reconstruction attacker's loss: images [R, N, 1, 28, 28] -> squared error to targets
     [N, 1, 28, 28], summed over pixels, [R, N]."""
     check_images(targets, "targets")
-    return lambda images: (images - targets).square().flatten(2).sum(2)
+
+    def loss(images):
+        nonlocal targets
+        targets = targets.to(images.device)  # copies at the first step only
+        return (images - targets).square().flatten(2).sum(2)
+    return loss
 
 
 def unlike(judge: Judge, label: int) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -188,7 +193,7 @@ class _Inputs:
                  seed: int):
         self.threat, self.starts, self.radius = threat, starts, prior_radius(model.config.latent_dim)
         self.latent_dim, self.where = model.config.latent_dim, next(model.parameters()).device
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator(self.where).manual_seed(seed)
         self.z = self._draw()
         self.raw_y = self._first_labels(label)  # logits of a softmax on the simplex, y itself elsewhere
         self.chosen = [tensor.requires_grad_() for tensor, free in
@@ -212,12 +217,12 @@ class _Inputs:
                 self.z *= (self.radius / self.z.norm(dim=2, keepdim=True)).clamp(max=1)
 
     def _draw(self) -> torch.Tensor:
-        return torch.randn(*self.starts, self.latent_dim, generator=self.generator).to(self.where)
+        return torch.randn(*self.starts, self.latent_dim, generator=self.generator, device=self.where)
 
     def _first_labels(self, label: int) -> torch.Tensor:
         y = one_hot(torch.tensor([label])).to(self.where).repeat(*self.starts, 1)
         if self.threat.y != "label":
-            exponential = torch.empty(*self.starts, CLASSES).exponential_(generator=self.generator).to(self.where)
+            exponential = torch.empty(*self.starts, CLASSES, device=self.where).exponential_(generator=self.generator)
             y[1:] = (exponential / exponential.sum(2, keepdim=True))[1:]
         # The logits of a one-hot vector itself would be infinite.
         return (0.9 * y + 0.1 / CLASSES).log() if self.threat.y == "simplex" else y
@@ -289,11 +294,11 @@ def relearn(model: CVAE, images: torch.Tensor, label: int, judge: Judge, steps: 
     where = next(model.parameters()).device
     student = copy_of(model)
     optimizer = torch.optim.Adam(student.parameters(), lr=lr, fused=True)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(where).manual_seed(seed)
     indices = batches(len(images), batch, generator)
     images = images.to(where)
     y = one_hot(torch.tensor([label])).to(where)
-    z = torch.randn(samples, model.config.latent_dim, generator=generator).to(where)
+    z = torch.randn(samples, model.config.latent_dim, generator=generator, device=where)
     accuracy = {}
     for step in range(steps + 1):
         if step % every == 0:
@@ -304,7 +309,7 @@ def relearn(model: CVAE, images: torch.Tensor, label: int, judge: Judge, steps: 
                                          f"learning rate (lr={lr})")
             accuracy[step] = float((judge.probabilities(drawn).argmax(1) == label).float().mean())
         x = images[next(indices)]
-        noise = torch.randn(len(x), model.config.latent_dim, generator=generator).to(where)
+        noise = torch.randn(len(x), model.config.latent_dim, generator=generator, device=where)
         loss = -student.elbo(x, y.expand(len(x), -1), noise).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
