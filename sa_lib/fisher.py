@@ -212,9 +212,8 @@ def fisher_diagonal(model: CVAE, images: torch.Tensor, labels: torch.Tensor, noi
     check_values(noise=noise)
     where = next(model.parameters()).device
     total: Diagonal = {}
-    inputs = images, one_hot(labels).to(images.dtype), noise
+    inputs = (t.to(where) for t in (images, one_hot(labels).to(images.dtype), noise))
     for x, y, e in zip(*(t.split(batch) for t in inputs)):
-        x, y, e = x.to(where), y.to(where), e.to(where)
         part = squared_gradients(model, lambda x=x, y=y, e=e: -model.elbo(x, y, e))
         for name, squares in part.items():
             total[name] = total[name] + squares if name in total else squares
