@@ -10,7 +10,7 @@ from .data import Dataset
 from .judges import NOT_A_DIGIT, Judge
 from .labels import CLASSES, check_labels, forget_set, one_hot, retain_set
 from .methods import distance_to_gray
-from .model import CVAE, device
+from .model import CVAE
 
 __all__ = ["answers", "evaluate", "expected_calibration_error", "fidelity", "frechet_distance", "negative_elbo",
            "prior_samples", "rehearsal", "relapse", "retained_means", "summary"]
@@ -27,11 +27,12 @@ def prior_samples(model: CVAE, labels: torch.Tensor, seed: int = 0) -> torch.Ten
     check_types(model=(model, CVAE))
     check_labels(labels)
     seed = check_seed(seed)
+    where = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
-    z = torch.randn(len(labels), model.config.latent_dim, generator=generator).to(device())
+    z = torch.randn(len(labels), model.config.latent_dim, generator=generator).to(where)
     with torch.no_grad():
         return torch.cat([model.decode(*part) for part in
-                          zip(z.split(4096), one_hot(labels).to(device()).split(4096))])
+                          zip(z.split(4096), one_hot(labels).to(where).split(4096))])
 
 
 @torch.no_grad()
@@ -47,14 +48,14 @@ def negative_elbo(model: CVAE, images: torch.Tensor, labels: torch.Tensor, seed:
     check_labels(labels, len(images))
     check_whole(draws=draws)
     seed = check_seed(seed)
+    where = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     shape = (draws, len(images), model.config.latent_dim)
-    noise = torch.randn(shape, generator=generator).to(device())
-    y = one_hot(labels).to(device())
-    total = torch.zeros(len(images), device=device())
+    noise = torch.randn(shape, generator=generator).to(where)
+    images, y = images.to(where), one_hot(labels).to(where)
+    total = torch.zeros(len(images), device=where)
     for draw in noise:
-        total -= torch.cat([model.elbo(*part) for part in zip(images.to(device()).split(4096), y.split(4096),
-                                                              draw.split(4096))])
+        total -= torch.cat([model.elbo(*part) for part in zip(images.split(4096), y.split(4096), draw.split(4096))])
     return total / draws
 
 
@@ -94,10 +95,10 @@ def evaluate(model: CVAE, dataset: Dataset, judge: Judge, features: Judge | None
     rows = []
     for k, images in enumerate(fake.view(CLASSES, samples, 1, 28, 28)):
         p = judge.probabilities(images)
-        x = real[k].to(device())
+        x = real[k].to(images.device)
         labels = torch.full((len(x),), k)
         with torch.no_grad():
-            y = one_hot(labels).to(device())
+            y = one_hot(labels).to(images.device)
             rebuilt = model.decode(model.encode(x, y)[0], y)
             measures = fidelity(features.features(x), features.features(images)) if features else {}
         rows.append({
@@ -231,7 +232,7 @@ def answers(judge: Judge, images: Mapping[str, torch.Tensor]) -> pd.DataFrame:
     outcomes = [*map(str, range(CLASSES)), "none"]
     shares = {}
     for name, one in images.items():
-        answer = judge.probabilities(one.to(device())).argmax(1).cpu()
+        answer = judge.probabilities(one.to(judge.temperature.device)).argmax(1).cpu()
         shares[name] = (torch.bincount(answer, minlength=len(outcomes)) / len(answer)).tolist()
     return pd.DataFrame.from_dict(shares, "index", columns=outcomes)
 
@@ -311,5 +312,5 @@ def expected_calibration_error(probabilities: torch.Tensor, labels: torch.Tensor
     confidence, guess = probabilities.max(1)
     index = (confidence * bins).long().clamp(max=bins - 1)
     gap = torch.zeros(bins, dtype=torch.double, device=index.device)
-    gap.index_add_(0, index, (guess == labels).double() - confidence.double())
+    gap.index_add_(0, index, (guess == labels.to(guess.device)).double() - confidence.double())
     return float(gap.abs().sum() / len(labels))

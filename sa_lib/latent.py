@@ -93,8 +93,8 @@ def _recall(classifier, train: torch.Tensor, train_labels: torch.Tensor, test: t
     check_labels(test_labels, len(test), name="test_labels")
     if len(train_labels.unique()) < 2:
         raise ValueError(f"train_labels must have at least two classes, got {train_labels.unique().tolist()}")
-    classifier.fit(_array(train), train_labels.numpy())
-    recalls = recall_score(test_labels.numpy(), classifier.predict(_array(test)), labels=range(CLASSES),
+    classifier.fit(_array(train), train_labels.cpu().numpy())
+    recalls = recall_score(test_labels.cpu().numpy(), classifier.predict(_array(test)), labels=range(CLASSES),
                            average=None, zero_division=0)
     return pd.Series(recalls, index=pd.RangeIndex(CLASSES, name="class"))
 
@@ -131,8 +131,9 @@ def silhouette(values: torch.Tensor, labels: torch.Tensor) -> pd.Series:
     if not 2 <= len(labels.unique()) < len(labels):
         raise ValueError("labels must have at least two classes, and fewer classes than points, "
                          f"got {len(labels.unique())} classes for {len(labels)} points")
-    samples = pd.Series(silhouette_samples(_array(values), labels.numpy()))
-    return samples.groupby(labels.numpy()).mean().rename_axis("class")
+    labels = labels.cpu().numpy()
+    samples = pd.Series(silhouette_samples(_array(values), labels))
+    return samples.groupby(labels).mean().rename_axis("class")
 
 
 def class_distances(values: torch.Tensor, labels: torch.Tensor) -> pd.DataFrame:
