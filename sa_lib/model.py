@@ -105,8 +105,8 @@ class ConvDecoder(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         outer, inner = config.hidden
-        self.layers = nn.Sequential(
-            nn.Linear(config.latent_dim + CLASSES, inner * 49), nn.ReLU(),
+        self.layers = nn.Sequential(  # no ReLU behind the first: so it is in the notebook that this book follows
+            nn.Linear(config.latent_dim + CLASSES, inner * 49),
             nn.Unflatten(1, (inner, 7, 7)),
             nn.ConvTranspose2d(inner, outer, 4, stride=2, padding=1), nn.ReLU(),
             nn.ConvTranspose2d(outer, 1, 4, stride=2, padding=1))
