@@ -25,8 +25,9 @@ parameters := $(shared) $(if $(FORGET),-p forget "$(FORGET)") \
 book: run  ## run the missing chapters, then render the site
 	@$(python) -m sa_lib.book render --run "$(RUN)"
 
-run: environment  ## run the missing chapters [CHAPTERS="01_baseline ..."]
-	@$(python) -m sa_lib.book run --run "$(RUN)" $(parameters) --chapters $(CHAPTERS)
+run: environment  ## run the missing chapters [CHAPTERS="01_baseline ..."] [SCHEDULER=]
+	@$(python) -m sa_lib.book run --run "$(RUN)" $(parameters) $(if $(SCHEDULER),--scheduler "$(SCHEDULER)") \
+	    --chapters $(CHAPTERS)
 
 render: environment  ## render the site of an existing run
 	@$(python) -m sa_lib.book render --run "$(RUN)"

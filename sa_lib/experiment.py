@@ -161,10 +161,14 @@ class Parameters:
         net = read_model(self.checkpoint).requires_grad_(False).to(device())
         return Trained(net, pd.DataFrame(), 0.0, tensor_digest(net.state_dict()))
 
+    def judge_config(self, name: str) -> JudgeConfig:
+        """How the judge of this name is trained."""
+        epochs = self.size.judge_epochs or (60 if self.dataset == "digits" else JudgeConfig.epochs)
+        return JudgeConfig(name, epochs=epochs)
+
     def judge(self, dataset: Dataset, name: str) -> Judge:
         """The judge of this name."""
-        epochs = self.size.judge_epochs or (60 if self.dataset == "digits" else JudgeConfig.epochs)
-        return trained.judge(dataset, JudgeConfig(name, epochs=epochs), self.seed)
+        return trained.judge(dataset, self.judge_config(name), self.seed)
 
     @property
     def record(self) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def pytest_sessionfinish(session, exitstatus):
     if (worker := getattr(session.config, "workeroutput", None)) is not None:
         worker["tried"] = dict(tried)
     elif LONG and exitstatus == pytest.ExitCode.OK:
-        from sa_lib.book.run import machine
+        from sa_lib.book.execution import machine
         counts = {"date": datetime.date.today().isoformat(), "machine": machine(), "tried": dict(sorted(tried.items()))}
         with open(LONG, "w", encoding="utf-8") as file:
             file.write(json.dumps(counts, indent=1) + "\n")

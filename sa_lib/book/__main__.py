@@ -13,7 +13,7 @@ from typing import Any
 from .. import claims
 from ..checks import shorten
 from ..store import expanded, write_atomically
-from . import evidence, notebooks, run, site, sweep
+from . import evidence, execution, notebooks, run, site, sweep
 from .notebooks import BookError
 
 __all__ = ["main"]
@@ -76,7 +76,7 @@ def _sync(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    run.run(Path.cwd(), _run_dir(options.run), _parameters(options), options.chapters)
+    run.run(Path.cwd(), _run_dir(options.run), _parameters(options), options.chapters, options.scheduler)
     return 0
 
 
@@ -121,7 +121,7 @@ def _models(options: argparse.Namespace) -> int:
 
 
 def _picture(options: argparse.Namespace) -> int:
-    figures = site.figures(run.read(options.notebook))
+    figures = site.figures(execution.read(options.notebook))
     if not figures:
         raise BookError(f"notebook must be an executed chapter with figures, got {options.notebook}")
     if not 1 <= options.number <= len(figures):
@@ -170,6 +170,7 @@ def _parser() -> argparse.ArgumentParser:
     execute.add_argument("--run", **name)
     execute.add_argument("-p", **parameter, help="a chapter's parameter; may be repeated")
     execute.add_argument("--chapters", nargs="*", default=[], help="only these")
+    execute.add_argument("--scheduler", **scheduler)
     verb("render", _render, "make the site of a run").add_argument("--run", **name)
     check = verb("check", _check, "hold a run's numbers to the book's claims")
     check.add_argument("run_dir", type=Path, help="a folder in runs/")

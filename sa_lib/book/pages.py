@@ -4,6 +4,7 @@ The numbers come from the files that `make bench` and `make torture` write into 
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..figures import PALETTE, WIDTH, in_book_style
+from .work import Task, makespan, ranks
 
 __all__ = ["speed", "table", "torture"]
 
 Bench = Mapping[str, Any]
+MINUTES = {2: 15, 8: 5}  # the goals for a book from an empty store, by the number of cores
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -44,13 +47,14 @@ GOALS: list[tuple[str, str, float, bool, Callable[[Bench], float]]] = [
 ]
 
 
-def speed(path: Path, folder: Path, seconds: Mapping[str, float]) -> dict[str, str]:
+def speed(path: Path, folder: Path, seconds: Mapping[str, float], tasks: Sequence[Task]) -> dict[str, str]:
     """The parts of the page on speed, in Markdown: name -> part.
 
     Args:
         path: of the file that `make bench` wrote.
         folder: for the page's figures, next to the folder of the page.
         seconds: chapter -> its seconds in the run that is rendered.
+        tasks: of this run, with the seconds that they took, see `times.recorded`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -64,7 +68,7 @@ def speed(path: Path, folder: Path, seconds: Mapping[str, float]) -> dict[str, s
             "unlearning": _unlearning(groups["Unlearning, mlp"]),
             "attacks": _attacks(groups["Attack, mlp"]), "embedding": _embedding(groups.get("t-SNE")),
             "growth": _growth(groups, folder), "profile": _profile(groups["Profile, mlp"]["shares"]),
-            "install": _install(groups), "book": _book(seconds)}
+            "install": _install(groups), "book": _book(seconds), "cores": _cores(tasks)}
 
 
 def _time(seconds: float) -> str:
@@ -147,7 +151,7 @@ def _half(group: Mapping[str, Any] | None) -> str:
     full, half, step = group["full"], group["half"], group["rows"][1]
     change = sum(half) / len(half) - sum(full) / len(full)
     ends = [" and ".join(f"{nats:.2f}" for nats in one) for one in (half, full)]
-    return (f"Under `torch.autocast` a step takes {_time(step['seconds'])}, {step['ratio']:.2f} times its time in "
+    return (f"With products in bfloat16, a step takes {_time(step['seconds'])}, {step['ratio']:.2f} times its time in "
             f"float32. Full trainings on MNIST with it end at {ends[0]} nats per test image, trainings in float32 from "
             f"the same seeds at {ends[1]}: {change:+.2f} on the mean. The seed alone makes a difference of "
             f"{max(full) - min(full):.2f}.")
@@ -228,9 +232,43 @@ def _install(groups: Bench) -> str:
 
 def _book(seconds: Mapping[str, float]) -> str:
     slowest = max(seconds, key=seconds.get)
-    return (f"In the run that made this site, the chapters took {sum(seconds.values()):.0f} s together, two at a time: "
-            f"{sum(seconds.values()) / 120:.1f} minutes or a little more on the clock. [](../notebooks/{slowest}) took "
-            f"the longest: {seconds[slowest]:.0f} s.")
+    return (f"In the run that made this site, the chapters took {sum(seconds.values()):.0f} s of a core together, "
+            f"besides the models and attacks that were made before. [](../notebooks/{slowest}) took the longest: "
+            f"{seconds[slowest]:.0f} s.")
+
+
+def _cores(tasks: Sequence[Task]) -> str:
+    """What the work of a run would take on more cores, by the recorded times and by what waits for what."""
+    if not tasks:
+        return "The run that made this site recorded no times."
+    rank = ranks(tasks)
+    chain = [max(rank, key=rank.get)]
+    while following := [task.name for task in tasks if chain[-1] in task.needs]:
+        chain.append(max(following, key=rank.get))
+    kinds = {task.name: task.kind for task in tasks}
+    spans = {cores: makespan(tasks, cores) for cores in (1, 2, 4, 8, 16)}
+    reached = {cores: "reached" if spans[cores] <= 60 * goal else "**missed**" for cores, goal in MINUTES.items()}
+    return "\n\n".join([
+        table(["cores", "minutes", "goal"], [
+            (cores, f"{span / 60:.1f}", f"at most {MINUTES[cores]}: {reached[cores]}" if cores in MINUTES else "")
+            for cores, span in spans.items()]),
+        f"No number of cores can beat the longest chain of tasks that wait for each other, "
+        f"{rank[chain[0]] / 60:.1f} minutes: {', '.join(kinds[name] for name in chain)}. Half of all the work, "
+        f"{spans[1] / 60:.1f} minutes of one core, is in "
+        f"{', '.join(f'{name} ({seconds / spans[1]:.0%})' for name, seconds in _heaviest(tasks, spans[1] / 2))}."])
+
+
+def _heaviest(tasks: Sequence[Task], share: float) -> list[tuple[str, float]]:
+    """The kinds of tasks that take so many seconds together, and the seconds of each; those that take most first."""
+    seconds = Counter()
+    for task in tasks:
+        seconds[task.kind] += task.seconds
+    few = []
+    for kind, total in seconds.most_common():
+        few.append((kind, total))
+        if sum(total for _, total in few) >= share:
+            break
+    return few
 
 
 def torture(path: Path) -> dict[str, str]:

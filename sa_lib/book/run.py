@@ -1,66 +1,48 @@
-"""Run the chapters: papermill executes each into ``runs/<name>/`` unless an up-to-date result is there."""
+"""Run the chapters: each is executed into ``runs/<name>/`` unless an up-to-date result is there."""
 
-import ast
-import hashlib
+import io
 import json
 import os
-import platform
-import re
-import tempfile
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import suppress
-from functools import cache
-from importlib.metadata import version
+from ast import literal_eval
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout, suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import papermill
-from IPython.core.inputtransformer2 import TransformerManager
-from jupyter_client import AsyncKernelManager
-from jupyter_client.kernelspec import KernelSpecManager
-from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
-from papermill.exceptions import PapermillExecutionError
 
-from .. import __version__
-from ..data import DATASETS, own_digest
-from ..evidence import RESULTS
-from ..store import code_text, expanded, file_digest, pack, write_atomically
-from .notebooks import TITLE, BookError, chapters, sync
+from ..experiment import validate
+from ..store import pack, write_atomically
+from . import times
+from .cluster import connected, workers_for
+from .execution import execute_chapter, library_digest, machine, read, stamp
+from .notebooks import BookError, chapters, sync
+from .plan import PLANS, Request, make, requests
+from .work import Task, do, makespan, outcome, words
 
-__all__ = ["FILES", "RUN_NAME", "execute", "executed", "library_digest", "machine", "models", "read", "reason", "run",
-           "stamp"]
+__all__ = ["RUN_NAME", "executed", "models", "run"]
 
-# Two chapters of one thread each use two cores better than one chapter of two threads.
-JOBS = 2
 RUN_NAME = r"\w[\w.-]*"  # such a name cannot lead out of runs/
-# The parameters of chapters that name a file.
-FILES = ("model", "table")
-LIBRARY = Path(__file__).parents[1]
-KERNEL_SECONDS = 300  # time limit for the start of a kernel; on a busy machine, papermill's 60 s are too few
-_code = cache(code_text)  # every cell of a sweep asks for the same
 
 
-class OwnPython(AsyncKernelManager):
-    """A kernel of this Python, even if the user has registered another one under the name python3."""
+def run(root: Path, run_dir: Path, parameters: Mapping[str, Any], only: Sequence[str] = (),
+        scheduler: str | None = None) -> None:
+    """Execute the chapters that this run still lacks, each with the parameters that it declares.
 
-    def _kernel_spec_manager_default(self) -> KernelSpecManager:
-        return KernelSpecManager(kernel_dirs=[])
-
-
-def run(root: Path, run_dir: Path, parameters: Mapping[str, Any], only: Sequence[str] = ()) -> None:
-    """Execute the chapters that this run still lacks, two at a time, each with the parameters that it declares.
-
-    A chapter is done if its metrics and its executed notebook exist and the
-    notebook was made from the same source, parameters, library and versions.
+    Models that several chapters need, or one needs several of, are made side by side first, see `plan`. A chapter
+    is done if its metrics and its executed notebook exist and the notebook was made from the same source,
+    parameters, library and versions.
 
     Args:
         run_dir: relative to `root`. The chapters are executed in `root`, so
             no path of this machine appears on a page.
         parameters: name -> JSON value, for the cell tagged ``parameters``.
         only: names of the chapters to run; all by default.
+        scheduler: the address of a cluster whose workers see `root` and the store; by default the cores of this
+            machine work.
 
     Raises:
         BookError: a chapter failed, a parameter belongs to no chapter, or a name in `only` is not a chapter's.
@@ -70,7 +52,7 @@ def run(root: Path, run_dir: Path, parameters: Mapping[str, Any], only: Sequence
     if unknown := set(only) - set(names):
         raise BookError(f"there is no chapter {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     sources = {name: root / "notebooks" / f"{name}.ipynb" for name in names}
-    declared = {name: papermill.inspect_notebook(path).keys() for name, path in sources.items()}
+    declared = {name: papermill.inspect_notebook(path) for name, path in sources.items()}
     if unknown := set(parameters).difference(*declared.values()):
         raise BookError(f"no chapter has a parameter {', '.join(sorted(unknown))}; "
                         f"there are {', '.join(sorted(set().union(*declared.values())))}")
@@ -88,141 +70,77 @@ def run(root: Path, run_dir: Path, parameters: Mapping[str, Any], only: Sequence
             print(f"{name}: already done", flush=True)
         else:
             missing[name] = origin
-    cores = machine()["cores"]
-    jobs = max(1, min(JOBS, cores, len(missing)))
-    os.environ.setdefault("OMP_NUM_THREADS", str(cores // jobs))  # PyTorch in the kernels reads it
-    pool = ThreadPoolExecutor(jobs)
-    # Later chapters take longer, so they start first. If several need one model, one chapter makes it, see `store`.
-    running = [pool.submit(_run_chapter, root, run_dir, name, origin) for name, origin in reversed(missing.items())]
-    try:
-        for chapter in as_completed(running):
-            chapter.result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    if missing:
+        _work(root, run_dir, missing, {name: _planned(name, declared[name], missing[name]["parameters"])
+                                       for name in missing}, scheduler)
 
 
-def _run_chapter(root: Path, run_dir: Path, name: str, origin: dict[str, Any]) -> None:
-    """Execute one chapter; `origin`, its stamp and parameters, goes into the metadata of the executed notebook."""
-    source = root / "notebooks" / f"{name}.ipynb"
-    target = root / run_dir / source.name
-    print(f"{name}: running", flush=True)
-    failed = target.with_suffix(".failed.ipynb")
-    metrics = target.with_suffix("") / "metrics.json"
-    for old in (target, failed, metrics):  # a chapter that ends early must not pass with the metrics of an earlier run
-        old.unlink(missing_ok=True)
-    part = target.with_name(f".{target.name}")
-    try:
-        notebook = execute(source, part, origin["parameters"], cwd=root, progress_bar={"ncols": 80, "desc": name})
-        if not metrics.is_file():
-            part.replace(failed)
-            raise BookError(f"{name}: it ended without metrics (the notebook is saved as {failed})")
-        notebook.metadata["sa_lib"] = {**origin, "machine": machine()}
-        nbformat.write(notebook, part)
-        part.replace(target)
-    except (PapermillExecutionError, DeadKernelError) as error:
-        part.replace(failed)
-        raise BookError(f"{name}: {reason(error, failed)} (the notebook is saved as {failed})") from None
-    except (OSError, RuntimeError) as error:  # a RuntimeError if the kernel does not start
-        part.unlink(missing_ok=True)
-        raise BookError(f"{name}: {part} cannot be written, or its kernel cannot start: {error}") from None
+def _planned(name: str, declared: Mapping[str, Any], given: Mapping[str, Any]) -> list[Request]:
+    """What a chapter will ask for; nothing if it has no plan, or refuses its parameters, which it says by itself."""
+    if name not in PLANS:
+        return []
+    with suppress(ValueError, SyntaxError), redirect_stdout(io.StringIO()):
+        values = {key: literal_eval(about["default"]) for key, about in declared.items()} | dict(given)
+        return requests(name, validate(**values))
+    return []
 
 
-def execute(source: Path, target: Path, parameters: Mapping[str, Any], **options: Any) -> NotebookNode:
-    """Execute a notebook with this Python, and without the user's own start-up files and settings of IPython.
-
-    Args:
-        options: further arguments of `papermill.execute_notebook`.
-    """
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # the kernel may still be writing
-        return papermill.execute_notebook(
-            source, target, dict(parameters), kernel_name="python3", kernel_manager_class=OwnPython,
-            start_timeout=KERNEL_SECONDS, **options, extra_arguments=[
-                "--log-level=ERROR", f"--ipython-dir={folder}", "--InteractiveShellApp.exec_PYTHONSTARTUP=False"])
-
-
-def machine() -> dict[str, Any]:
-    """The kind of machine, without its name, and the versions that matter."""
-    processor = platform.processor() or platform.machine()
-    with open(os.devnull if not os.path.exists("/proc/cpuinfo") else "/proc/cpuinfo") as file:
-        if model := re.search(r"model name\s*:\s*(.+)", file.read()):
-            processor = model[1]
-    return {"processor": processor, "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
-            else os.cpu_count(), "system": platform.system(), "python": platform.python_version(),
-            "sa_lib": __version__, **{package: version(package) for package in ("torch", "numpy")}}
-
-
-def stamp(source: Path, parameters: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) of everything that a chapter's result depends on; `data.load` checks the data that we downloaded.
-
-    The bytes of a file that a parameter names, and of a user's own data, are part of it. The committed results are
-    part of it only if the chapter reads them.
-    """
-    digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
-    for name in FILES:
-        # The file may have changed under the same path.
-        if (path := expanded(str(parameters.get(name) or ""))).is_file():
-            digest.update(file_digest(path).encode())
-    if (dataset := parameters.get("dataset", "mnist")) in DATASETS:
-        digest.update(own_digest(dataset).encode())
-    text = source.read_text(encoding="utf-8")
-    digest.update(text.encode() + library_digest().encode())
-    if {"comparison", "evidence"} & _imported(text):
-        for name in ("evidence.csv", "provenance.json"):
-            digest.update((RESULTS / name).read_bytes())
-    for package in ("torch", "numpy", "matplotlib"):
-        digest.update(version(package).encode())
-    return digest.hexdigest()
+def _work(root: Path, run_dir: Path, missing: Mapping[str, Any], plans: Mapping[str, Sequence[Request]],
+          scheduler: str | None) -> None:
+    """Make the models and attacks of the chapters, and execute these; `missing` has the origin of each."""
+    library, folder, workers = library_digest(), root / run_dir, workers_for(machine()["cores"])
+    parameters = next(iter(missing.values()))["parameters"]
+    step = times.step_seconds(parameters.get("architecture", "mlp"))
+    every = _tasks(root, run_dir, missing, plans)
+    tasks = times.expected(_without(every, times.kept(folder, library)), parameters.get("profile", "full"), step)
+    print(f"{len(missing)} of the chapters and {len(tasks) - len(missing)} models and attacks are to be made: about "
+          f"{words(makespan(tasks, workers))}", flush=True)
+    results, errors = {}, []
+    for task, result in _results(tasks, workers, scheduler, partial(_progress, tasks, missing)):
+        if isinstance(result, tuple):
+            results[task.name] = result
+        elif task.name in missing:
+            errors.append(str(result) if isinstance(result, BookError) else f"{task.name}: {result!r}")
+        if task.name in missing:
+            print(f"{task.name}: {f'done, {words(result[1])}' if task.name in results else 'failed'}", flush=True)
+    times.write(folder, every, results, step, library)
+    if errors:
+        raise BookError("; ".join(errors))
 
 
-@cache
-def _imported(text: str) -> set[str]:
-    """The modules of `sa_lib` that the cells of a notebook import by name."""
-    names = set()
-    for cell in nbformat.reads(text, as_version=4).cells:
-        if cell.cell_type != "code":
-            continue
-        with suppress(SyntaxError):  # such a cell stops the chapter when it is run
-            # Lines that begin with % or ! are no Python until IPython has translated them.
-            for node in ast.walk(ast.parse(TransformerManager().transform_cell(cell.source))):
-                if isinstance(node, ast.Import):
-                    names |= {alias.name for alias in node.names}
-                elif isinstance(node, ast.ImportFrom):
-                    names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return {name.removeprefix("sa_lib.") for name in names if name and name.startswith("sa_lib.")}
+def _tasks(root: Path, run_dir: Path, missing: Mapping[str, Any], plans: Mapping[str, Sequence[Request]]) -> list[Task]:
+    """All that the chapters will ask for, each once, and the chapters; each behind those that it needs."""
+    asked = {str(request): request for plan in plans.values() for request in plan}
+    return [*(Task(name, request.function.__name__, (make, request), tuple(map(str, request.needs)))
+              for name, request in asked.items()),
+            *(Task(name, name, (execute_chapter, root, run_dir, name, origin), tuple(map(str, plans[name])))
+              for name, origin in missing.items())]
 
 
-def library_digest() -> str:
-    """SHA-256 (hex) of the code that a chapter may import, without comments and docstrings, see `store.code_text`."""
-    paths = sorted([*LIBRARY.glob("*.py"), *(LIBRARY / "store").glob("*.py")])
-    texts = (f"{path.relative_to(LIBRARY).as_posix()}\n{_code(path.read_text(encoding='utf-8'))}" for path in paths)
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
+def _without(tasks: Sequence[Task], done: Collection[str]) -> list[Task]:
+    """The tasks that are still to be done."""
+    return [replace(task, needs=tuple(name for name in task.needs if name not in done)) for task in tasks
+            if task.name not in done]
 
 
-def reason(error: Exception, failed: Path) -> str:
-    """The number of the cell that failed, counted as in the source, its first line, and its error."""
-    if not isinstance(error, PapermillExecutionError):
-        return f"the kernel died ({error})"
-    cells = [cell for cell in read(failed).cells
-             if not {"injected-parameters", "papermill-error-cell-tag"} & set(cell.metadata.get("tags", []))]
-    number = 1 + next(index for index, cell in enumerate(cells)
-                      if any(output.output_type == "error" for output in cell.get("outputs", [])))
-    line = re.sub(TITLE, "", error.source).strip().splitlines()[0]
-    return f"cell {number} ({line}) failed with {error.ename}: {error.evalue}"
+def _progress(tasks: Sequence[Task], chapters: Collection[str], left: Sequence[Task]) -> str:
+    """How far the work is, in words."""
+    waiting = sum(task.name in chapters for task in left)
+    others = len(tasks) - len(chapters)
+    return (f"{others - len(left) + waiting} of {others} models and attacks, {len(chapters) - waiting} of "
+            f"{len(chapters)} chapters")
 
 
-def read(path: Path) -> NotebookNode:
-    """The notebook at `path`; an empty notebook if there is no file or it is damaged."""
-    try:
-        notebook = nbformat.read(path, as_version=4)
-        nbformat.validate(notebook)
-        origin = notebook.metadata.get("sa_lib", {})
-        if "stamp" not in origin:  # the notebook was derived from its .py and not executed, or an error stopped it
-            notebook.metadata.pop("sa_lib", None)
-        elif not all(isinstance(origin[name], dict) for name in ("parameters", "machine")):
-            raise ValueError("its metadata lack its parameters or its machine")
-        return notebook
-    except Exception:  # a damaged notebook can fail in any way; the chapter is then run again
-        return nbformat.v4.new_notebook()
+def _results(tasks: Sequence[Task], workers: int, scheduler: str | None, progress: Callable[[Sequence[Task]], str]
+             ) -> Iterator[tuple[Task, Any]]:
+    """Each task with its result as soon as it is there."""
+    if len(tasks) > 1 or scheduler:
+        with connected(scheduler, workers) as client:
+            yield from do(client, tasks, workers, progress)
+        return
+    os.environ.setdefault("OMP_NUM_THREADS", str(machine()["cores"]))  # PyTorch in the kernel reads it
+    for task in tasks:  # a chapter alone needs no cluster, and has all cores
+        yield task, outcome(*task.call)
 
 
 def models(root: Path, run_dir: Path) -> str:

@@ -23,7 +23,7 @@ from ..chapter import read_metrics
 from ..checks import shorten
 from ..claims import LIMITS
 from ..evidence import RESULTS, TOLERANCE
-from . import pages
+from . import pages, times
 from .notebooks import TITLE, BookError, as_written, colab, repository
 from .pages import table
 from .run import executed
@@ -99,7 +99,7 @@ def _write(stage: Path, run_dir: Path, notebooks: Mapping[str, NotebookNode], ad
     for name, notebook in notebooks.items():
         nbformat.write(_shareable(notebook), stage / "executed" / f"{name}.ipynb")
     how = _how_run(notebooks, run_dir)
-    quotes = _quotes(notebooks, stage / "figures")
+    quotes = _quotes(notebooks, run_dir, stage / "figures")
     for path in (stage / "book").rglob("*.md"):
         text = _with_numbers(path, run_dir).replace("{{how it was run}}", how)
         text = _with_quotes(text, path, quotes)
@@ -267,11 +267,11 @@ def _seconds(metadata: Mapping[str, Any]) -> float:
     return metadata.get("papermill", {}).get("duration") or 0.0
 
 
-def _quotes(notebooks: Mapping[str, NotebookNode], folder: Path) -> dict[str, str]:
+def _quotes(notebooks: Mapping[str, NotebookNode], run_dir: Path, folder: Path) -> dict[str, str]:
     """Placeholder -> text for the pages that quote ``results/``; see `pages`."""
     seconds = {name: _seconds(notebook.metadata) for name, notebook in notebooks.items()}
     try:
-        speed = pages.speed(RESULTS / "bench.json", folder, seconds)
+        speed = pages.speed(RESULTS / "bench.json", folder, seconds, times.recorded(run_dir))
         counts = pages.torture(RESULTS / "torture.json")
     except (FileNotFoundError, KeyError) as error:
         raise BookError(f"results/ lacks a table or a part of one ({error}); make bench and make torture make "
@@ -307,8 +307,8 @@ def _how_run(notebooks: Mapping[str, NotebookNode], run_dir: Path) -> str:
         + "; all others have the defaults of their chapters.",
         "## Machine", table(list(kinds[0]), [kind.values() for kind in kinds]),
         "## Time",
-        "Two chapters run at a time, each on half of the cores. A chapter that needs a model which the other is "
-        "training waits for it. The times of all chapters add up to "
+        "The models and attacks that the chapters ask for were made first, on all cores; then the chapters ran, each "
+        "on one core. The times of all chapters add up to "
         f"{sum(_seconds(notebook.metadata) for notebook in notebooks.values()):.0f} seconds.",
         table(["chapter", "started (UTC)", "seconds"],
               [(f"[](../notebooks/{name})", notebook.metadata.get("papermill", {}).get("start_time", "")[:16]

@@ -21,31 +21,28 @@ import os
 import platform
 import re
 import tempfile
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import Any
 
 import pandas as pd
 import papermill
-from distributed import Client, KilledWorker, LocalCluster, as_completed, get_worker
+from distributed import Client, KilledWorker, as_completed, get_worker
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from tqdm.auto import tqdm
 
 from ..store import expanded, text_digest, write_atomically
+from .cluster import connected
+from .execution import FILES, execute, library_digest, machine, reason, stamp
 from .notebooks import BookError, chapters
-from .run import FILES, execute, library_digest, machine, reason, stamp
 
 __all__ = ["Cell", "cells", "read_grid", "sweep", "table"]
 
 LONGEST = 200  # largest number of bytes in a folder's name; file systems allow 255
-CONNECT = 20  # time limit for the answer of a scheduler, in seconds
 
 
 @dataclass(frozen=True)
@@ -157,58 +154,6 @@ def _execute(chapter: str, text: str, parameters: Mapping[str, Any], library: st
                 "seconds": time.perf_counter() - started, "machine": machine()}
 
 
-@contextmanager
-def _connected(scheduler: str | None, workers: int | None) -> Iterator[Client]:
-    """A client of the cluster at `scheduler`, or of a cluster on this machine that ends with the block.
-
-    Raises:
-        BookError: there is no scheduler at this address, or it has no worker within a minute; or dask cannot start
-            workers on this machine.
-    """
-    if scheduler is None:
-        count = workers or machine()["cores"]
-        try:
-            # With None for an address, dask still opens port 8787 to the network, and warns if it is taken.
-            started = LocalCluster(n_workers=count, threads_per_worker=1, processes=True, memory_limit=None,
-                                   dashboard_address="127.0.0.1:0")
-        except RuntimeError as error:  # the user's configuration of dask may ask for anything
-            raise BookError(f"dask cannot start {count} workers on this machine: {error}") from None
-        with started as cluster, Client(cluster) as client:
-            yield client
-        return
-    with _client(scheduler) as client:
-        try:
-            client.wait_for_workers(1, timeout=3 * CONNECT)
-        except TimeoutError as error:
-            raise BookError(f"scheduler={scheduler!r} has no worker ({error})") from None
-        yield client
-
-
-def _client(scheduler: str) -> Client:
-    """A client of the scheduler, within `CONNECT` seconds.
-
-    With a server that accepts the connection but has another protocol, `Client` never returns, whatever its timeout.
-    So it is made in a thread that can be abandoned.
-    """
-    answer: SimpleQueue[Client | Exception] = SimpleQueue()
-
-    def connect():
-        try:
-            answer.put(Client(scheduler, timeout=CONNECT))
-        except Exception as error:  # the address or the server can be wrong in any way
-            answer.put(error)
-
-    threading.Thread(target=connect, daemon=True).start()
-    try:
-        client = answer.get(timeout=CONNECT)
-    except Empty:
-        client = TimeoutError(f"no answer of a dask scheduler within {CONNECT} s")
-    if isinstance(client, Exception):
-        raise BookError(f"scheduler must be the address of a dask scheduler, got {scheduler!r}: "
-                        f"{' '.join(str(client).split())}")
-    return client
-
-
 def sweep(root: Path, out: Path, chapter: str, cells: Sequence[Cell], scheduler: str | None = None,
           workers: int | None = None) -> pd.DataFrame:
     """Run the cells that `out` lacks, and write its tables.
@@ -227,7 +172,7 @@ def sweep(root: Path, out: Path, chapter: str, cells: Sequence[Cell], scheduler:
     out.mkdir(parents=True, exist_ok=True)  # first, so that a folder that cannot be made is an error before any cell
     try:
         if missing:
-            with _connected(scheduler, workers) as client:
+            with connected(scheduler, workers or machine()["cores"]) as client:
                 _run(client, root, out, chapter, missing)
     finally:
         results = table(out, cells)

@@ -37,7 +37,8 @@ from . import archive
 from .digests import plain, tensor_digest, text_digest
 from .files import cache_root, write_atomically
 
-__all__ = ["Artifact", "Part", "get_or_make", "load", "pack", "part", "requested", "save"]
+__all__ = ["Artifact", "Part", "get_or_make", "kept", "load", "pack", "part",
+           "requested", "save"]
 
 Tensors = dict[str, torch.Tensor]
 
@@ -50,8 +51,9 @@ ABANDONED = 86_400.0
 # Names that a folder of the store may have.
 KIND = r"[A-Za-z0-9_]+"
 
-# The artifacts that this process has asked for so far, as "kind/file": the models that a chapter speaks of.
-requested: set[str] = set()
+# The artifacts that this process has asked for so far, as "kind/file", in the order of the first requests: the models
+# that a chapter speaks of.
+requested: dict[str, None] = {}
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ def get_or_make(kind: str, recipe: Mapping[str, Any],
     """
     check_types(make=(make, Callable))
     recipe, path = _place(kind, recipe)
-    requested.add(f"{kind}/{path.name}")
+    requested[f"{kind}/{path.name}"] = None
     if (artifact := _good(path, recipe)) is not None:
         return artifact
     with _claim(path):
@@ -198,6 +200,18 @@ def get_or_make(kind: str, recipe: Mapping[str, Any],
             _part(path).path.unlink(missing_ok=True)
         _tidy(path.parent)
     return load(path)
+
+
+def kept(name: str) -> Artifact:
+    """The artifact of this name, as in `requested`.
+
+    Raises:
+        ValueError: it is damaged, or `name` is not a name of the store.
+        FileNotFoundError: the store does not have it.
+    """
+    if not isinstance(name, str) or not re.fullmatch(rf"{KIND}/[0-9a-f]{{24}}\.safetensors", name):
+        raise ValueError(f"name must be as in store.requested, got {shorten(name)}")
+    return load(_models() / name)
 
 
 def part(kind: str, recipe: Mapping[str, Any]) -> Part:
@@ -244,11 +258,7 @@ def pack(names: Iterable[str], path: Path) -> str:
         ValueError: one of them is damaged, or is not a name of the store.
     """
     check_types(names=(names, Iterable), path=(path, Path))
-    names = list(names)
-    for name in names:
-        if not isinstance(name, str) or not re.fullmatch(rf"{KIND}/[0-9a-f]{{24}}\.safetensors", name):
-            raise ValueError(f"names must be as in store.requested, got {shorten(name)}")
-    return archive.pack({name: load(_models() / name).path.read_bytes() for name in sorted(names)}, path)
+    return archive.pack({name: kept(name).path.read_bytes() for name in sorted(set(names))}, path)
 
 
 def _unpack(path: Path) -> bool:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from timing import rows, timed
 
-from sa_lib.book.run import machine
+from sa_lib.book.execution import machine
 from sa_lib.evidence import RESULTS
 from sa_lib.model import ARCHITECTURES, build
 

@@ -7,7 +7,7 @@ import pytest
 
 from runs import PROJECT
 from sa_lib.book import sweep
-from sa_lib.book.run import machine
+from sa_lib.book.execution import machine
 
 
 def test_two_workers_against_one(benchmark, tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from runs import PROJECT
 from sa_lib import evidence
-from sa_lib.book import notebooks, run, site
+from sa_lib.book import execution, notebooks, run, site
 from sa_lib.book.__main__ import main
 from sa_lib.book.notebooks import BookError
 
@@ -145,18 +145,18 @@ def test_a_run_skips_finished_chapters_and_repeats_changed_ones(tiny, capsys):
     def result(**parameters):
         run.run(tiny, RUN, parameters)
         share = json.loads((tiny / RUN / "01_tiny" / "metrics.json").read_text())["share"]
-        return capsys.readouterr().out.strip().removeprefix("01_tiny: "), share
+        return re.search("01_tiny: (done|already done)", capsys.readouterr().out)[1], share
 
-    assert result(forget=4) == ("running", 0.5)
+    assert result(forget=4) == ("done", 0.5)
     before = executed.read_bytes()
     assert result(forget=4) == ("already done", 0.5)
     assert executed.read_bytes() == before
     executed.write_bytes(before[:len(before) // 2])  # as a full disk may leave it
-    assert result(forget=4) == ("running", 0.5)
-    assert result(forget=2) == ("running", 0.25)
+    assert result(forget=4) == ("done", 0.5)
+    assert result(forget=2) == ("done", 0.25)
     assert json.loads((tiny / RUN / "run.json").read_text())["parameters"] == {"forget": 2}
     source.write_text(QUICK.replace("/ 8", "/ 16"))
-    assert result(forget=2) == ("running", 0.125)
+    assert result(forget=2) == ("done", 0.125)
     assert not [path.name for path in (tiny / RUN).iterdir() if path.name.startswith(".")]
 
 
@@ -191,7 +191,7 @@ def test_a_stopped_run_and_a_killed_run_continue_when_started_again(tiny):
     (tiny / "go").touch()
     output = subprocess.run(command, cwd=tiny, capture_output=True, text=True, check=True).stdout
     assert "01_tiny: already done" in output
-    assert "02_slow: running" in output
+    assert "02_slow: done" in output
     assert (tiny / RUN / "02_slow.ipynb").is_file()
 
 
@@ -204,7 +204,7 @@ def test_a_failing_chapter_is_named_and_cannot_be_rendered(tiny, cell, reason):
         f'# %% [markdown]\n# # T\n\n# %% tags=["parameters"]\nforget = 9\n\n# %%\n0\n\n# %%\n{cell}\n')
     with pytest.raises(BookError, match=f"^01_tiny: {reason}"):
         run.run(tiny, RUN, {"forget": 3})
-    assert sorted(path.name for path in (tiny / RUN).iterdir()) == ["01_tiny.failed.ipynb", "run.json"]
+    assert sorted(path.name for path in (tiny / RUN).iterdir()) == ["01_tiny.failed.ipynb", "run.json", "times.json"]
     with pytest.raises(BookError, match=f"{RUN} lacks 01_tiny"):
         site.render(tiny, RUN)
 
@@ -247,7 +247,7 @@ def chapter_that_runs(folder, *lines):
 def results(tmp_path, monkeypatch):
     """A copy of the committed results, which stamps count from then on."""
     shutil.copytree(evidence.RESULTS, tmp_path / "results")
-    monkeypatch.setattr(run, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(execution, "RESULTS", tmp_path / "results")
     return tmp_path / "results"
 
 
@@ -260,33 +260,33 @@ def results(tmp_path, monkeypatch):
 @pytest.mark.parametrize("file", ["evidence.csv", "provenance.json"])
 def test_the_committed_results_count_for_a_chapter_that_imports_evidence(tmp_path, results, line, counts, file):
     path = chapter_that_runs(tmp_path, "import torch", line)
-    before = run.stamp(path, {})
+    before = execution.stamp(path, {})
     with open(results / file, "a") as table:
         table.write("\n")
-    assert (run.stamp(path, {}) != before) is counts
+    assert (execution.stamp(path, {}) != before) is counts
 
 
 def test_other_results_count_for_no_chapter(tmp_path, results):
     path = chapter_that_runs(tmp_path, "from sa_lib import evidence")
-    before = run.stamp(path, {})
+    before = execution.stamp(path, {})
     (results / "bench.json").write_text("{}")
-    assert run.stamp(path, {}) == before
+    assert execution.stamp(path, {}) == before
 
 
 @pytest.mark.parametrize("cell", ["%pip install x\n!ls", "%%bash\nif true; then ls; fi", "try:\n    import x\nexcept "
                                   "ImportError:\n    %pip install x", "files = !ls", "this is no Python"])
 def test_cells_that_are_no_python_do_not_hinder_a_stamp(tmp_path, results, cell):
     path = chapter_that_runs(tmp_path, cell, "from sa_lib import evidence")
-    before = run.stamp(path, {})
+    before = execution.stamp(path, {})
     (results / "evidence.csv").write_text("cell\n")
-    assert run.stamp(path, {}) != before
+    assert execution.stamp(path, {}) != before
 
 
 @pytest.fixture
 def library(tmp_path, monkeypatch):
     """A copy of the library, whose digest stamps count from then on."""
     shutil.copytree(PROJECT / "sa_lib", tmp_path / "sa_lib", ignore=shutil.ignore_patterns("__pycache__", "results"))
-    monkeypatch.setattr(run, "LIBRARY", tmp_path / "sa_lib")
+    monkeypatch.setattr(execution, "LIBRARY", tmp_path / "sa_lib")
     return tmp_path / "sa_lib"
 
 
@@ -297,26 +297,26 @@ def edited(path, old, new):
 
 
 def test_a_changed_docstring_or_comment_of_the_library_keeps_its_digest(library):
-    before = run.library_digest()
+    before = execution.library_digest()
     edited(library / "methods.py", '"""Methods of unlearning', '"""All methods of unlearning')
     edited(library / "store" / "files.py", '"""The cache folder', '"""The folder')
     with open(library / "model.py", "a") as file:
         file.write("\n# A comment.\n")
-    assert run.library_digest() == before
+    assert execution.library_digest() == before
 
 
 @pytest.mark.parametrize("name, old, new", [("methods.py", "GRAY = 0.5", "GRAY = 0.25"),
                                             ("store/files.py", 'user_cache_dir("sa_lib")', 'user_cache_dir("sa")')])
 def test_a_changed_constant_of_the_library_changes_its_digest(library, name, old, new):
-    before = run.library_digest()
+    before = execution.library_digest()
     edited(library / name, old, new)
-    assert run.library_digest() != before
+    assert execution.library_digest() != before
 
 
 def test_the_machinery_of_the_book_does_not_count_in_the_digest_of_the_library(library):
-    before = run.library_digest()
-    edited(library / "book" / "run.py", "JOBS = 2", "JOBS = 1")
-    assert run.library_digest() == before
+    before = execution.library_digest()
+    edited(library / "book" / "cluster.py", "CONNECT = 20", "CONNECT = 10")
+    assert execution.library_digest() == before
 
 
 # The site -----------------------------------------------------------------------------------
@@ -337,7 +337,7 @@ def test_a_run_becomes_a_site(tiny):
     how = html.unescape(re.sub("<[^>]*>", "", pages["book/how_run"]))
     assert "forget = 6, profile = 'smoke'" in how
     assert "from matplotlib import pyplot" in how
-    assert [fact for fact in run.machine().values() if str(fact) not in how] == []
+    assert [fact for fact in execution.machine().values() if str(fact) not in how] == []
     text = pages["notebooks/01_tiny"]
     assert text.count("It rises to 6.") == 1
     assert re.search(r"Fig\. 1\s*</span><span[^>]*>It rises to 6\.", text)

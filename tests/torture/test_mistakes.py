@@ -20,7 +20,7 @@ from torch import nn
 from runs import PROJECT
 from sa_lib import checkpoints, data, evaluation, experiment, figures, latent, store, trained
 from sa_lib.book import __main__ as command_line
-from sa_lib.book import notebooks, run, sweep
+from sa_lib.book import execution, notebooks, sweep
 from sa_lib.book.notebooks import BookError
 from sa_lib.fisher import squared_gradients
 from sa_lib.labels import forget_set
@@ -237,17 +237,17 @@ def test_other_data_of_a_user_under_the_same_name_are_another_input(project, mon
     for count in (8, 9):
         shutil.rmtree(project / "data", ignore_errors=True)
         put_idx(project / "data" / "fashion", count)
-        stamps.append(run.stamp(source, {"dataset": "fashion"}))
+        stamps.append(execution.stamp(source, {"dataset": "fashion"}))
     assert stamps[0] != stamps[1]
 
 
 def test_a_download_makes_no_result_stale(project, monkeypatch):
     monkeypatch.setenv("SA_DATA", str(project / "data"))
     source = project / "notebooks" / "01_tiny.ipynb"
-    before = run.stamp(source, {"dataset": "fashion"})
+    before = execution.stamp(source, {"dataset": "fashion"})
     put_idx(project / "data" / "fashion")
     (project / "data" / "fashion" / data.SUMS).write_text("as a download leaves it")
-    assert run.stamp(source, {"dataset": "fashion"}) == before
+    assert execution.stamp(source, {"dataset": "fashion"}) == before
 
 
 def test_files_that_we_did_not_write_are_never_replaced(tmp_path, monkeypatch):

@@ -21,7 +21,8 @@ from torch.nn.utils import prune
 from runs import PROJECT
 from sa_lib import chapter, checkpoints, figures, latent, residual, store, trained
 from sa_lib.book import __main__ as command_line
-from sa_lib.book import notebooks, run, sweep
+from sa_lib.book import cluster as clusters
+from sa_lib.book import execution, notebooks, run, sweep
 from sa_lib.book.notebooks import BookError
 from sa_lib.fisher import squared_gradients
 from sa_lib.model import ModelConfig
@@ -300,7 +301,7 @@ def test_a_kernel_that_does_not_start_is_one_sentence(project, monkeypatch, caps
     def execute(*arguments, **options):
         raise failure
 
-    monkeypatch.setattr(run.papermill, "execute_notebook", execute)
+    monkeypatch.setattr(execution.papermill, "execute_notebook", execute)
     assert command_line.main(["run", "--run", "mine"]) == 2
     assert f"its kernel cannot start: {failure}\n" in capsys.readouterr().err
 
@@ -310,7 +311,7 @@ def test_kernels_share_the_cores_that_the_process_may_use(project, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
-    monkeypatch.setattr(run, "_run_chapter", lambda *arguments: None)
+    monkeypatch.setattr(run, "execute_chapter", lambda *arguments: ("", 1.0))
     run.run(project, run.Path("runs", "mine"), {})
     assert os.environ["OMP_NUM_THREADS"] == "2"
 
@@ -333,7 +334,7 @@ def test_workers_that_cannot_start_are_one_sentence(project, monkeypatch, capsys
     def cluster(**options):
         raise RuntimeError("Nanny failed to start.")
 
-    monkeypatch.setattr(sweep, "LocalCluster", cluster)
+    monkeypatch.setattr(clusters, "LocalCluster", cluster)
     assert command_line.main(["sweep", "--chapter", "01_tiny", "--workers", "1"]) == 2
     assert "error: dask cannot start 1 workers on this machine: Nanny failed to start.\n" in capsys.readouterr().err
 
@@ -345,6 +346,6 @@ def test_a_cluster_needs_no_port_of_its_own():
         taken = nullcontext()
     with taken, warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
-        with sweep._connected(None, 1) as client:
+        with clusters.connected(None, 1) as client:
             assert client.cluster.scheduler.http_server.address == "127.0.0.1"
     assert not [str(one.message) for one in heard if "already in use" in str(one.message)]

@@ -1,0 +1,78 @@
+"""The workers of a run or a sweep: a cluster of dask.distributed, on this machine or elsewhere."""
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from queue import Empty, SimpleQueue
+
+import dask
+from distributed import Client, LocalCluster
+from distributed.system import MEMORY_LIMIT
+
+from .notebooks import BookError
+
+__all__ = ["connected", "workers_for"]
+
+CONNECT = 20  # time limit for the answer of a scheduler, in seconds
+MEMORY = 2e9  # bytes for a worker and the chapter that it runs
+# Every worker computes with one thread. Its kernels inherit this, and show no progress bars in the terminal of the run.
+# By default a dask worker returns freed memory to the system at once, and a training requests it again at every step.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+
+
+def workers_for(cores: int) -> int:
+    """How many workers fit on this machine: one for each core, as far as the memory suffices."""
+    return max(1, min(cores, int(MEMORY_LIMIT // MEMORY)))
+
+
+@contextmanager
+def connected(scheduler: str | None, workers: int) -> Iterator[Client]:
+    """A client of the cluster at `scheduler`, or of a cluster on this machine that ends with the block.
+
+    Raises:
+        BookError: there is no scheduler at this address, or it has no worker within a minute; or dask cannot start
+            workers on this machine.
+    """
+    if scheduler is None:
+        try:
+            # With None for an address, dask still opens port 8787 to the network, and warns if it is taken.
+            with dask.config.set({"distributed.nanny.pre-spawn-environ": ENVIRONMENT}):
+                started = LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, memory_limit=None,
+                                       dashboard_address="127.0.0.1:0", silence_logs=logging.ERROR)
+        except RuntimeError as error:  # the user's configuration of dask may ask for anything
+            raise BookError(f"dask cannot start {workers} workers on this machine: {error}") from None
+        with started as cluster, Client(cluster) as client:
+            yield client
+        return
+    with _client(scheduler) as client:
+        try:
+            client.wait_for_workers(1, timeout=3 * CONNECT)
+        except TimeoutError as error:
+            raise BookError(f"scheduler={scheduler!r} has no worker ({error})") from None
+        yield client
+
+
+def _client(scheduler: str) -> Client:
+    """A client of the scheduler, within `CONNECT` seconds.
+
+    With a server that accepts the connection but has another protocol, `Client` never returns, whatever its timeout.
+    So it is made in a thread that can be abandoned.
+    """
+    answer: SimpleQueue[Client | Exception] = SimpleQueue()
+
+    def connect():
+        try:
+            answer.put(Client(scheduler, timeout=CONNECT))
+        except Exception as error:  # the address or the server can be wrong in any way
+            answer.put(error)
+
+    threading.Thread(target=connect, daemon=True).start()
+    try:
+        client = answer.get(timeout=CONNECT)
+    except Empty:
+        client = TimeoutError(f"no answer of a dask scheduler within {CONNECT} s")
+    if isinstance(client, Exception):
+        raise BookError(f"scheduler must be the address of a dask scheduler, got {scheduler!r}: "
+                        f"{' '.join(str(client).split())}")
+    return client

@@ -1,0 +1,241 @@
+"""The plan of a run: every model and every attack that its chapters will ask for, each behind those that it needs.
+
+A chapter is a notebook and trains its models by itself. The plan only lets
+models that do not depend on each other be made side by side, before the
+chapters ask for them. A chapter without a plan loses nothing but this.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from .. import data, evaluation, store, trained
+from ..attacks import THREATS, AttackConfig, AttackResult, Threat
+from ..data import Dataset
+from ..experiment import Parameters
+from ..fisher import Diagonal
+from ..labels import retain_set
+from ..methods import ewc_gray
+from ..model import device
+from ..trained import Trained
+
+__all__ = ["PLANS", "Request", "make", "requests"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call of a function, whose arguments may be requests themselves.
+
+    Attributes:
+        function: of `trained`, say.
+        arguments: all of them, by position.
+        after: requests for the artifacts that the function will ask for by itself.
+    """
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    after: tuple["Request", ...] = ()
+
+    @property
+    def kept(self) -> bool:
+        """Whether the store keeps the result."""
+        return self.function in KEPT
+
+    @property
+    def needs(self) -> tuple["Request", ...]:
+        """The nearest requests below this one whose results the store keeps."""
+        below: dict[Request, None] = {}
+        for argument in (*self.arguments, *self.after):
+            if isinstance(argument, Request):
+                below |= dict.fromkeys([argument] if argument.kept else argument.needs)
+        return tuple(below)
+
+    def __str__(self) -> str:
+        """A name that is the same in every process."""
+        name = self.function.__name__
+        return f"{name}-{store.text_digest(repr([name, *map(_text, self.arguments)]))[:16]}"
+
+
+def _text(value: Any) -> str:
+    return value.__name__ if callable(value) else str(value)
+
+
+def make(request: Request) -> tuple[str, float]:
+    """Make the result of a request, or find it in the store.
+
+    Returns:
+        its name in the store, and the seconds that its making took, now or earlier.
+    """
+    arguments = _arguments(request)
+    store.requested.clear()  # of the arguments' own
+    request.function(*arguments)
+    name = list(store.requested)[-1]
+    return name, store.kept(name).info["seconds"]
+
+
+def _arguments(request: Request) -> list[Any]:
+    return [_result(argument) if isinstance(argument, Request) else argument for argument in request.arguments]
+
+
+@lru_cache(maxsize=8)  # the Fishers of a model have 43 MB
+def _result(request: Request) -> Any:
+    return request.function(*_arguments(request))
+
+
+def requests(chapter: str, run: Parameters) -> list[Request]:
+    """The requests of a chapter and all that they need, each once, behind those that it needs.
+
+    Args:
+        chapter: its name, such as "01_baseline".
+    """
+    ordered: dict[Request, None] = {}
+
+    def add(request):
+        for needed in request.needs:
+            add(needed)
+        ordered.setdefault(request)
+
+    for request in PLANS[chapter](run):
+        add(request)
+    return list(ordered)
+
+
+# Requests that several chapters have.
+
+def baseline(run: Parameters, seed: int | None = None, without: Sequence[int] = ()) -> Request:
+    return Request(trained.cvae, (_data(run), run.model, run.training, run.seed if seed is None else seed,
+                                  tuple(sorted(without))))
+
+
+def judges(run: Parameters, *names: str) -> list[Request]:
+    return [Request(trained.judge, (_data(run), run.judge_config(name), run.seed)) for name in names]
+
+
+def fishers(run: Parameters, source: Request) -> Request:
+    return Request(trained.fishers, (source, _data(run), run.seed))
+
+
+def retain_fisher(run: Parameters, source: Request, forget: Sequence[int]) -> Request:
+    return Request(trained.retain_fisher, (source, _data(run), tuple(forget), run.seed), (fishers(run, source),))
+
+
+def unlearned(run: Parameters, source: Request, forget: Sequence[int], protect: Request | None = None,
+              push: Sequence[int] | None = None, anchor: Request | None = None, **changes: Any) -> Request:
+    return Request(trained.unlearned, (source, _data(run), tuple(forget), protect or retain_fisher(run, source, forget),
+                                       replace(run.unlearning, **changes), run.seed, ewc_gray, push, anchor))
+
+
+def sequence(run: Parameters, source: Request, forget: Sequence[int], **changes: Any) -> list[Request]:
+    models = [source]
+    for count in range(1, len(forget) + 1):
+        models.append(unlearned(run, models[-1], forget[:count], **changes))
+    return models[1:]
+
+
+def never_saw(run: Parameters, forget: Sequence[int], seed: int | None = None, rounds: int | None = None) -> Request:
+    seed, forget = run.seed if seed is None else seed, tuple(sorted(forget))
+    return Request(trained.never_saw, (_data(run), forget, run.model, run.training, run.unlearning,
+                                       rounds or len(forget), seed), (baseline(run, seed, forget),))
+
+
+def attacks(run: Parameters, sources: Sequence[Request], label: int, threats: Sequence[str] = tuple(THREATS),
+            drawn_by: Request | None = None) -> list[Request]:
+    return [Request(attack, (source, _data(run), label, THREATS[threat], run.attack, run.seed, run.targets, drawn_by))
+            for threat in threats for source in sources]
+
+
+def attack(source: Trained, dataset: Dataset, label: int, threat: Threat, config: AttackConfig, seed: int, count: int,
+           drawn_by: Trained | None) -> AttackResult:
+    """The attack whose targets are the first `count` test images of the class, or as many prototypes by a model."""
+    targets = dataset.test_images[dataset.test_labels == label][:count].to(device())
+    if drawn_by:
+        targets = evaluation.prior_samples(drawn_by.net, torch.full((len(targets),), label), seed + 1)
+    return trained.reconstruction(source, targets, label, threat, config, seed)
+
+
+def sum_of_fishers(by_class: dict[int, Diagonal], classes: tuple[int, ...]) -> Diagonal:
+    """The third chapter's penalty in disguise."""
+    return {name: sum(by_class[k][name] for k in classes) for name in by_class[classes[0]]}
+
+
+def _data(run: Parameters) -> Request:
+    return Request(data.load, (run.dataset,))
+
+
+# Chapters, in the order of the book.
+
+def _baseline(run: Parameters) -> list[Request]:
+    return [baseline(run), *judges(run, "A", "B", "features")]
+
+
+def _ewc_unlearning(run: Parameters) -> list[Request]:
+    base = baseline(run)
+    replay_only, no_rehearsal = {"real": 0.0}, {"real": 0.0, "replay": 0.0}
+    variants = [{}, {"ewc": 0.0}, {"ewc": 100.0}, {"replay": 0.0}, {"gray": 0.0},
+                *({**replay_only, "ewc": ewc} for ewc in (0.0, 1.0, 100.0)),
+                *({**no_rehearsal, "ewc": ewc} for ewc in (0.0, 1.0, 10.0, 100.0, 1000.0))]
+    return [*judges(run, "B", "features"), *(unlearned(run, base, run.forget, **weights) for weights in variants)]
+
+
+def _sequential(run: Parameters) -> list[Request]:
+    base, alone = baseline(run), {"real": 0.0, "replay": 0.0, "ewc": 100.0}
+    others = [k for k in range(9, -1, -1) if k not in run.forget]
+    long = [*run.forget, *others][:max(5, len(run.forget))]
+    first, pair = long[:1], tuple(long[:2])
+    source = unlearned(run, base, first)
+    here, still = (retain_fisher(run, source, classes) for classes in (first, pair))
+    total = Request(sum_of_fishers, (fishers(run, source), tuple(retain_set(pair))))
+    new, both = pair[1:], pair
+    variants = [(here, new, None), (here, both, None), (still, new, None), (still, both, None)]
+    return [*judges(run, "B"),
+            *(unlearned(run, source, pair, *variants[at]) for at in (0, 2, 3)),
+            *(unlearned(run, source, pair, *variant, **alone) for variant in variants),
+            unlearned(run, source, pair, total, both, **alone),
+            unlearned(run, source, pair, retain_fisher(run, base, pair), both, base, **alone),
+            *sequence(run, base, run.forget), *sequence(run, base, long), *sequence(run, base, long, **alone),
+            unlearned(run, base, long), never_saw(run, long, rounds=1),
+            *(unlearned(run, source, pair, still, steps=steps) for steps in (10, 30))]
+
+
+def _latent(run: Parameters) -> list[Request]:
+    base, digit = baseline(run), run.forget[:1]
+    return [*sequence(run, base, run.forget), never_saw(run, digit), baseline(run, run.seed + 1),
+            unlearned(run, base, digit, gray=0.0)]
+
+
+def _attacks(run: Parameters) -> list[Request]:
+    base, digit, most = baseline(run), run.forget[:1], run.unlearning.steps
+    steps = sequence(run, base, run.forget)
+    never = [never_saw(run, run.forget, seed) for seed in range(run.seed, run.seed + 3)]
+    models = [base, steps[-1], *never]
+    own = [*models, steps[0], never_saw(run, digit)]
+    shorter = [*(unlearned(run, base, digit, steps=most // part) for part in (8, 3, 1)),
+               unlearned(run, base, digit, gray=0.0)]
+    strongest = ("y on the simplex", "y free")
+    found = [request for k in run.forget for sources in [own if [k] == [*digit] else models]
+             for request in (*attacks(run, sources, k), *attacks(run, sources, k, strongest, base))]
+    return [*judges(run, "A", "B"), *found, *attacks(run, shorter, digit[0], strongest)]
+
+
+def _report_card(run: Parameters) -> list[Request]:
+    never = [never_saw(run, run.forget, seed) for seed in range(run.seed, run.seed + 3)]
+    # The store knows a checkpoint's file by its weights, which only the chapter reads.
+    own = [] if run.checkpoint else sequence(run, baseline(run), run.forget)[-1:]
+    return [*judges(run, "A", "B", "features"),
+            *(request for k in run.forget for request in attacks(run, [baseline(run), *never, *own], k))]
+
+
+def _methods(run: Parameters) -> list[Request]:
+    base = baseline(run)
+    models = [Request(trained.forgotten, (base, _data(run), run.forget, method, run.seed),
+                      (fishers(run, base),) if method.config.ewc else ()) for method in run.methods.values()]
+    return [*judges(run, "B"),
+            *attacks(run, [base, *models, never_saw(run, run.forget)], run.forget[0], ("y on the simplex", "y free"))]
+
+
+PLANS = {"01_baseline": _baseline, "02_ewc_unlearning": _ewc_unlearning, "03_sequential": _sequential,
+         "04_latent": _latent, "05_attacks": _attacks, "06_report_card": _report_card, "07_methods": _methods}
+KEPT = (trained.cvae, trained.judge, trained.fishers, trained.unlearned, trained.never_saw, trained.forgotten, attack)
