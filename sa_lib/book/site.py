@@ -3,15 +3,23 @@
 Jupyter Book renders the pages and executes nothing. This module prepares its
 input, and afterwards removes everything that a page would load from another
 server.
+
+A site that is up to date is not rendered again. If pages have changed, Sphinx
+reads only these. It writes all pages, as each shows titles and numbers of
+others, so the site is the same as one from scratch.
 """
 
 import base64
+import filecmp
+import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import sysconfig
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,15 +31,16 @@ from ..chapter import read_metrics
 from ..checks import shorten
 from ..claims import LIMITS
 from ..evidence import RESULTS, TOLERANCE
-from . import pages, times
+from ..store import file_digest
 from .notebooks import TITLE, BookError, as_written, colab, repository
-from .pages import table
 from .run import executed
 
 __all__ = ["figures", "render"]
 
 SMOKE = ("```{admonition} Smoke run\n:class: warning\nLittle data and few steps: this run only shows that "
          "everything works. Its numbers and pictures mean nothing.\n```")
+LIBRARY = Path(__file__).parents[1]
+SETTINGS = ("_config.yml", "_toc.yml")
 # The parts of MathJax that `_config.yml` uses; the whole package has 24 MB.
 MATHJAX = ("startup.js", "core.js", "input/tex.js", "output/chtml.js", "output/chtml", "a11y/assistive-mml.js")
 
@@ -50,27 +59,94 @@ def render(root: Path, run_dir: Path) -> Path:
         BookError: the run lacks a chapter or a number that a page quotes, its chapters had different
             parameters, or Jupyter Book gave a warning. An earlier site stays as it was.
     """
+    build = root / "_build"
+    site, stage, made_from = build / "html", build / "stage", build / "html.sha256"
+    of_pages, of_site = _inputs(root, run_dir)
+    common, everything = _digest(of_site), _digest([*of_pages, *of_site])
+    if (site / "index.html").is_file() and (build / "executed").is_dir() and _holds(made_from, everything):
+        return site / "index.html"
+    _prepare(root, run_dir, stage)
+    html = _build(stage, build / "sphinx", common, run_dir)
+    _lighten(html, root / "notebooks")
+    made_from.unlink(missing_ok=True)
+    _replace(site, html)
+    _replace(build / "executed", stage / "executed")
+    made_from.write_text(everything)
+    return site / "index.html"
+
+
+def _inputs(root: Path, run_dir: Path) -> tuple[list[Path], list[Path]]:
+    """The files that one page is made from or another, and those that concern every page."""
+    # Hidden files are still being written, or an editor's.
+    book, run = ([*folder.rglob("[!.]*")] for folder in (root / "book", root / run_dir))
+    prose = [path for path in book if path.suffix == ".md"]
+    others = [path for path in book if path.suffix != ".md"]
+    return ([*prose, *(root / "notebooks").glob("[!.]*"), *run, *RESULTS.glob("*.json")],
+            [*others, *(root / name for name in (*SETTINGS, "pyproject.toml")), *LIBRARY.rglob("*.py")])
+
+
+def _digest(paths: Iterable[Path]) -> str:
+    """SHA-256 (hex) of files, with their names, and of the versions of Python and all packages."""
+    packages = Path(sysconfig.get_path("purelib")).glob("*.dist-info")
+    digest = hashlib.sha256("\n".join([sys.version, *sorted(path.name for path in packages)]).encode())
+    for path in sorted(filter(Path.is_file, paths)):
+        digest.update(os.fsencode(path) + file_digest(path).encode())
+    return digest.hexdigest()
+
+
+def _holds(path: Path, text: str) -> bool:
+    """Whether there is such a file with this text."""
+    return path.is_file() and path.read_bytes() == text.encode()
+
+
+def _prepare(root: Path, run_dir: Path, stage: Path) -> None:
+    """Make `stage`, the input of Jupyter Book."""
     notebooks = executed(root, root / run_dir)
-    stage, site = root / "_build" / "stage", root / "_build" / "html"
     shutil.rmtree(stage, ignore_errors=True)
     shutil.copytree(root / "book", stage / "book")
-    for name in ("_config.yml", "_toc.yml"):
+    for name in SETTINGS:
         shutil.copy(root / name, stage)
     _add_mathjax(stage / "book" / "_static" / "mathjax")
     for folder in ("notebooks", "executed", "figures", "book/_static/playground"):
         (stage / folder).mkdir()
     _write_pages(stage, root / run_dir, notebooks, repository(root))
+
+
+def _build(stage: Path, kept: Path, common: str, run_dir: Path) -> Path:
+    """Let Jupyter Book make HTML from `stage`.
+
+    Args:
+        kept: the folder for what Sphinx keeps of the pages that it has read. Only a build without warnings leaves
+            it for the next one, so a warning cannot be lost with a page that is not read again.
+        common: the digest of the files that concern every page; if it changes, nothing kept is used.
+    """
+    source, html, good = kept / "source", kept / "_build" / "html", kept / "good"
+    if kept.exists() and not _holds(good, common):
+        shutil.rmtree(kept)
+    good.unlink(missing_ok=True)
+    shutil.rmtree(html, ignore_errors=True)  # Sphinx writes the pages that are not there: all
+    _update(source, stage)
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()",
-               "build", "-n", "-W", "--keep-going", str(stage)]
+               "build", "-n", "-W", "--keep-going", "--path-output", str(kept), str(source)]
     built = subprocess.run(command, capture_output=True, text=True)
     if built.returncode:
         output = built.stdout + built.stderr
         complaints = [line for line in output.splitlines() if re.search("WARNING|ERROR|Error:", line)]
         raise BookError("\n".join([f"Jupyter Book could not render {run_dir}:", *(complaints or [output])]))
-    _lighten(stage / "_build" / "html", root / "notebooks")
-    _replace(site, stage / "_build" / "html")
-    _replace(root / "_build" / "executed", stage / "executed")
-    return site / "index.html"
+    good.write_text(common)
+    return html
+
+
+def _update(folder: Path, new: Path) -> None:
+    """Give `folder` the files of `new`. Those that are equal keep their time, by which Sphinx finds what changed."""
+    names = {path.relative_to(new) for path in new.rglob("*") if path.is_file()}
+    for path in [*folder.rglob("*")]:
+        if path.is_file() and path.relative_to(folder) not in names:
+            path.unlink()
+    for name in names:
+        if not ((folder / name).is_file() and filecmp.cmp(folder / name, new / name, shallow=False)):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(new / name, folder / name)
 
 
 def _replace(folder: Path, new: Path) -> None:
@@ -269,6 +345,7 @@ def _seconds(metadata: Mapping[str, Any]) -> float:
 
 def _quotes(notebooks: Mapping[str, NotebookNode], run_dir: Path, folder: Path) -> dict[str, str]:
     """Placeholder -> text for the pages that quote ``results/``; see `pages`."""
+    from . import pages, times  # here, as they import seaborn and PyTorch, which a site that is up to date can do without
     seconds = {name: _seconds(notebook.metadata) for name, notebook in notebooks.items()}
     try:
         speed = pages.speed(RESULTS / "bench.json", folder, seconds, times.recorded(run_dir))
@@ -284,6 +361,8 @@ def _quotes(notebooks: Mapping[str, NotebookNode], run_dir: Path, folder: Path) 
 
 def _how_run(notebooks: Mapping[str, NotebookNode], run_dir: Path) -> str:
     """The origin of these pages, in Markdown: parameters, machines, seconds, slowest cells, digests of the models."""
+    from .pages import table  # here for the same reason as in `_quotes`
+
     def digests(name: str, value: Any) -> Iterator[tuple[str, str]]:
         if isinstance(value, Mapping):
             for key, item in value.items():

@@ -78,21 +78,26 @@ folder.mkdir(exist_ok=True)
 RUN = Path("runs", "mine")
 
 
+def tiny_project(folder):
+    """Make a project of one chapter, with the real configuration."""
+    (folder / "notebooks").mkdir()
+    (folder / "notebooks" / "01_tiny.py").write_text(TINY)
+    shutil.copytree(PROJECT / "book", folder / "book")
+    (folder / "book" / "intro.md").write_text(
+        "# Welcome\n\nThe share is {{01_tiny.share:.3f}}. {cite:p}`heng2023`\n")
+    (folder / "book" / "reading.md").write_text("# How to read the results\n")
+    for name in ("_config.yml", "pyproject.toml"):
+        shutil.copy(PROJECT / name, folder)
+    (folder / "_toc.yml").write_text("format: jb-book\nroot: book/intro\nchapters:\n" + "".join(
+        f"  - file: {page}\n" for page in ("notebooks/01_tiny", "book/reading", "book/how_run", "book/reliability",
+                                          "book/references")))
+    return folder
+
+
 @pytest.fixture
 def tiny(tmp_path):
     """A project of one chapter, with the real configuration."""
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "notebooks" / "01_tiny.py").write_text(TINY)
-    shutil.copytree(PROJECT / "book", tmp_path / "book")
-    (tmp_path / "book" / "intro.md").write_text(
-        "# Welcome\n\nThe share is {{01_tiny.share:.3f}}. {cite:p}`heng2023`\n")
-    (tmp_path / "book" / "reading.md").write_text("# How to read the results\n")
-    for name in ("_config.yml", "pyproject.toml"):
-        shutil.copy(PROJECT / name, tmp_path)
-    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: book/intro\nchapters:\n" + "".join(
-        f"  - file: {page}\n" for page in ("notebooks/01_tiny", "book/reading", "book/how_run", "book/reliability",
-                                          "book/references")))
-    return tmp_path
+    return tiny_project(tmp_path)
 
 
 # Notebooks ----------------------------------------------------------------------------------

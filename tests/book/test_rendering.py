@@ -1,0 +1,179 @@
+"""Rendering again: nothing if nothing has changed, and otherwise the site that a rendering from scratch makes."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_book import RUN, tiny_project
+
+from sa_lib.book import run, site
+from sa_lib.book.notebooks import BookError
+
+PAGES = {"intro.md": "# Welcome\n\n(here)=\n## Here\n\nThe share is {{01_tiny.share:.3f}}. {cite:p}`heng2023`\n",
+         "reading.md": "# How to read the results\n\n[](here), [](../notebooks/01_tiny)\n"}
+# Does the same in another process as a test that uses the fixture `project`.
+RENDER = f"""
+from pathlib import Path
+from sa_lib.book import site
+site.LIBRARY, site.RESULTS = Path("LIBRARY").absolute(), Path("RESULTS").absolute()
+site.render(Path.cwd(), Path({str(RUN)!r}))
+"""
+
+
+class Rendered(Exception):
+    """Stands for a rendering."""
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """A project whose one chapter has been run."""
+    root = tiny_project(tmp_path_factory.mktemp("rendering"))
+    run.run(root, RUN, {"forget": 6})
+    shutil.copytree(root / RUN, root / "executed")
+    return root
+
+
+@pytest.fixture
+def project(executed, monkeypatch):
+    """The project as it was, with its site. The library and its results are copies."""
+    for name, text in PAGES.items():
+        (executed / "book" / name).write_text(text)
+    shutil.copytree(executed / "executed", executed / RUN, dirs_exist_ok=True)
+    for name, folder in (("LIBRARY", site.LIBRARY), ("RESULTS", site.RESULTS)):
+        shutil.copytree(folder, executed / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+        monkeypatch.setattr(site, name, executed / name)
+    site.render(executed, RUN)
+    return executed
+
+
+def changed(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def contents(root):
+    """path -> bytes, of the site and the notebooks to share."""
+    return {path.relative_to(root): path.read_bytes() for folder in ("html", "executed")
+            for path in sorted((root / "_build" / folder).rglob("*")) if path.is_file()}
+
+
+def from_scratch(root):
+    """The contents of a site for which nothing is kept."""
+    shutil.rmtree(root / "_build")
+    site.render(root, RUN)
+    return contents(root)
+
+
+def parsed(root):
+    """page -> time at which Sphinx has read it."""
+    folder = root / "_build" / "sphinx" / "_build" / ".doctrees"
+    return {path.stem: path.stat().st_mtime_ns for path in folder.rglob("*.doctree")}
+
+
+@pytest.mark.parametrize("path", [
+    "book/intro.md", "book/_static/book.css", "book/references.bib", "_config.yml", "_toc.yml", "pyproject.toml",
+    "notebooks/01_tiny.ipynb", f"{RUN}/01_tiny.ipynb", f"{RUN}/01_tiny/metrics.json", f"{RUN}/run.json",
+    "LIBRARY/model.py", "LIBRARY/book/site.py", "RESULTS/bench.json"])
+def test_a_site_is_rendered_again_if_a_file_has_changed_and_not_if_only_its_time_has(project, monkeypatch, path):
+    def rendered(*_):
+        raise Rendered
+
+    monkeypatch.setattr(site, "_prepare", rendered)
+    os.utime(project / path)
+    assert site.render(project, RUN) == project / "_build" / "html" / "index.html"
+    before = (project / path).read_bytes()
+    (project / path).write_bytes(before + b"\n")
+    with pytest.raises(Rendered):
+        site.render(project, RUN)
+    (project / path).write_bytes(before)
+    site.render(project, RUN)
+
+
+@pytest.mark.parametrize("lost", ["html/index.html", "executed", "html.sha256"])
+def test_a_site_that_is_damaged_is_rendered_again(project, lost):
+    before = contents(project)
+    damaged = project / "_build" / lost
+    (shutil.rmtree if damaged.is_dir() else Path.unlink)(damaged)
+    site.render(project, RUN)
+    assert contents(project) == before
+
+
+def test_only_changed_pages_are_read_and_the_site_is_the_same_as_one_from_scratch(project):
+    before, sites = parsed(project), [contents(project)]
+    changed(project / "book" / "intro.md", "# Welcome", "# Good evening")
+    changed(project / "book" / "intro.md", "## Here", "## There")
+    changed(project / RUN / "01_tiny.ipynb", "A tiny chapter", "A small chapter")
+    changed(project / RUN / "01_tiny.ipynb", "It rises", "It climbs")
+    site.render(project, RUN)
+    after = parsed(project)
+    assert {name for name in after if after[name] != before[name]} == {"intro", "01_tiny"}
+    sites.append(contents(project))
+    reading = (project / "_build" / "html" / "book" / "reading.html").read_text()
+    assert [word for word in ("Good evening", "There", "A small chapter") if word not in reading] == []
+    assert sites[1] == from_scratch(project)
+    assert sites[0] != sites[1]
+
+
+def test_what_concerns_every_page_leaves_nothing_kept(project):
+    before = parsed(project)
+    changed(project / "LIBRARY" / "model.py", '"""', '"""Really: ')
+    site.render(project, RUN)
+    after = parsed(project)
+    assert [name for name in before if before[name] == after[name]] == []
+
+
+@pytest.mark.parametrize("page, old, new, warning", [
+    ("reading.md", "# How", "```{nothing}\n```\n\n# How", "reading.md.*nothing"),
+    ("intro.md", "(here)=\n", "", "reading.md.*'here'")], ids=["of a changed page", "of a page not read again"])
+def test_a_warning_is_given_at_every_try(project, page, old, new, warning):
+    before = contents(project)
+    changed(project / "book" / page, old, new)
+    for _ in range(2):
+        with pytest.raises(BookError, match=warning):
+            site.render(project, RUN)
+    assert contents(project) == before
+    (project / "book" / page).write_text(PAGES[page])
+    site.render(project, RUN)
+    assert contents(project) == before
+
+
+def test_a_warning_is_given_after_a_rendering_that_was_killed(project):
+    changed(project / "book" / "reading.md", "# How", "```{nothing}\n```\n\n# How")
+    kept = project / "_build" / "sphinx" / "_build" / ".doctrees" / "environment.pickle"
+    before = kept.stat().st_mtime_ns
+    process = subprocess.Popen([sys.executable, "-c", RENDER], cwd=project, stderr=subprocess.DEVNULL,
+                               start_new_session=True)
+    deadline = time.monotonic() + 120
+    while kept.stat().st_mtime_ns == before and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    with pytest.raises(BookError, match="reading.md.*nothing"):
+        site.render(project, RUN)
+
+
+@pytest.mark.parametrize("name", ["html", "executed"])
+def test_a_site_that_was_stopped_while_it_was_replaced_is_rendered_again(project, monkeypatch, name):
+    replace = site._replace
+
+    def stopped(folder, new):
+        if folder.name == name:
+            raise KeyboardInterrupt
+        replace(folder, new)
+
+    before = contents(project)
+    changed(project / "book" / "intro.md", "# Welcome", "# Good evening")
+    monkeypatch.setattr(site, "_replace", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        site.render(project, RUN)
+    monkeypatch.setattr(site, "_replace", replace)
+    (project / "book" / "intro.md").write_text(PAGES["intro.md"])
+    site.render(project, RUN)
+    assert contents(project) == before
