@@ -1,4 +1,7 @@
-"""The book's command line: ``python -m sa_lib.book VERB``, also installed as ``sa-book VERB``."""
+"""The book's command line: ``python -m sa_lib.book VERB``, also installed as ``sa-book VERB``.
+
+A verb imports what it alone needs: `make book` with nothing to do is mostly imports.
+"""
 
 import argparse
 import base64
@@ -13,7 +16,7 @@ from typing import Any
 from .. import claims
 from ..checks import shorten
 from ..store import expanded, write_atomically
-from . import evidence, execution, notebooks, run, site, sweep
+from . import execution, notebooks, run
 from .notebooks import BookError
 
 __all__ = ["main"]
@@ -81,6 +84,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _render(options: argparse.Namespace) -> int:
+    from . import site
     print(site.render(Path.cwd(), _run_dir(options.run)))
     return 0
 
@@ -93,6 +97,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _sweep(options: argparse.Namespace) -> int:
+    from . import sweep
     if options.workers is not None and options.workers < 1:
         raise BookError(f"workers must be a whole number from 1, got {options.workers}")
     root, out = Path.cwd(), _run_dir(options.chapter if options.name is None else options.name)
@@ -107,8 +112,10 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _evidence(options: argparse.Namespace) -> int:
+    from . import evidence
     if options.what == "make":
-        return int(evidence.make(Path.cwd(), options.sweeps, options.seeds, options.scheduler) > 0)
+        names = options.sweeps or [*evidence.SWEEPS]
+        return int(evidence.make(Path.cwd(), names, options.seeds, options.scheduler) > 0)
     differing = evidence.check_today()
     if differing:
         print(f"differs: {'; '.join(differing)}")
@@ -121,6 +128,7 @@ def _models(options: argparse.Namespace) -> int:
 
 
 def _picture(options: argparse.Namespace) -> int:
+    from . import site
     figures = site.figures(execution.read(options.notebook))
     if not figures:
         raise BookError(f"notebook must be an executed chapter with figures, got {options.notebook}")
@@ -184,8 +192,7 @@ def _parser() -> argparse.ArgumentParser:
     grid.add_argument("--workers", type=int, help="workers on this machine; by default one a core")
     results = verb("evidence", _evidence, "make the committed results again, or check one cell of them")
     results.add_argument("what", choices=("make", "check"))
-    results.add_argument("--sweeps", nargs="+", default=[*evidence.SWEEPS], choices=evidence.SWEEPS,
-                         help="only these; all by default")
+    results.add_argument("--sweeps", nargs="+", help="only these; all by default")
     results.add_argument("--seeds", type=int, default=5, help="number of seeds, from 0")
     results.add_argument("--scheduler", **scheduler)
     verb("models", _models, "pack the trained models of a run into one file").add_argument("--run", **name)

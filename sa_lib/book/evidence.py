@@ -12,6 +12,7 @@ import torch
 
 from .. import data, evaluation, methods, trained
 from ..attacks import THREATS as MODELS
+from ..checks import check_names
 from ..evidence import RESULTS, THREATS, TOLERANCE, read
 from ..labels import CLASSES
 from ..model import device
@@ -55,6 +56,7 @@ def make(root: Path, names: Sequence[str], seeds: int, scheduler: str | None) ->
 
     Rows of other sweeps stay. ``provenance.json`` records how each sweep was made.
     """
+    check_names(SWEEPS, sweeps=names)
     path, provenance = RESULTS / "evidence.csv", RESULTS / "provenance.json"
     records = json.loads(provenance.read_text(encoding="utf-8")) if provenance.is_file() else {}
     tables = dict([*pd.read_csv(path, index_col="cell").groupby("sweep")] if path.is_file() else [])

@@ -177,3 +177,8 @@ def test_a_site_that_was_stopped_while_it_was_replaced_is_rendered_again(project
     (project / "book" / "intro.md").write_text(PAGES["intro.md"])
     site.render(project, RUN)
     assert contents(project) == before
+
+
+def test_a_site_that_is_up_to_date_imports_neither_seaborn_nor_dask():
+    code = "import sys, sa_lib.book.__main__, sa_lib.book.site; print({'seaborn', 'distributed'} & {*sys.modules})"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
