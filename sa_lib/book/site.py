@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,9 @@ from ..claims import LIMITS
 from ..evidence import RESULTS, TOLERANCE
 from ..store import file_digest
 from .notebooks import TITLE, BookError, as_written, colab, repository
-from .run import executed
+from .run import executed, read
 
-__all__ = ["figures", "render"]
+__all__ = ["figures", "preview", "render"]
 
 SMOKE = ("```{admonition} Smoke run\n:class: warning\nLittle data and few steps: this run only shows that "
          "everything works. Its numbers and pictures mean nothing.\n```")
@@ -72,7 +72,25 @@ def render(root: Path, run_dir: Path) -> Path:
     _replace(site, html)
     _replace(build / "executed", stage / "executed")
     made_from.write_text(everything)
+    shutil.rmtree(build / "preview", ignore_errors=True)
     return site / "index.html"
+
+
+def preview(root: Path, run_dir: Path, names: Sequence[str]) -> Path:
+    """Make pages of the chapters that are done, to read before the others are; links to other pages lead nowhere.
+
+    Returns:
+        the path of the first page, ``_build/preview/index.html`` under `root`.
+    """
+    stage, pages = root / "_build" / "preview.stage", root / "_build" / "preview"
+    _lay_out(root, stage)
+    (stage / "index.md").write_text("# Chapters that are done\n\nLoad this page again to see whether more are.\n")
+    contents = {"format": "jb-book", "root": "index", "chapters": [{"file": f"notebooks/{name}"} for name in names]}
+    (stage / "_toc.yml").write_text(json.dumps(contents))  # JSON is YAML
+    _write_chapters(stage, {name: read(root / run_dir / f"{name}.ipynb") for name in names}, repository(root))
+    _jupyter_book(run_dir, str(stage))
+    _replace(pages, stage / "_build" / "html")
+    return pages / "index.html"
 
 
 def _inputs(root: Path, run_dir: Path) -> tuple[list[Path], list[Path]]:
@@ -102,6 +120,12 @@ def _holds(path: Path, text: str) -> bool:
 def _prepare(root: Path, run_dir: Path, stage: Path) -> None:
     """Make `stage`, the input of Jupyter Book."""
     notebooks = executed(root, root / run_dir)
+    _lay_out(root, stage)
+    _write_pages(stage, root / run_dir, notebooks, repository(root))
+
+
+def _lay_out(root: Path, stage: Path) -> None:
+    """Make `stage` with all that does not depend on a run."""
     shutil.rmtree(stage, ignore_errors=True)
     shutil.copytree(root / "book", stage / "book")
     for name in SETTINGS:
@@ -109,7 +133,6 @@ def _prepare(root: Path, run_dir: Path, stage: Path) -> None:
     _add_mathjax(stage / "book" / "_static" / "mathjax")
     for folder in ("notebooks", "executed", "figures", "book/_static/playground"):
         (stage / folder).mkdir()
-    _write_pages(stage, root / run_dir, notebooks, repository(root))
 
 
 def _build(stage: Path, kept: Path, common: str, run_dir: Path) -> Path:
@@ -126,15 +149,19 @@ def _build(stage: Path, kept: Path, common: str, run_dir: Path) -> Path:
     good.unlink(missing_ok=True)
     shutil.rmtree(html, ignore_errors=True)  # Sphinx writes the pages that are not there: all
     _update(source, stage)
-    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()",
-               "build", "-n", "-W", "--keep-going", "--path-output", str(kept), str(source)]
+    _jupyter_book(run_dir, "-n", "-W", "--keep-going", "--path-output", str(kept), str(source))
+    good.write_text(common)
+    return html
+
+
+def _jupyter_book(run_dir: Path, *arguments: str) -> None:
+    """Let Jupyter Book make HTML of a run."""
+    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", *arguments]
     built = subprocess.run(command, capture_output=True, text=True)
     if built.returncode:
         output = built.stdout + built.stderr
         complaints = [line for line in output.splitlines() if re.search("WARNING|ERROR|Error:", line)]
         raise BookError("\n".join([f"Jupyter Book could not render {run_dir}:", *(complaints or [output])]))
-    good.write_text(common)
-    return html
 
 
 def _update(folder: Path, new: Path) -> None:
@@ -169,20 +196,28 @@ def _write_pages(stage: Path, run_dir: Path, notebooks: Mapping[str, NotebookNod
 
 
 def _write(stage: Path, run_dir: Path, notebooks: Mapping[str, NotebookNode], address: str) -> None:
-    smoke = any(notebook.metadata.sa_lib.parameters.get("profile") == "smoke" for notebook in notebooks.values())
     for path in run_dir.glob("*/playground.*"):
         shutil.copy(path, stage / "book" / "_static" / "playground")
-    for name, notebook in notebooks.items():
-        nbformat.write(_shareable(notebook), stage / "executed" / f"{name}.ipynb")
     how = _how_run(notebooks, run_dir)
     quotes = _quotes(notebooks, run_dir, stage / "figures")
     for path in (stage / "book").rglob("*.md"):
         text = _with_numbers(path, run_dir).replace("{{how it was run}}", how)
         text = _with_quotes(text, path, quotes)
         text = _with_figures(text, path, notebooks, stage / "figures")
-        path.write_text(_marked(text, SMOKE) if smoke else text, encoding="utf-8")
+        path.write_text(_marked(text, SMOKE) if _is_smoke(notebooks) else text, encoding="utf-8")
+    _write_chapters(stage, notebooks, address)
+
+
+def _write_chapters(stage: Path, notebooks: Mapping[str, NotebookNode], address: str) -> None:
+    """Write executed chapters, to share and as pages."""
     for name, notebook in notebooks.items():
-        nbformat.write(_page(name, notebook, smoke, address), stage / "notebooks" / f"{name}.ipynb")
+        nbformat.write(_shareable(notebook), stage / "executed" / f"{name}.ipynb")
+        page = _page(name, notebook, _is_smoke(notebooks), address)
+        nbformat.write(page, stage / "notebooks" / f"{name}.ipynb")
+
+
+def _is_smoke(notebooks: Mapping[str, NotebookNode]) -> bool:
+    return any(notebook.metadata.sa_lib.parameters.get("profile") == "smoke" for notebook in notebooks.values())
 
 
 def _page(name: str, notebook: NotebookNode, smoke: bool, address: str) -> NotebookNode:

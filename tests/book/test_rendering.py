@@ -182,3 +182,15 @@ def test_a_site_that_was_stopped_while_it_was_replaced_is_rendered_again(project
 def test_a_site_that_is_up_to_date_imports_neither_seaborn_nor_dask():
     code = "import sys, sa_lib.book.__main__, sa_lib.book.site; print({'seaborn', 'distributed'} & {*sys.modules})"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_a_chapter_that_is_done_can_be_read_before_the_others(project):
+    before = contents(project)
+    page = site.preview(project, RUN, ["01_tiny"])
+    assert "A tiny chapter" in page.read_text()
+    assert "It rises to 6." in (page.parent / "notebooks" / "01_tiny.html").read_text()
+    assert (page.parent / "_static" / "mathjax" / "startup.js").is_file()
+    assert contents(project) == before
+    changed(project / "book" / "intro.md", "# Welcome", "# Good evening")
+    site.render(project, RUN)
+    assert not page.exists(), "the site replaces it"
