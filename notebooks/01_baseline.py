@@ -110,6 +110,10 @@ def elbo_terms(model, x, y, noise):
 # draw $z$ from the prior $\mathcal{N}(0, I)$, choose a class, and decode.
 #
 # ## Training
+#
+# Training starts from a model that draws about the mean image. In the first
+# part the KL term weighs more, which keeps the codes near the prior while the
+# decoder learns; after that, the loss is the negative ELBO.
 
 # %%
 baseline = trained.cvae(ds, run.model, run.training, run.seed,

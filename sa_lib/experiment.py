@@ -99,12 +99,11 @@ class Parameters:
         """How they are trained.
 
         `digits` has few images, so it gets more epochs. A step of the convolutional model costs twenty times as
-        much, so it gets fewer.
+        much, so it gets fewer epochs, of smaller steps.
         """
-        conv = self.architecture == "conv"
-        epochs = self.size.cvae_epochs or (
-            400 if self.dataset == "digits" else 8 if conv else TrainingConfig.epochs)
-        return TrainingConfig(epochs=epochs, peak_lr=2e-3 if conv else 8e-3)
+        shape = TrainingConfig(epochs=8, batch=128, peak_lr=6e-3) if self.architecture == "conv" else TrainingConfig()
+        few = 400 if self.dataset == "digits" else shape.epochs
+        return replace(shape, epochs=self.size.cvae_epochs or few)
 
     @property
     def unlearning(self) -> UnlearningConfig:

@@ -211,6 +211,6 @@ def new_judge(dataset: Dataset, config: JudgeConfig, seed: int) -> tuple[Judge, 
     """
     own_seed = 1000 * seed + 1 + list(NETWORKS).index(config.name)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(own_seed)
+        torch.default_generator.manual_seed(own_seed)
         judge = Judge(config.name).to(device())
     return judge, train_judge(judge, dataset.train_images, dataset.train_labels, config, own_seed)

@@ -136,14 +136,15 @@ class CVAE(nn.Module):
         weight = self.encoder.mean.weight
         _check_input("x", x, (1, 28, 28), weight)
         _check_input("y", y, (CLASSES,), weight, len(x))
-        return self.encoder(x, y)
+        mean, log_var = self.encoder(x, y)
+        return mean.to(x.dtype), log_var.to(x.dtype)  # not of the reduced precision of a training step
 
     def decode_logits(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Logits of the pixel means of p(x|z,y), [N, 1, 28, 28]."""
         weight = self.encoder.mean.weight
         _check_input("z", z, (self.config.latent_dim,), weight)
         _check_input("y", y, (CLASSES,), weight, len(z))
-        return self.decoder(z, y)
+        return self.decoder(z, y).to(z.dtype)
 
     def decode(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Pixel means of p(x|z,y), [N, 1, 28, 28], in [0, 1]."""
@@ -180,7 +181,7 @@ def build(config: ModelConfig, seed: int) -> CVAE:
     """A CVAE with PyTorch's default initialization drawn from `seed` alone."""
     seed = check_seed(seed)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # the one of the CPU, which `fork_rng` restores
         return CVAE(config)
 
 

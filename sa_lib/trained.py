@@ -63,7 +63,7 @@ def cvae(dataset: Dataset, model_config: ModelConfig = ModelConfig(), config: Tr
     without = tuple(sorted(forget_set(without, least=0, name="without")))
     recipe = {"model": model_config.asdict(), "training": asdict(config), "seed": seed, "without": list(without),
               "data": dataset.digest, "terms": _elbo_fingerprint(terms),
-              "code": store.code_digest(labels, model, training)}
+              "code": store.code_digest(labels, model, settings, training)}
 
     def make():
         net, log = training.new_cvae(dataset, model_config, config, seed, without, terms, store.part("cvae", recipe))
@@ -78,7 +78,7 @@ def judge(dataset: Dataset, config: JudgeConfig, seed: int = 0) -> Judge:
     check_types(dataset=(dataset, Dataset), config=(config, JudgeConfig))
     seed = check_seed(seed)
     recipe = {"config": asdict(config), "seed": seed, "data": dataset.digest,
-              "code": store.code_digest(labels, model, training, judges)}
+              "code": store.code_digest(labels, model, settings, training, judges)}
 
     def make():
         network, log = judges.new_judge(dataset, config, seed)
@@ -142,7 +142,7 @@ def unlearned(source: Trained, dataset: Dataset, forget: int | Sequence[int], pr
     recipe = {"source": source.digest, "data": dataset.digest, "forget": list(forget), "push": list(push),
               "anchor": anchor.digest, "fisher": store.tensor_digest(protect), "unlearning": asdict(config),
               "seed": seed, "loss": _loss_fingerprint(loss, config),
-              "code": store.code_digest(labels, model, training, unlearning)}
+              "code": store.code_digest(labels, model, settings, training, unlearning)}
 
     def make():
         return _state(*unlearning.unlearned_copy(source.net, dataset, forget, protect, config, seed, loss, push,

@@ -32,10 +32,10 @@ UNLEARNING = UnlearningConfig(steps=2, batch=32, forget_batch=8)
 ATTACK = AttackConfig(steps=2, restarts=2)
 LIBRARY = Path(sa_lib.__file__).parent
 # The modules whose code is part of the recipe, by kind of artifact.
-RECIPES = {"cvae": {"labels", "model", "training"},
-           "judge": {"labels", "model", "training", "judges"},
+RECIPES = {"cvae": {"labels", "model", "settings", "training"},
+           "judge": {"labels", "model", "settings", "training", "judges"},
            "fisher": {"labels", "model", "fisher", "settings"},
-           "unlearned": {"labels", "model", "training", "unlearning"},
+           "unlearned": {"labels", "model", "settings", "training", "unlearning"},
            "attack": {"labels", "model", "attacks"}}
 IN_RECIPES = sorted(set().union(*RECIPES.values()))
 MODULES = sorted(path.relative_to(LIBRARY).with_suffix("").as_posix().replace("/", ".")

@@ -1,10 +1,14 @@
 """One update of the CVAE at batch 256, against the usual loop and against the matrix products alone."""
 
+from functools import partial
+from unittest import mock
+
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import to_tensor
 
+from sa_lib import settings
 from sa_lib.model import ARCHITECTURES, build
 from sa_lib.training import TrainingConfig, train_cvae
 
@@ -43,19 +47,23 @@ def usual_loop(sample):
     return run
 
 
-def ours(sample):
+def ours(sample, half=False):
     images, labels, _ = sample
     model = build(ARCHITECTURES["mlp"], 0)
-    return lambda: train_cvae(model, images, labels, TrainingConfig(epochs=1, batch=BATCH), seed=0)
+
+    def run():
+        with mock.patch.object(settings, "native_bfloat16", lambda: half):
+            train_cvae(model, images, labels, TrainingConfig(epochs=1, batch=BATCH), seed=0)
+    return run
 
 
-def products(sample):
+def products(sample, dtype=torch.float32):
     """The matrix products of a step and nothing else: forward, for the weights, and for all inputs but the first."""
     config = ARCHITECTURES["mlp"]
     wide, narrow = config.hidden
     sizes = [(794, wide), (wide, narrow), (narrow, 2 * config.latent_dim),
              (config.latent_dim + 10, narrow), (narrow, wide), (wide, 784)]
-    layers = [(torch.randn(BATCH, i), torch.randn(o, i), torch.randn(BATCH, o)) for i, o in sizes]
+    layers = [tuple(torch.randn(shape).to(dtype) for shape in ((BATCH, i), (o, i), (BATCH, o))) for i, o in sizes]
 
     def run():
         for _ in range(STEPS):
@@ -69,5 +77,8 @@ def products(sample):
 
 def test_training_step(compare, sample):
     loops = {"products": products, "ours": ours, "usual loop": usual_loop}
+    if settings.native_bfloat16():
+        loops |= {"products in bfloat16": partial(products, dtype=torch.bfloat16),
+                  "ours in bfloat16": partial(ours, half=True)}
     images = sample(STEPS * BATCH, 8)
     compare("Training step, mlp", "step", {name: (loop(images), STEPS) for name, loop in loops.items()})
