@@ -1,4 +1,4 @@
-"""One chapter: execute its notebook, and tell whether its result is up to date."""
+"""Executed chapters: execute a notebook, tell whether its result is up to date, and read it."""
 
 import ast
 import hashlib
@@ -27,9 +27,9 @@ from .. import __version__
 from ..data import DATASETS, own_digest
 from ..evidence import RESULTS
 from ..store import code_text, expanded, file_digest
-from .notebooks import TITLE, BookError
+from .notebooks import TITLE, BookError, chapters
 
-__all__ = ["FILES", "execute", "execute_chapter", "library_digest", "machine", "read", "reason", "stamp"]
+__all__ = ["FILES", "execute", "execute_chapter", "executed", "library_digest", "machine", "read", "reason", "stamp"]
 
 # The parameters of chapters that name a file.
 FILES = ("model", "table")
@@ -171,3 +171,25 @@ def read(path: Path) -> NotebookNode:
         return notebook
     except Exception:  # a damaged notebook can fail in any way; the chapter is then run again
         return nbformat.v4.new_notebook()
+
+
+def executed(root: Path, run_dir: Path) -> dict[str, NotebookNode]:
+    """The executed chapters of a run by name.
+
+    Raises:
+        BookError: there is no such run, it lacks a chapter, or its chapters had different parameters.
+    """
+    try:
+        parameters = dict(json.loads((run_dir / "run.json").read_text())["parameters"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+        raise BookError(f"there is no run in {run_dir}; make it first: make run RUN={run_dir.name}") from None
+    notebooks = {name: read(run_dir / f"{name}.ipynb") for name in chapters(root)}
+    missing = [name for name, notebook in notebooks.items() if "sa_lib" not in notebook.metadata]
+    if missing:
+        raise BookError(f"{run_dir} lacks {', '.join(missing)}; make run RUN={run_dir.name} makes it")
+    for name, notebook in notebooks.items():
+        if differing := {key for key, value in notebook.metadata.sa_lib.parameters.items()
+                         if key != "run_dir" and parameters.get(key) != value}:
+            raise BookError(f"{name} in {run_dir} was made with another {', '.join(sorted(differing))} than "
+                            f"the run now has; make run RUN={run_dir.name} makes it again")
+    return notebooks

@@ -32,8 +32,8 @@ from ..checks import shorten
 from ..claims import LIMITS
 from ..evidence import RESULTS, TOLERANCE
 from ..store import file_digest
+from .execution import executed, read
 from .notebooks import TITLE, BookError, as_written, colab, repository
-from .run import executed, read
 
 __all__ = ["figures", "preview", "render"]
 
@@ -380,7 +380,10 @@ def _seconds(metadata: Mapping[str, Any]) -> float:
 
 def _quotes(notebooks: Mapping[str, NotebookNode], run_dir: Path, folder: Path) -> dict[str, str]:
     """Placeholder -> text for the pages that quote ``results/``; see `pages`."""
-    from . import pages, times  # here, as they import seaborn and PyTorch, which a site that is up to date can do without
+    from . import (  # here, as they import seaborn and PyTorch, which a site that is up to date can do without
+        pages,
+        times,
+    )
     seconds = {name: _seconds(notebook.metadata) for name, notebook in notebooks.items()}
     try:
         speed = pages.speed(RESULTS / "bench.json", folder, seconds, times.recorded(run_dir))

@@ -27,7 +27,7 @@ import torch
 from safetensors.torch import save as serialize
 
 from sa_lib import chapter, checkpoints, claims, data, evidence, store
-from sa_lib.book import run, site, sweep
+from sa_lib.book import execution, site, sweep
 from sa_lib.book.notebooks import BookError
 from sa_lib.model import CVAE, ModelConfig, build
 from sa_lib.store import artifacts
@@ -146,7 +146,7 @@ def cases(folder):
             (stage / "book" / "p.md").write_text("# P\n{{01_x.models}} {{how it was run}} {{figure 01_x 1}}\n")
             (run_dir / name).write_bytes(content)
             # The same as `site.render` without Jupyter Book.
-            site._write_pages(stage, run_dir, run.executed(folder, run_dir), "https://github.com/a/b")
+            site._write_pages(stage, run_dir, execution.executed(folder, run_dir), "https://github.com/a/b")
         return read
 
     def archive(content):

@@ -22,7 +22,7 @@ from runs import PROJECT
 from sa_lib import chapter, checkpoints, figures, latent, residual, store, trained
 from sa_lib.book import __main__ as command_line
 from sa_lib.book import cluster as clusters
-from sa_lib.book import execution, notebooks, run, sweep
+from sa_lib.book import execution, making, notebooks, run, sweep
 from sa_lib.book.notebooks import BookError
 from sa_lib.fisher import squared_gradients
 from sa_lib.model import ModelConfig
@@ -311,7 +311,7 @@ def test_kernels_share_the_cores_that_the_process_may_use(project, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
-    monkeypatch.setattr(run, "execute_chapter", lambda *arguments: ("", 1.0))
+    monkeypatch.setattr(making, "execute_chapter", lambda *arguments: ("", 1.0))
     run.run(project, run.Path("runs", "mine"), {})
     assert os.environ["OMP_NUM_THREADS"] == "2"
 
