@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from runs import PROJECT
-from sa_lib.book import notebooks, sweep
+from sa_lib.book import cluster, notebooks, sweep
 from sa_lib.book.__main__ import main
 from sa_lib.book.notebooks import BookError
 
@@ -118,7 +118,7 @@ def test_a_failed_cell_stops_no_other_and_is_the_only_one_to_run_again(project, 
 
 
 def test_a_scheduler_that_does_not_answer_is_named(project, capsys, monkeypatch):
-    monkeypatch.setattr(sweep, "CONNECT", 1)
+    monkeypatch.setattr(cluster, "CONNECT", 1)
     assert main(["sweep", "--chapter", "01_tiny", "--scheduler", "tcp://127.0.0.1:9"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: scheduler must be the address of a dask scheduler, got 'tcp://127.0.0.1:9'")
