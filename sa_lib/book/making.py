@@ -65,7 +65,8 @@ def _page(root: Path, run_dir: Path, declared: Collection[str], missing: Collect
     if not left:
         return ""
     try:
-        return f"; to read in {site.preview(root, run_dir, [name for name in declared if name not in left])}"
+        page = site.preview(root, run_dir, [name for name in declared if name not in left])
+        return f"; to read in {page.relative_to(root)}"
     except (BookError, OSError):  # the site that follows says why
         return ""
 
