@@ -18,8 +18,8 @@
 # **You need** nothing but this notebook. The first run fetches the data and
 # trains the model and the judges; later runs load them.
 #
-# **It takes** a few minutes on two CPU cores the first time, seconds after
-# that. A GPU is used if there is one.
+# **It takes** about three minutes on two CPU cores the first time, seconds
+# after that. A GPU is used if there is one.
 
 # %% tags=["remove-cell"]
 try:

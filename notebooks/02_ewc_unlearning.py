@@ -18,9 +18,9 @@
 # **You need** nothing but this notebook: it trains the baseline and the
 # judges if they are not there yet.
 #
-# **It takes** several minutes on two CPU cores the first time, of which the
-# baseline and the judges are the smaller part; under a minute after that.
-# A GPU is used if there is one.
+# **It takes** about six minutes on two CPU cores the first time, of which the
+# baseline and the judges are the smaller part; a minute after that. A GPU is
+# used if there is one.
 
 # %% tags=["remove-cell"]
 try:

@@ -21,8 +21,8 @@
 # **You need** nothing but this notebook: it trains the baseline and the judge
 # if they are not there yet.
 #
-# **It takes** about ten minutes on two CPU cores the first time, of which the
-# baseline is two; under a minute after that. A GPU is used if there is one.
+# **It takes** about nine minutes on two CPU cores the first time, of which the
+# baseline is one; under a minute after that. A GPU is used if there is one.
 
 # %% tags=["remove-cell"]
 try:

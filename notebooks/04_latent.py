@@ -19,7 +19,7 @@
 # **You need** nothing but this notebook: it trains every model that is not yet
 # in your store.
 #
-# **It takes** about eight minutes on two CPU cores the first time, most of it
+# **It takes** about six minutes on two CPU cores the first time, most of it
 # for three trainings, and a minute or two after that. It uses a GPU if there
 # is one.
 

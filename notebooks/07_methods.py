@@ -18,7 +18,7 @@
 # **You need** nothing but this notebook: it trains the baseline, the judge and
 # the model that never saw the class if they are not there yet.
 #
-# **It takes** about nine minutes on two CPU cores the first time, a minute
+# **It takes** about eight minutes on two CPU cores the first time, a minute
 # after that. A GPU is used if there is one.
 
 # %% tags=["remove-cell"]
