@@ -146,7 +146,7 @@ def test_relearning_is_quick_for_the_baseline_and_slow_for_a_model_that_never_sa
     known, learned = (attacks.relearn(model.net, few, DIGIT, judge, steps=60, every=20)
                       for model in (baseline, never_saw))
     assert list(known.index) == [0, 20, 40, 60]
-    well_known = 0.8
+    well_known = 0.7
     assert known[0] > well_known
     assert learned[0] < well_known
     assert learned[60] > learned[0]

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pretend import pretended_gpu
-from sa_lib import attacks, evaluation, fisher, judges, latent, model, trained, training, unlearning
+from sa_lib import attacks, evaluation, fisher, judges, latent, model, settings, trained, training, unlearning
 from sa_lib.attacks import THREATS, AttackConfig
 from sa_lib.data import Dataset
 from sa_lib.judges import Judge, JudgeConfig
@@ -38,6 +38,12 @@ def few(digits):
         return images[chosen], labels[chosen]
     train, test = some(digits.train_images, digits.train_labels), some(digits.test_images, digits.test_labels)
     return Dataset("digits", *train, *test, digest="twelve of each")
+
+
+@pytest.fixture(autouse=True)
+def float32(monkeypatch):
+    """The same arithmetic on both: only a CPU may multiply in bfloat16."""
+    monkeypatch.setattr(settings, "native_bfloat16", lambda: False)
 
 
 @pytest.fixture
@@ -228,7 +234,7 @@ class Killed(Exception):
 def test_a_training_that_was_killed_on_a_gpu_resumes_there(few, tmp_path, monkeypatch):
     monkeypatch.setenv("SA_CACHE", str(tmp_path))
     monkeypatch.setattr(training, "KEEP_EVERY", 0.0)
-    whole, _ = train_cvae("mlp", few, epochs=3)
+    whole, _ = training.new_cvae(few, SHAPES["mlp"], TrainingConfig(3, 40), 0)
     left = 4
 
     def killing(net, *batch):

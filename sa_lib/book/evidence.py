@@ -19,7 +19,7 @@ from ..model import device
 from ..residual import residual_knowledge
 from ..store import cache_root, write_atomically
 from . import sweep
-from .run import machine
+from .execution import machine
 
 __all__ = ["SWEEPS", "check", "check_today", "make"]
 

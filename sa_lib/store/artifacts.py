@@ -209,9 +209,16 @@ def kept(name: str) -> Artifact:
         ValueError: it is damaged, or `name` is not a name of the store.
         FileNotFoundError: the store does not have it.
     """
-    if not isinstance(name, str) or not re.fullmatch(rf"{KIND}/[0-9a-f]{{24}}\.safetensors", name):
-        raise ValueError(f"name must be as in store.requested, got {shorten(name)}")
+    _check_names(name=[name])
     return load(_models() / name)
+
+
+def _check_names(**arguments: Iterable[Any]) -> None:
+    """Refuse names that no artifact has."""
+    for argument, names in arguments.items():
+        for name in names:
+            if not isinstance(name, str) or not re.fullmatch(rf"{KIND}/[0-9a-f]{{24}}\.safetensors", name):
+                raise ValueError(f"{argument} must be as in store.requested, got {shorten(name)}")
 
 
 def part(kind: str, recipe: Mapping[str, Any]) -> Part:
@@ -258,7 +265,9 @@ def pack(names: Iterable[str], path: Path) -> str:
         ValueError: one of them is damaged, or is not a name of the store.
     """
     check_types(names=(names, Iterable), path=(path, Path))
-    return archive.pack({name: kept(name).path.read_bytes() for name in sorted(set(names))}, path)
+    names = list(names)
+    _check_names(names=names)
+    return archive.pack({name: kept(name).path.read_bytes() for name in sorted(names)}, path)
 
 
 def _unpack(path: Path) -> bool:

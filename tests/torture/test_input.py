@@ -397,6 +397,7 @@ CALLS = {
         dict(path=folder, tensors=tensors, info=json_values)),
     # Its good calls are in test_store.py.
     store.load: (dict(path="saved"), dict(path=folder)),
+    store.kept: (dict(name="saved"), dict(name=folder)),
     store.get_or_make: (
         dict(kind="cvae", recipe={"seed": 0}, make=lambda: ({"w": ROWS}, {})),
         dict(kind=folder | st.sampled_from(["../x", "a/b", "/x", ".", ""]), make=no_tensor,
@@ -470,6 +471,7 @@ ELSEWHERE = {
     data.read_idx: "test_hostile.py", data.Dataset: "load makes it", Trained: "trained.cvae makes it",
     labels_module.select: "retain_set", model.copy_of: "unlearn", model.device: "it has no arguments",
     training.batches: "minimize", training.Checkpoint: "minimize", training.new_cvae: "trained.cvae",
+    training.start_at_mean: "trained.cvae",
     fisher.dataset_fishers: "trained.fishers", judges.new_judge: "trained.judge", judges.train_judge: "trained.judge",
     unlearning.Batch: "unlearn makes it", unlearning.unlearned_copy: "trained.unlearned",
     methods.distance_to_gray: "a loss, which makes no GPU wait", methods.Method: "trained.forgotten",
@@ -516,7 +518,7 @@ def test_every_public_function_is_here():
 ALIASES = {"name": "dataset|name", **dict.fromkeys(("training_config", "model_config"), "config"),
            "fishers": "weights", "tables": "tables|table"}
 BAD = [(function, name) for function, (_, bad) in CALLS.items() for name in bad]
-READERS = (fisher.squared_gradients, store.load, checkpoints.load_model, checkpoints.read_model,
+READERS = (fisher.squared_gradients, store.load, store.kept, checkpoints.load_model, checkpoints.read_model,
            checkpoints.import_official, chapter.read_metrics)
 GOOD = [function for function in CALLS if function not in READERS]
 

@@ -20,7 +20,7 @@ from torch import nn
 from runs import PROJECT
 from sa_lib import checkpoints, data, evaluation, experiment, figures, latent, store, trained
 from sa_lib.book import __main__ as command_line
-from sa_lib.book import execution, notebooks, sweep
+from sa_lib.book import cluster, execution, notebooks, sweep
 from sa_lib.book.notebooks import BookError
 from sa_lib.fisher import squared_gradients
 from sa_lib.labels import forget_set
@@ -114,7 +114,7 @@ def test_a_tilde_is_the_home(project, monkeypatch, tmp_path):
 # Servers that are none -------------------------------------------------------------------------
 
 def test_a_web_server_is_no_scheduler(project, capsys, monkeypatch):
-    monkeypatch.setattr(sweep, "CONNECT", 2)
+    monkeypatch.setattr(cluster, "CONNECT", 2)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     began = time.monotonic()
