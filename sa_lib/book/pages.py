@@ -253,13 +253,13 @@ def _cores(tasks: Sequence[Task]) -> str:
             (cores, f"{span / 60:.1f}", f"at most {MINUTES[cores]}: {reached[cores]}" if cores in MINUTES else "")
             for cores, span in spans.items()]),
         f"No number of cores can beat the longest chain of tasks that wait for each other, "
-        f"{rank[chain[0]] / 60:.1f} minutes: {', '.join(kinds[name] for name in chain)}. Half of all the work, "
+        f"{rank[chain[0]] / 60:.1f} minutes: {', '.join(kinds[name] for name in chain)}. Most of all the work, "
         f"{spans[1] / 60:.1f} minutes of one core, is in "
         f"{', '.join(f'{name} ({seconds / spans[1]:.0%})' for name, seconds in _heaviest(tasks, spans[1] / 2))}."])
 
 
 def _heaviest(tasks: Sequence[Task], share: float) -> list[tuple[str, float]]:
-    """The kinds of tasks that take so many seconds together, and the seconds of each; those that take most first."""
+    """The kinds of tasks that take at least so many seconds together, the longest first, and the seconds of each."""
     seconds = Counter()
     for task in tasks:
         seconds[task.kind] += task.seconds
