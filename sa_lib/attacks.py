@@ -16,7 +16,7 @@ from scipy.special import gammaincinv
 
 from .checks import check_config, check_images, check_name, check_number, check_seed, check_types, check_whole, shorten
 from .judges import NOT_A_DIGIT, Judge
-from .labels import CLASSES, check_label, one_hot
+from .labels import CLASSES, check_label, forget_set, one_hot
 from .model import CVAE, copy_of
 from .training import batches
 
@@ -29,9 +29,9 @@ class Threat:
     """A threat model: how freely the attacker may choose the decoder's inputs.
 
     Attributes:
-        z: "once": one draw from the prior; "drawn": as many draws as there
-            are steps, and the best counts; "prior": optimized within the ball
-            that has 99 % of the prior; "free": optimized, any real vector.
+        z: "drawn": the best of many draws from the prior; "prior": optimized
+            within the ball that has 99 % of the prior; "free": optimized, any
+            real vector.
         y: "label": the class's one-hot vector; "simplex": optimized, any
             mixture of the ten labels; "free": optimized, any real vector.
     """
@@ -40,18 +40,16 @@ class Threat:
     y: str
 
     def __post_init__(self):
-        check_name(("once", "drawn", "prior", "free"), z=self.z)
+        check_name(("drawn", "prior", "free"), z=self.z)
         check_name(("label", "simplex", "free"), y=self.y)
 
 
+# In their order: each allows all that the one before it allows.
 THREATS = {
-    "label only": Threat("once", "label"),
     "random search": Threat("drawn", "label"),
     "z in the prior": Threat("prior", "label"),
     "z free": Threat("free", "label"),
-    "z in the prior, y on the simplex": Threat("prior", "simplex"),
     "y on the simplex": Threat("free", "simplex"),
-    "z in the prior, y free": Threat("prior", "free"),
     "y free": Threat("free", "free"),
 }
 
@@ -100,6 +98,10 @@ class AttackResult:
     def end(self) -> "AttackResult":
         """The same at the last moment alone, K = 1."""
         return AttackResult(self.budget[-1:], *(t[-1:] for t in (self.loss, self.z, self.y, self.images)))
+
+    def of(self, rows: slice) -> "AttackResult":
+        """The same for some of the targets."""
+        return AttackResult(self.budget, *(t[:, rows] for t in (self.loss, self.z, self.y, self.images)))
 
     @property
     def errors(self) -> torch.Tensor:
@@ -161,7 +163,7 @@ def attack(model: CVAE, loss: Callable[[torch.Tensor], torch.Tensor], label: int
     check_whole(count=count)
     check_types(model=(model, CVAE), threat=(threat, Threat), config=(config, AttackConfig))
     seed = check_seed(seed)
-    steps, restarts = (0, 1) if threat.z == "once" else (config.steps, config.restarts)
+    steps, restarts = config.steps, config.restarts
     inputs = _Inputs(model, label, (restarts, count), threat, config, seed)
     lowest = torch.full((restarts, count), math.inf, device=inputs.z.device)
     best_z, best_y = torch.zeros_like(inputs.z), torch.zeros_like(inputs.y())
@@ -271,7 +273,7 @@ def score(result: AttackResult, judge: Judge, label: int, real: torch.Tensor) ->
 
 
 def relearn(model: CVAE, images: torch.Tensor, label: int, judge: Judge, steps: int = 200, lr: float = 1e-3,
-            batch: int = 32, every: int = 20, samples: int = 200, seed: int = 0) -> pd.Series:
+            batch: int = 32, every: int = 20, samples: int = 200, seed: int = 0, sees: int | None = None) -> pd.Series:
     """Fine-tune a copy of the model on a few images of a class, and watch the class come back.
 
     Args:
@@ -281,6 +283,7 @@ def relearn(model: CVAE, images: torch.Tensor, label: int, judge: Judge, steps: 
         steps: updates of Adam at the constant rate `lr`, with at most `batch` images each.
         every: updates between two measurements.
         samples: images a measurement.
+        sees: the class that the judge is to see in the samples, if it is not `label`; see `probes.plasticity`.
 
     Returns:
         Index `step`, from 0; the judge's accuracy on samples of the class, 0-1.
@@ -291,6 +294,7 @@ def relearn(model: CVAE, images: torch.Tensor, label: int, judge: Judge, steps: 
     check_whole(steps=steps, batch=batch, every=every, samples=samples)
     seed = check_seed(seed)
     check_number(lr=lr)
+    (sees,) = forget_set(label if sees is None else sees, most=1, name="sees")
     where = next(model.parameters()).device
     student = copy_of(model)
     optimizer = torch.optim.Adam(student.parameters(), lr=lr, fused=True)
@@ -307,7 +311,7 @@ def relearn(model: CVAE, images: torch.Tensor, label: int, judge: Judge, steps: 
             if not drawn.isfinite().all():
                 raise FloatingPointError(f"relearn: the model's images are no longer finite by step {step}; lower the "
                                          f"learning rate (lr={lr})")
-            accuracy[step] = float((judge.probabilities(drawn).argmax(1) == label).float().mean())
+            accuracy[step] = float((judge.probabilities(drawn).argmax(1) == sees).float().mean())
         x = images[next(indices)]
         noise = torch.randn(len(x), model.config.latent_dim, generator=generator, device=where)
         loss = -student.elbo(x, y.expand(len(x), -1), noise).mean()

@@ -32,10 +32,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .checks import check_name
+from .checks import check_name, check_seed, check_types, check_whole
+from .labels import check_label
 from .store import cache_root, expanded, file_digest, tensor_digest, text_digest, write_atomically
 
-__all__ = ["DATASETS", "Dataset", "load", "own_digest", "read_idx"]
+__all__ = ["DATASETS", "Dataset", "held_out", "load", "own_digest", "read_idx"]
 
 DATASETS = ("mnist", "fashion", "kmnist", "digits")
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte",
@@ -92,6 +93,27 @@ def load(name: str = "mnist", root: Path | None = None) -> Dataset:
     tensors = {field: array.long() if array.ndim == 1 else array[:, None].float().div_(255)
                for field, array in raw.items()}
     return Dataset(name, **tensors, digest=digest)
+
+
+def held_out(dataset: Dataset, label: int, count: int, seed: int = 0) -> Tensor:
+    """A random sample of the test images of a class, without replacement; all of them if it has no more.
+
+    MNIST's test images come in the order of their writers, and its first half is the easier one to reconstruct for
+    some digits and the harder one for others. So the first images of a class do not stand for the class.
+
+    Args:
+        label: the class, 0-9.
+        count: images, from 1.
+
+    Returns:
+        [count, 1, 28, 28].
+    """
+    check_types(dataset=(dataset, Dataset))
+    check_label(label)
+    check_whole(count=count)
+    seed = check_seed(seed)
+    own = (dataset.test_labels == label).nonzero()[:, 0]
+    return dataset.test_images[own[torch.randperm(len(own), generator=torch.Generator().manual_seed(seed))[:count]]]
 
 
 def read_idx(data: bytes) -> Tensor:

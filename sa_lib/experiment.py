@@ -13,18 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from torch import Tensor
 
 from . import chapter, claims, trained
 from .attacks import AttackConfig
 from .checkpoints import read_model
 from .checks import check_name, check_types, check_whole, is_whole, shorten
-from .data import DATASETS, Dataset
+from .data import DATASETS, Dataset, held_out
 from .judges import Judge, JudgeConfig
 from .labels import CLASSES, forget_set
 from .methods import METHODS, Method
 from .model import ARCHITECTURES, ModelConfig, device
+from .reconstruction import SearchConfig
 from .store import expanded, tensor_digest
-from .trained import Trained
+from .trained import MENDING, Trained
 from .training import TrainingConfig
 from .unlearning import UnlearningConfig
 
@@ -39,8 +41,10 @@ class Profile:
         cvae_epochs: passes over the training images; None: as many as data and model need, see `Parameters.training`.
         judge_epochs: the same for the judges.
         unlearning: updates of the book's method.
+        mending: the further training after which a model is attacked once more.
         longest: the most updates of any method; None: as the parameter `longest` says.
-        attack: the budget of a reconstruction attack.
+        attack: the budget of Adam, for guided attacks and as a second attacker.
+        search: the budget of a reconstruction attack.
         targets: images of a class that an attacker tries to reach.
         samples: images drawn from the prior for each class to measure a model.
     """
@@ -50,6 +54,8 @@ class Profile:
     unlearning: UnlearningConfig = UnlearningConfig()
     longest: int | None = None
     attack: AttackConfig = AttackConfig()
+    search: SearchConfig = SearchConfig()
+    mending: UnlearningConfig = MENDING
     targets: int = 100
     samples: int = 1000
 
@@ -57,7 +63,8 @@ class Profile:
 PROFILES = {
     "full": Profile(),
     "smoke": Profile(cvae_epochs=40, judge_epochs=12, unlearning=UnlearningConfig(steps=100), longest=100,
-                     attack=AttackConfig(steps=30, restarts=2), targets=20, samples=100),
+                     attack=AttackConfig(steps=30, restarts=2), mending=replace(MENDING, steps=100),
+                     search=SearchConfig(pool=256, starts=2, iterations=5, rounds=4), targets=20, samples=100),
 }
 
 
@@ -120,8 +127,13 @@ class Parameters:
 
     @property
     def attack(self) -> AttackConfig:
-        """The budget of a reconstruction attack."""
+        """The budget of Adam as a second attacker."""
         return self.size.attack
+
+    @property
+    def search(self) -> SearchConfig:
+        """The budget of a reconstruction attack."""
+        return self.size.search
 
     @property
     def guided(self) -> AttackConfig:
@@ -152,6 +164,14 @@ class Parameters:
         forget = sorted(forget_set(forget))
         return trained.never_saw(dataset, forget, self.model, self.training, self.unlearning,
                                  len(forget) if rounds is None else rounds, self.seed if seed is None else seed)
+
+    def mended(self, dataset: Dataset, source: Trained, forget: int | Sequence[int]) -> Trained:
+        """A model after further training on the retained classes alone; see `trained.mended`."""
+        return trained.mended(source, dataset, forget, self.size.mending, self.seed)
+
+    def held_out(self, dataset: Dataset, label: int) -> Tensor:
+        """A random sample of the test images of a class, the targets of its attackers: [N, 1, 28, 28]."""
+        return held_out(dataset, label, self.targets, self.seed).to(device())
 
     def subject(self, dataset: Dataset) -> Trained:
         """The model in the checkpoint; without one, the last of `sequence`."""

@@ -11,7 +11,8 @@ import pandas as pd
 import torch
 
 from . import attacks, fisher, judges, labels, model, settings, store, training, unlearning
-from .attacks import AttackConfig, AttackResult, Threat
+from . import reconstruction as search
+from .attacks import AttackResult, Threat
 from .checks import check_fisher, check_images, check_seed, check_types, check_whole
 from .data import Dataset
 from .fisher import Diagonal
@@ -19,12 +20,17 @@ from .judges import Judge, JudgeConfig
 from .labels import CLASSES, check_label, forget_set, retain_set
 from .methods import Method, ewc_gray
 from .model import CVAE, ModelConfig
+from .reconstruction import SearchConfig
 from .settings import with_defaults
 from .training import ElboTerms, TrainingConfig
 from .unlearning import Batch, Loss, UnlearningConfig
 
-__all__ = ["Trained", "cvae", "fishers", "forgotten", "judge", "never_saw", "reconstruction", "retain_fisher",
-           "sequence", "unlearned"]
+__all__ = ["MENDING", "Trained", "cvae", "fishers", "forgotten", "judge", "mended", "never_saw", "reconstruction",
+           "retain_fisher", "sequence", "shortfall", "unlearned"]
+
+
+# Ordinary further training, as anybody may give a model.
+MENDING = UnlearningConfig(steps=800, batch=256, peak_lr=4e-3)
 
 
 @dataclass(frozen=True)
@@ -188,7 +194,7 @@ def never_saw(dataset: Dataset, forget: int | Sequence[int], model_config: Model
     been trained for less long than the unlearned model.
 
     Args:
-        config: that of the unlearning; of its terms only the real images remain.
+        config: that of the unlearning, whose updates, batch and learning rate the further training has.
         rounds: how many times unlearning with `config` was done.
 
     Raises:
@@ -198,24 +204,66 @@ def never_saw(dataset: Dataset, forget: int | Sequence[int], model_config: Model
     check_whole(rounds=rounds)
     forget = forget_set(forget)
     source = cvae(dataset, model_config, training_config, seed, forget)
-    updates = replace(config, steps=rounds * config.steps, real=1.0, replay=0.0, ewc=0.0, gray=0.0)
+    return mended(source, dataset, forget, replace(config, steps=rounds * config.steps), seed)
+
+
+def mended(source: Trained, dataset: Dataset, forget: int | Sequence[int], config: UnlearningConfig = MENDING,
+           seed: int = 0) -> Trained:
+    """A model after further ordinary training on the images of the retained classes alone.
+
+    It repairs the damage of the unlearning, and can bring a class back though no image of it is shown (for classifiers:
+    Siddiqui et al. 2025, arXiv 2505.22310).
+
+    Args:
+        config: its updates, batch and learning rate count, and no other term.
+    """
+    check_types(config=(config, UnlearningConfig))
+    updates = UnlearningConfig(steps=config.steps, batch=config.batch, peak_lr=config.peak_lr, replay=0.0, ewc=0.0,
+                               gray=0.0)
     return unlearned(source, dataset, forget, {}, updates, seed)
 
 
 @with_defaults()
 def reconstruction(source: Trained, targets: torch.Tensor, label: int, threat: Threat,
-                   config: AttackConfig = AttackConfig(), seed: int = 0) -> AttackResult:
-    """The reconstruction attack on targets [N, 1, 28, 28]; see `attacks.attack`."""
-    check_types(source=(source, Trained), threat=(threat, Threat), config=(config, AttackConfig))
+                   config: SearchConfig = SearchConfig(), seed: int = 0) -> AttackResult:
+    """The reconstruction attack on targets [N, 1, 28, 28]; see `reconstruction.reconstruct`.
+
+    Under one of `attacks.THREATS` the attacker also starts from their own answers under the one before it, so that
+    its errors are nowhere above those.
+    """
+    check_types(source=(source, Trained), threat=(threat, Threat), config=(config, SearchConfig))
     check_images(targets, "targets")
     check_label(label)
     seed = check_seed(seed)
+    order = list(attacks.THREATS.values())
+    before = order[order.index(threat) - 1] if threat in order[1:] else None
+    weaker = reconstruction(source, targets, label, before, config, seed) if before else None
+    return _attack(source, targets, label, threat, config, seed, weaker)
+
+
+@with_defaults()
+def shortfall(source: Trained, targets: torch.Tensor, label: int, threat: Threat,
+              config: SearchConfig = SearchConfig(), seed: int = 0) -> float:
+    """How far `reconstruction` is from the end: the share of its mean error by which ten times the rounds lower it.
+
+    The longer attack goes on from its answers, with other draws, for the first fifth of the targets; they should be in
+    random order. A small shortfall does not prove that there is no better answer, a large one proves that there is.
+    """
+    short = reconstruction(source, targets, label, threat, config, seed).of(slice(max(1, len(targets) // 5)))
+    long = _attack(source, targets[:len(short.errors)], label, threat, replace(config, rounds=10 * config.rounds),
+                   seed + 1, short.end)
+    return float(1 - long.errors.mean() / short.errors.mean())
+
+
+def _attack(source: Trained, targets: torch.Tensor, label: int, threat: Threat, config: SearchConfig, seed: int,
+            weaker: AttackResult | None) -> AttackResult:
     recipe = {"model": source.digest, "targets": store.tensor_digest({"targets": targets}), "label": label,
-              "threat": asdict(threat), "attack": asdict(config), "seed": seed,
-              "code": store.code_digest(labels, model, attacks)}
+              "threat": asdict(threat), "search": asdict(config), "seed": seed,
+              "weaker": weaker and store.tensor_digest({"z": weaker.z[-1], "y": weaker.y[-1]}),
+              "code": store.code_digest(labels, model, settings, attacks, search)}
 
     def make():
-        result = attacks.attack(source.net, attacks.squared_error(targets), label, len(targets), threat, config, seed)
+        result = search.reconstruct(source.net, targets, label, threat, config, seed, weaker)
         return {"loss": result.loss, "z": result.z, "y": result.y}, {"budget": result.budget}
 
     artifact = store.get_or_make("attack", recipe, make)

@@ -27,6 +27,7 @@ from sa_lib.experiment import PROFILES, Profile, validate
 from sa_lib.judges import JudgeConfig
 from sa_lib.methods import METHODS
 from sa_lib.model import ARCHITECTURES, ModelConfig, build
+from sa_lib.reconstruction import SearchConfig
 from sa_lib.trained import Trained
 from sa_lib.training import TrainingConfig
 from sa_lib.unlearning import UnlearningConfig
@@ -231,17 +232,18 @@ def test_judges_train_as_long_as_profile_and_data_need(monkeypatch, digits, prof
     assert asked == [(digits, JudgeConfig("B", epochs=epochs), 5)]
 
 
-@pytest.mark.parametrize("profile, unlearning, attack, guided, targets, samples", [
-    ("full", UnlearningConfig(), AttackConfig(),
+@pytest.mark.parametrize("profile, unlearning, attack, search, guided, targets, samples", [
+    ("full", UnlearningConfig(), AttackConfig(), SearchConfig(),
      AttackConfig(steps=3 * AttackConfig.steps // 10, restarts=2), 100, 1000),
     ("smoke", UnlearningConfig(steps=100), AttackConfig(steps=30, restarts=2),
-     AttackConfig(steps=9, restarts=2), 20, 100)])
-def test_each_profile_has_its_sizes(profile, unlearning, attack, guided, targets, samples):
+     SearchConfig(pool=256, starts=2, iterations=5, rounds=4), AttackConfig(steps=9, restarts=2), 20, 100)])
+def test_each_profile_has_its_sizes(profile, unlearning, attack, search, guided, targets, samples):
     run = validate(profile=profile)
     assert run.unlearning == unlearning
     assert run.attack == attack
     assert run.guided == guided
     assert run.targets == targets
+    assert run.search == search
     assert run.samples == samples
 
 
@@ -367,8 +369,9 @@ def test_a_page_says_for_which_parameters_nothing_is_claimed(shown):
 
 
 def test_metrics_with_parameters_of_their_own_are_held_to_them(shown):
-    metrics = {"parameters": {"profile": "full", "table": "mine.csv"}, "mean_abs_rho": {"ewc_gray": 0.2, "unseen": 0.1},
-               "nats": {"ewc_gray": 0.5, "unseen": 0.5}, "relearning": {"unseen": 0.0}}
+    metrics = {"parameters": {"profile": "full", "table": "mine.csv"}, "gone": {"ewc_gray": 7, "unseen": 13},
+               "nats": {"ewc_gray": {"high": 0.5}, "unseen": {"high": 0.5}},
+               "relearning": {"unseen": {"low90": -0.04, "high90": 0.0}}}
     validate().show_claims("08_evidence", metrics)
     assert shown[0][0]["text/html"].count("<td>holds (not claimed for table=mine.csv)</td>") == 4
 

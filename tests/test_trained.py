@@ -18,25 +18,26 @@ from torch.nn import functional as F
 
 import sa_lib
 from sa_lib import methods, store, trained
-from sa_lib.attacks import THREATS, AttackConfig
+from sa_lib.attacks import THREATS, Threat
 from sa_lib.fisher import combine, fisher_by_class
 from sa_lib.judges import JudgeConfig
 from sa_lib.methods import METHODS, Method, ewc_gray
 from sa_lib.model import CVAE, ModelConfig, device
+from sa_lib.reconstruction import SearchConfig
 from sa_lib.training import TrainingConfig
 from sa_lib.unlearning import UnlearningConfig
 
 MODEL = ModelConfig(latent_dim=2, hidden=(16, 8))
 TRAINING = TrainingConfig(epochs=1)
 UNLEARNING = UnlearningConfig(steps=2, batch=32, forget_batch=8)
-ATTACK = AttackConfig(steps=2, restarts=2)
+ATTACK = SearchConfig(pool=16, starts=2, iterations=2, rounds=2)
 LIBRARY = Path(sa_lib.__file__).parent
 # The modules whose code is part of the recipe, by kind of artifact.
 RECIPES = {"cvae": {"labels", "model", "settings", "training"},
            "judge": {"labels", "model", "settings", "training", "judges"},
            "fisher": {"labels", "model", "fisher", "settings"},
            "unlearned": {"labels", "model", "settings", "training", "unlearning"},
-           "attack": {"labels", "model", "attacks"}}
+           "attack": {"labels", "model", "settings", "attacks", "reconstruction"}}
 IN_RECIPES = sorted(set().union(*RECIPES.values()))
 MODULES = sorted(path.relative_to(LIBRARY).with_suffix("").as_posix().replace("/", ".")
                  for path in (*LIBRARY.glob("[a-z]*.py"), *(LIBRARY / "store").glob("[a-z]*.py")))
@@ -280,13 +281,13 @@ def test_a_reference_needs_a_forget_set(digits, forget):
 
 def test_a_reconstruction_is_made_once_and_a_change_makes_another(digits, source, cache, made):
     targets = digits.test_images[:2]
-    arguments = {"source": source, "targets": targets, "label": 0, "threat": THREATS["y free"], "config": ATTACK}
+    arguments = {"source": source, "targets": targets, "label": 0, "threat": Threat("prior", "free"), "config": ATTACK}
     first, second = (trained.reconstruction(**arguments) for _ in range(2))
     assert made == ["attack"]
     assert first.budget == second.budget
     for name in ("loss", "z", "y", "images"):
         assert torch.equal(getattr(first, name), getattr(second, name)), name
-    changes = [{"threat": THREATS["z free"]}, {"config": AttackConfig(steps=3, restarts=2)}, {"seed": 1},
+    changes = [{"threat": Threat("prior", "simplex")}, {"config": SearchConfig(16, 2, 3, 2)}, {"seed": 1},
                {"label": 1}, {"targets": targets[1:]}]
     for change in changes:
         trained.reconstruction(**arguments | change)
@@ -313,7 +314,7 @@ def ask_for_all(digits):
     trained.judge(digits, JudgeConfig("features", epochs=1))
     trained.fishers(source, digits)
     trained.unlearned(source, digits, 9, {}, dataclasses.replace(UNLEARNING, ewc=0.0))
-    trained.reconstruction(source, digits.test_images[:2], 0, THREATS["y free"], ATTACK)
+    trained.reconstruction(source, digits.test_images[:2], 0, THREATS["random search"], ATTACK)
 
 
 @pytest.fixture(scope="module")

@@ -72,7 +72,7 @@ def _page(root: Path, run_dir: Path, declared: Collection[str], missing: Collect
 
 
 def _planned(name: str, declared: Mapping[str, Any], given: Mapping[str, Any]) -> list[Request]:
-    """What a chapter will ask for; nothing if it has no plan, or refuses its parameters, which it says by itself."""
+    """The requests of a chapter; nothing if it has no plan, or refuses its parameters, which it says by itself."""
     if name not in PLANS:
         return []
     with suppress(ValueError, SyntaxError), redirect_stdout(io.StringIO()):

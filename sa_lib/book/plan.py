@@ -10,16 +10,15 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-import torch
-
-from .. import data, evaluation, store, trained
-from ..attacks import THREATS, AttackConfig, AttackResult, Threat
+from .. import data, store, trained
+from ..attacks import THREATS, AttackResult, Threat
 from ..data import Dataset
 from ..experiment import Parameters
 from ..fisher import Diagonal
 from ..labels import retain_set
 from ..methods import ewc_gray
 from ..model import device
+from ..reconstruction import SearchConfig
 from ..trained import Trained
 
 __all__ = ["PLANS", "Request", "make", "requests"]
@@ -141,18 +140,25 @@ def never_saw(run: Parameters, forget: Sequence[int], seed: int | None = None, r
                                        rounds or len(forget), seed), (baseline(run, seed, forget),))
 
 
-def attacks(run: Parameters, sources: Sequence[Request], label: int, threats: Sequence[str] = tuple(THREATS),
-            drawn_by: Request | None = None) -> list[Request]:
-    return [Request(attack, (source, _data(run), label, THREATS[threat], run.attack, run.seed, run.targets, drawn_by))
-            for threat in threats for source in sources]
+def mended(run: Parameters, source: Request, forget: Sequence[int]) -> Request:
+    return Request(trained.mended, (source, _data(run), tuple(forget), run.size.mending, run.seed))
 
 
-def attack(source: Trained, dataset: Dataset, label: int, threat: Threat, config: AttackConfig, seed: int, count: int,
-           drawn_by: Trained | None) -> AttackResult:
-    """The attack whose targets are the first `count` test images of the class, or as many prototypes by a model."""
-    targets = dataset.test_images[dataset.test_labels == label][:count].to(device())
-    if drawn_by:
-        targets = evaluation.prior_samples(drawn_by.net, torch.full((len(targets),), label), seed + 1)
+def attacks(run: Parameters, sources: Sequence[Request], label: int) -> list[Request]:
+    """Under every threat model, each from the answers under the one before it."""
+    chained = []
+    for source in sources:
+        before: tuple[Request, ...] = ()
+        for threat in THREATS.values():
+            before = (Request(attack, (source, _data(run), label, threat, run.search, run.seed, run.targets), before),)
+            chained += before
+    return chained
+
+
+def attack(source: Trained, dataset: Dataset, label: int, threat: Threat, config: SearchConfig, seed: int,
+           count: int) -> AttackResult:
+    """The attack whose targets are `count` random test images of the class."""
+    targets = data.held_out(dataset, label, count, seed).to(device())
     return trained.reconstruction(source, targets, label, threat, config, seed)
 
 
@@ -210,22 +216,23 @@ def _attacks(run: Parameters) -> list[Request]:
     base, digit, most = baseline(run), run.forget[:1], run.unlearning.steps
     steps = sequence(run, base, run.forget)
     never = [never_saw(run, run.forget, seed) for seed in range(run.seed, run.seed + 3)]
-    models = [base, steps[-1], *never]
-    own = [*models, steps[0], never_saw(run, digit)]
+    own = never_saw(run, digit)
     shorter = [*(unlearned(run, base, digit, steps=most // part) for part in (8, 3, 1)),
                unlearned(run, base, digit, gray=0.0)]
-    strongest = ("y on the simplex", "y free")
-    found = [request for k in run.forget for sources in [own if [k] == [*digit] else models]
-             for request in (*attacks(run, sources, k), *attacks(run, sources, k, strongest, base))]
-    return [*judges(run, "A", "B"), *found, *attacks(run, shorter, digit[0], strongest)]
+    after = [mended(run, steps[0], digit), mended(run, own, digit),
+             *(mended(run, model, run.forget) for model in (steps[-1], *never))]
+    first = [base, steps[0], steps[-1], *never, own, *after, *shorter]
+    return [*judges(run, "A", "B"), *attacks(run, first, digit[0]),
+            *(request for k in run.forget[1:] for request in attacks(run, [base, steps[-1], *never], k))]
 
 
 def _report_card(run: Parameters) -> list[Request]:
     never = [never_saw(run, run.forget, seed) for seed in range(run.seed, run.seed + 3)]
     # The store knows a checkpoint's file by its weights, which only the chapter reads.
     own = [] if run.checkpoint else sequence(run, baseline(run), run.forget)[-1:]
+    after = [mended(run, model, run.forget) for model in (*never, *own)]
     return [*judges(run, "A", "B", "features"),
-            *(request for k in run.forget for request in attacks(run, [baseline(run), *never, *own], k))]
+            *(request for k in run.forget for request in attacks(run, [baseline(run), *never, *own, *after], k))]
 
 
 def _methods(run: Parameters) -> list[Request]:
@@ -233,9 +240,10 @@ def _methods(run: Parameters) -> list[Request]:
     models = [Request(trained.forgotten, (base, _data(run), run.forget, method, run.seed),
                       (fishers(run, base),) if method.config.ewc else ()) for method in run.methods.values()]
     return [*judges(run, "B"),
-            *attacks(run, [base, *models, never_saw(run, run.forget)], run.forget[0], ("y on the simplex", "y free"))]
+            *attacks(run, [base, *models, never_saw(run, run.forget)], run.forget[0])]
 
 
 PLANS = {"01_baseline": _baseline, "02_ewc_unlearning": _ewc_unlearning, "03_sequential": _sequential,
          "04_latent": _latent, "05_attacks": _attacks, "06_report_card": _report_card, "07_methods": _methods}
-KEPT = (trained.cvae, trained.judge, trained.fishers, trained.unlearned, trained.never_saw, trained.forgotten, attack)
+KEPT = (trained.cvae, trained.judge, trained.fishers, trained.unlearned, trained.mended, trained.never_saw,
+        trained.forgotten, attack)

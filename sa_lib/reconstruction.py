@@ -1,0 +1,278 @@
+"""Reconstruction: the inputs with which a frozen decoder comes nearest to given images, by damped Gauss-Newton.
+
+The unknowns are few, z and y, so each step solves a small system for all targets and starts at once (Levenberg 1944;
+Marquardt 1963). The surface has many valleys. So the search starts at the best of a large pool of random inputs and
+of the encoder's own answers, and goes on from disturbed answers and from those to similar targets.
+`sa_lib.attacks` has the threat models and the other attackers.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.func import jvp, vmap
+
+from .attacks import AttackResult, Threat, decoded, prior_radius
+from .checks import check_config, check_images, check_seed, check_types
+from .labels import CLASSES, check_label, one_hot
+from .model import CVAE
+from .settings import with_native_products
+
+__all__ = ["SearchConfig", "reconstruct"]
+
+# The disturbance of an answer may raise its error by about this share of it squared, for each unknown.
+DISTURBANCE = 0.15
+NEAREST = 5  # targets whose answers are tried as starts
+SCALES = (1.0, 1.0, 2.0, 4.0)  # of the pool where y is free: answers far from 0 are common there
+CHUNK = 4096  # starts whose derivatives are in memory at once
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """The budget of the reconstruction attacker, for each target.
+
+    Attributes:
+        pool: random inputs, shared by all targets, among which the starts are chosen.
+        starts: descents from the best of them.
+        iterations: steps of each descent.
+        rounds: further descents, each from a disturbed answer or from the answer to a similar target.
+    """
+
+    pool: int = 4096
+    starts: int = 3
+    iterations: int = 25
+    rounds: int = 8
+
+    def __post_init__(self):
+        check_config(self)
+
+
+@torch.no_grad()
+def reconstruct(model: CVAE, targets: torch.Tensor, label: int, threat: Threat, config: SearchConfig = SearchConfig(),
+                seed: int = 0, weaker: AttackResult | None = None) -> AttackResult:
+    """The inputs with which the model's images come nearest to targets, in squared error summed over the pixels.
+
+    Args:
+        model: frozen; it is not changed. Its encoder proposes starts too.
+        targets: [N, 1, 28, 28], of one class; the answer to one is tried for the others.
+        label: the class, 0-9.
+        weaker: the result on the same targets under a threat model with less freedom. Its answers are starts, and the
+            result is nowhere above it.
+
+    Returns:
+        K moments, at most 1 + `config.rounds`: after the descents from the pool, and after each further one; K = 1
+        where nothing is optimized. The budget counts model evaluations: a derivative counts as one for each unknown.
+
+    Raises:
+        ValueError: `targets` are no images, `label` is not allowed, or `weaker` has other targets.
+        FloatingPointError: the model's images are not finite.
+    """
+    check_types(model=(model, CVAE), threat=(threat, Threat), config=(config, SearchConfig),
+                weaker=(weaker, (AttackResult, type(None))))
+    check_images(targets, "targets")
+    check_label(label)
+    if weaker is not None and len(weaker.errors) != len(targets):
+        raise ValueError(f"weaker must be of the same {len(targets)} targets, got {len(weaker.errors)}")
+    generator = torch.Generator().manual_seed(check_seed(seed))  # of the CPU: the same draws on every machine
+    problem = _Problem(model, targets, label, threat)
+    pool = _pool(problem, config.pool, generator)
+    if threat.z == "drawn":
+        budget, answers = [config.pool], _Answers(problem, pool[problem.best(pool, 1)[:, 0]], weaker)
+    else:
+        evaluations = config.pool
+        starts = _starts(problem, pool, config.starts)
+        answers = _Answers(problem, starts[:, 0], weaker)
+        if weaker is not None:
+            starts = torch.cat([starts, problem.raw(answers.z, answers.y)[:, None]], 1)
+        number = torch.arange(len(targets), device=problem.where)
+        budget = []
+        # With the label alone the valleys are few.
+        rounds = config.rounds // 4 if threat.y == "label" else config.rounds
+        for turn in range(rounds + 1):
+            count = starts.shape[1] if turn == 0 else 1
+            start = starts.flatten(0, 1) if turn == 0 else _next(problem, answers, turn, generator)
+            own = number.repeat_interleave(count)
+            values, errors = _descend(problem, start, own, config.iterations)
+            best = errors.view(-1, count).argmin(1) + number * count
+            answers.improve(problem, values[best])
+            evaluations += count * (config.iterations + 1) * (1 + problem.unknowns)
+            budget.append(evaluations)
+            answers.keep()
+    if not answers.error.isfinite().all():
+        raise FloatingPointError("reconstruct: the model's images are not finite")
+    return decoded(model, budget, *answers.moments())
+
+
+class _Problem:
+    """The unknowns of a threat model, and the errors of the images that a model draws for them.
+
+    A row of unknowns is z where y is the label, and (z, y) or (z, logits of y) else.
+    """
+
+    def __init__(self, model: CVAE, targets: torch.Tensor, label: int, threat: Threat):
+        self.model, self.threat, self.latent = model, threat, model.config.latent_dim
+        self.where = next(model.parameters()).device
+        self.targets = targets.to(self.where)
+        self.label = one_hot(torch.tensor([label])).to(self.where)
+        self.unknowns = self.latent + (0 if threat.y == "label" else CLASSES)
+        self.radius = prior_radius(self.latent) if threat.z == "prior" else math.inf
+
+    def raw(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """The unknowns for inputs."""
+        if self.threat.y == "label":
+            return z
+        # The logits of a one-hot vector itself would be infinite.
+        return torch.cat([z, (0.98 * y + 0.02 / CLASSES).log() if self.threat.y == "simplex" else y], 1)
+
+    def inputs(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """z and y for rows of unknowns."""
+        z, y = values[:, :self.latent], values[:, self.latent:]
+        if self.threat.y == "label":
+            y = self.label.expand(len(values), -1)
+        return z, y.softmax(1) if self.threat.y == "simplex" else y
+
+    def images(self, values: torch.Tensor) -> torch.Tensor:
+        """[R, 784]"""
+        return self.model.decode(*self.inputs(values)).flatten(1)
+
+    def differences(self, values: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+        """Images less their targets, [R, 784]."""
+        return self.images(values) - self.targets.flatten(1)[own]
+
+    def allowed(self, values: torch.Tensor) -> torch.Tensor:
+        """The nearest unknowns whose z lies in the ball of the prior."""
+        if math.isinf(self.radius):
+            return values
+        z = values[:, :self.latent]
+        z = z * (self.radius / z.norm(dim=1, keepdim=True).clamp(min=1e-9)).clamp(max=1)
+        return torch.cat([z, values[:, self.latent:]], 1)
+
+    def best(self, values: torch.Tensor, count: int) -> torch.Tensor:
+        """For each target, the places of the `count` values whose images are nearest, best first."""
+        distances = torch.cdist(self.targets.flatten(1), self.images(values))
+        return distances.topk(min(count, len(values)), largest=False).indices
+
+    def normal(self, values: torch.Tensor, own: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """J'J [R, P, P] and J'(image - target) [R, P], with J the derivative of the image by its P unknowns."""
+        parts = [self._normal(v, o) for v, o in zip(values.split(CHUNK), own.split(CHUNK), strict=True)]
+        return torch.cat([a for a, _ in parts]), torch.cat([g for _, g in parts])
+
+    def _normal(self, values: torch.Tensor, own: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        directions = torch.eye(self.unknowns, device=self.where)[:, None].expand(-1, len(values), -1)
+        with with_native_products(self.where):
+            jacobian = _derivatives(self.images, values, directions)
+        jacobian = jacobian.transpose(0, 1).to(values)
+        difference = self.differences(values, own)
+        return jacobian @ jacobian.transpose(1, 2), (jacobian @ difference[:, :, None])[:, :, 0]
+
+
+def _derivatives(function: Callable[[torch.Tensor], torch.Tensor], values: torch.Tensor,
+                 directions: torch.Tensor) -> torch.Tensor:
+    """Derivatives of a function of rows, [R, P] -> [R, D], along directions [Q, R, P]: [Q, R, D]."""
+    return vmap(lambda direction: jvp(function, (values,), (direction,))[1])(directions)
+
+
+def _descend(problem: _Problem, values: torch.Tensor, own: torch.Tensor,
+             iterations: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Damped Gauss-Newton from rows of unknowns [R, P]; `own`: [R] the target of each. The end, and its errors [R].
+
+    The damping falls after a step that lowers the error, and rises after one that does not and is taken back.
+    """
+    values = problem.allowed(values)
+    error = problem.differences(values, own).square().sum(1)
+    curvature, slope = problem.normal(values, own)
+    damping = torch.full_like(error, 1e-2)
+    for step in range(iterations):
+        scale = curvature.diagonal(dim1=1, dim2=2)
+        scale = scale + 1e-3 * scale.mean(1, keepdim=True) + 1e-9
+        factor, _ = torch.linalg.cholesky_ex(curvature + torch.diag_embed(damping[:, None] * scale))
+        moved = problem.allowed(values - torch.cholesky_solve(slope[:, :, None], factor)[:, :, 0])
+        after = problem.differences(moved, own).square().sum(1)
+        better = after < error  # never where it is NaN
+        values, error = torch.where(better[:, None], moved, values), torch.where(better, after, error)
+        damping = torch.where(better, damping / 4, damping * 4).clamp(1e-6, 1e8)
+        if step < iterations - 1:
+            curvature, slope = problem.normal(values, own)
+    return values, error
+
+
+def _pool(problem: _Problem, count: int, generator: torch.Generator) -> torch.Tensor:
+    """Random unknowns [count, P]: z from the prior; y all labels in turn, mixtures of two, and of all."""
+    z = torch.randn(count, problem.latent, generator=generator)
+    if problem.threat.y == "label":
+        return problem.allowed(z.to(problem.where))
+    first, second = torch.randint(CLASSES, (2, count), generator=generator)
+    share = torch.rand(count, 1, generator=generator)
+    all_ten = torch.empty(count, CLASSES).exponential_(generator=generator)
+    kind = torch.arange(count) % 4
+    pure = one_hot(torch.arange(count) // 4 % CLASSES)
+    pair = share * one_hot(first) + (1 - share) * one_hot(second)
+    y = torch.where((kind < 2)[:, None], pure, torch.where((kind == 2)[:, None], pair,
+                                                           all_ten / all_ten.sum(1, keepdim=True)))
+    if problem.threat.y == "free":
+        scale = torch.tensor(SCALES)[torch.arange(count) // 4 % len(SCALES)][:, None]
+        z, y = scale * z, scale * y
+    return problem.allowed(problem.raw(z, y).to(problem.where))
+
+
+def _starts(problem: _Problem, pool: torch.Tensor, count: int) -> torch.Tensor:
+    """The best unknowns [N, count, P] for each target, of the pool and of the encoder's codes under all labels."""
+    targets, classes = len(problem.targets), 1 if problem.threat.y == "label" else CLASSES
+    labels = problem.label if classes == 1 else torch.eye(CLASSES, device=problem.where)
+    y = labels.repeat(targets, 1)
+    z, _ = problem.model.encode(problem.targets.repeat_interleave(classes, 0), y)
+    codes = problem.allowed(problem.raw(z, y)).view(targets, classes, -1)
+    chosen = torch.cat([codes, pool[problem.best(pool, count)]], 1)
+    own = torch.arange(targets, device=problem.where).repeat_interleave(chosen.shape[1])
+    error = problem.differences(chosen.flatten(0, 1), own).square().sum(1).view(targets, -1)
+    best = error.topk(min(count, error.shape[1]), largest=False).indices
+    return chosen.gather(1, best[:, :, None].expand(-1, -1, chosen.shape[2]))
+
+
+class _Answers:
+    """The best inputs so far for each target, now and at earlier moments."""
+
+    def __init__(self, problem: _Problem, values: torch.Tensor, weaker: AttackResult | None):
+        self.z, self.y = problem.inputs(values)
+        own = torch.arange(len(values), device=problem.where)
+        self.error = problem.differences(values, own).square().sum(1)
+        self.kept: list[tuple[torch.Tensor, ...]] = []
+        if weaker is not None:
+            self._take(weaker.errors.to(problem.where), weaker.z[-1].to(problem.where), weaker.y[-1].to(problem.where))
+
+    def improve(self, problem: _Problem, values: torch.Tensor) -> None:
+        """Take the inputs for these unknowns where they are better."""
+        own = torch.arange(len(values), device=problem.where)
+        self._take(problem.differences(values, own).square().sum(1), *problem.inputs(values))
+
+    def _take(self, error: torch.Tensor, z: torch.Tensor, y: torch.Tensor) -> None:
+        better = error < self.error
+        self.error = torch.where(better, error, self.error)
+        self.z, self.y = torch.where(better[:, None], z, self.z), torch.where(better[:, None], y, self.y)
+
+    def keep(self) -> None:
+        """Remember this moment."""
+        self.kept.append((self.error, self.z, self.y))
+
+    def moments(self) -> tuple[torch.Tensor, ...]:
+        """error [K, N], z [K, N, latent_dim] and y [K, N, 10] at all kept moments, or now if there are none."""
+        return tuple(map(torch.stack, zip(*(self.kept or [(self.error, self.z, self.y)]))))
+
+
+def _next(problem: _Problem, answers: _Answers, turn: int, generator: torch.Generator) -> torch.Tensor:
+    """Starts [N, P] for a further descent: in turns, answers to similar targets, and disturbed answers."""
+    values, count = problem.raw(answers.z, answers.y), len(answers.z)
+    own = torch.arange(count, device=problem.where)
+    if turn % 2 and count > 1:
+        distances = torch.cdist(problem.targets.flatten(1), problem.images(values)).fill_diagonal_(math.inf)
+        near = distances.topk(min(NEAREST, count - 1), largest=False).indices
+        pick = torch.randint(near.shape[1], (count,), generator=generator).to(problem.where)
+        return values[near[own, pick]]
+    # A random step along which the error rises by about the same in all directions.
+    curvature, _ = problem.normal(values, own)
+    typical = curvature.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+    factor, _ = torch.linalg.cholesky_ex(curvature + (1e-2 * typical + 1e-9) * torch.eye(problem.unknowns).to(typical))
+    size = DISTURBANCE * answers.error.sqrt()[:, None, None]
+    noise = size * torch.randn(count, problem.unknowns, 1, generator=generator).to(problem.where)
+    return values + torch.linalg.solve_triangular(factor.mT, noise, upper=True)[:, :, 0]
