@@ -5,7 +5,7 @@ The frames of this module have the levels threat, class and model in their index
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,11 @@ import torch
 from .attacks import AttackResult, score
 from .checks import check_names, check_types, shorten
 from .judges import Judge
-from .residual import Residual, residual_knowledge, verdict
+from .measures import write
+from .residual import Residual, both, residual_knowledge, verdict
 
-__all__ = ["by_threat", "errors", "flat", "inputs", "nested", "points", "relearning", "residuals", "scores", "verdicts"]
+__all__ = ["by_threat", "errors", "flat", "inputs", "nested", "points", "relearning", "residuals", "scores", "verdicts",
+           "verdicts_on_both"]
 
 Results = Mapping[tuple[str, int, str], AttackResult]
 LEVELS = ["threat", "class", "model"]
@@ -69,18 +71,18 @@ def inputs(results: Results) -> pd.DataFrame:
 
 
 def residuals(errors: pd.Series, never: Mapping[str, Sequence[str]], baseline: str = "baseline",
-              resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
+              pooled: Mapping[tuple[str, int], tuple[float, float]] | None = None) -> pd.DataFrame:
     """rho of several models, for each threat model and class for which they have errors.
 
     Args:
         errors: of `errors`.
         never: model -> the models that never saw the classes that it has forgotten.
         baseline: the model before any unlearning.
-        resamples, seed: of the bootstrap, see `residual_knowledge`.
+        pooled: (threat, class) -> a pooled spread of the controls, see `residual.residual_knowledge`; their own spread
+            where it has none.
 
     Returns:
-        Index threat, class, model, in the order of `errors`; columns `rho`, `low`, `high`, NaN where rho is not
-        defined.
+        Index threat, class, model, in the order of `errors`; columns: the attributes of a `residual.Residual`.
 
     Raises:
         ValueError: a model in `never` has no errors, or a model to compare it with lacks them for an image.
@@ -106,15 +108,35 @@ def residuals(errors: pd.Series, never: Mapping[str, Sequence[str]], baseline: s
                                  f"{', '.join(never[model])} too, got fewer")
             *without, before = (torch.tensor(rows.to_numpy()) for rows in others)
             table[threat, label, model] = asdict(residual_knowledge(
-                torch.stack(without), torch.tensor(unlearned.to_numpy()), before, resamples, seed))
+                torch.stack(without), torch.tensor(unlearned.to_numpy()), before, (pooled or {}).get((threat, label))))
     return _frame(table)
 
 
 def verdicts(table: pd.DataFrame) -> pd.DataFrame:
-    """rho with its interval and its `verdict`, both in words, for each row of `residuals`."""
-    residuals = [Residual(*row) for row in table[["rho", "low", "high"]].itertuples(index=False)]
-    return pd.DataFrame({"rho": [str(one) for one in residuals], "verdict": [verdict(one) for one in residuals]},
-                        index=table.index)
+    """rho with its interval, its resolution and its `verdict`, for each row of `residuals`, as text."""
+    residuals = _residuals_of(table)
+    return pd.DataFrame({"rho": map(str, residuals),
+                         "resolution": [write("resolution", one.resolution) for one in residuals],
+                         "verdict": map(verdict, residuals)}, index=table.index)
+
+
+def verdicts_on_both(as_is: pd.DataFrame, mended: pd.DataFrame) -> pd.DataFrame:
+    """rho of the models of `mended`, as they are and after mending, with one verdict on the two; see `residual.both`.
+
+    Args:
+        as_is, mended: tables of `residuals`; the first has all rows of the second.
+    """
+    check_types(as_is=(as_is, pd.DataFrame), mended=(mended, pd.DataFrame))
+    if not mended.index.isin(as_is.index).all():
+        raise ValueError(f"as_is must have the rows of mended, {shorten(list(mended.index))}, got "
+                         f"{shorten(list(as_is.index))}")
+    first, second = (_residuals_of(table.loc[mended.index]) for table in (as_is, mended))
+    return pd.DataFrame({"as it is": map(str, first), "mended": map(str, second),
+                         "verdict on both": map(both, first, second)}, index=mended.index)
+
+
+def _residuals_of(table: pd.DataFrame) -> list[Residual]:
+    return [Residual(**row) for row in table[[field.name for field in fields(Residual)]].to_dict("records")]
 
 
 def flat(frame: pd.DataFrame | pd.Series, *levels: str) -> pd.DataFrame | pd.Series:
@@ -133,6 +155,8 @@ def by_threat(values: pd.Series) -> pd.DataFrame:
     """
     check_types(values=(values, pd.Series))
     check_names(values.index.names, levels=LEVELS)
+    # Of rows that were selected, the index still has the other threats, and would name the wrong ones.
+    values = values.set_axis(values.index.remove_unused_levels())
     return flat(values.unstack("threat", sort=False).rename_axis(columns=None), "class", "model")
 
 

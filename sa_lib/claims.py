@@ -15,7 +15,7 @@ import pandas as pd
 from .chapter import read_metrics
 from .checks import check_name, check_types, shorten
 from .measures import write
-from .residual import SPREAD, Residual, verdict
+from .residual import MARGIN, VERDICTS, Residual, verdict
 
 __all__ = ["CLAIMS", "LIMITS", "Claim", "check", "is_forgotten", "outcomes", "report_card", "verdicts"]
 
@@ -30,9 +30,8 @@ LIMITS = {
     "gray": 0.005,  # and drawn gray if its samples are at most this far from gray
     "accuracy_lost": 0.005,  # of the retained classes, as a share
     "nats_lost": 0.5,  # of the retained classes
-    "mean_abs_rho": 0.10,  # over digits and attackers
-    "abs_rho": 0.25,  # of any one digit and attacker
-    "rho_upper": 0.15,  # end of the interval of any one digit and attacker
+    "rho": MARGIN,  # distance from 0, to be shown by a test of equivalence
+    "rho_most": 0.5,  # upper end of the interval of one digit and attacker: less than half is left
     "points_lost": 0.5,
     "relearning": 0.05,  # distance to a retrained model's
 }
@@ -81,14 +80,15 @@ def is_forgotten(probability: float) -> bool:
     return probability <= LIMITS["probability"]
 
 
-def _rho(metrics: Metrics) -> list[float]:
-    """Rho of the last unlearned model, of each class, by the two strongest attackers on its inputs."""
-    return [models[metrics["target"]]["rho"] for threat in STRONGEST for models in metrics["rho"][threat].values()]
+def _most(metrics: Metrics) -> list[float]:
+    """The most that rho of the last unlearned model may be, of each class, by the attacker that has arrived."""
+    return [models[metrics["target"]]["high"] for models in metrics["rho"][STRONGEST[0]].values()]
 
 
-def _distance(interval: Mapping[str, float]) -> float:
-    """From 0 to an interval; 0 if it contains 0."""
-    return max(interval["low"], -interval["high"], 0.0)
+def _distance(rho: Mapping[str, float | None]) -> float:
+    """From 0 to the 95 % interval of a rho; 0 if it contains 0. An end that is None is infinite."""
+    low, high = (-math.inf if rho["low"] is None else rho["low"]), (math.inf if rho["high"] is None else rho["high"])
+    return max(low, -high, 0.0 * rho["rho"])
 
 
 BASELINE, UNLEARNING, SEQUENTIAL, ATTACKS = "01_baseline", "02_ewc_unlearning", "03_sequential", "05_attacks"
@@ -121,30 +121,31 @@ CLAIMS = (
           lambda m: m["relapse"], "<=", lambda m: LIMITS["gray"]),
     Claim("one after another: judge-B accuracy on retained classes", SEQUENTIAL, "accuracy",
           lambda m: m["retained"]["accuracy"], ">=", lambda m: m["retained"]["accuracy_baseline"] - 0.01),
-    Claim("attacks: largest rho, y on the simplex or free", ATTACKS, "rho",
-          lambda m: max(_rho(m)), "<=", lambda m: LIMITS["abs_rho"]),
+    # Largest of several ends: each must be below the limit, so none needs a correction.
+    Claim("attacks: end of the interval of rho, y on the simplex", ATTACKS, "rho",
+          lambda m: max(_most(m)), "<=", lambda m: LIMITS["rho_most"]),
     Claim("attacks: smallest rho of the baseline, which is 1", ATTACKS, "rho",
           lambda m: min(r["rho"] for threat in STRONGEST for r in m["rho_baseline"][threat].values()),
           ">=", lambda m: 1.0),
-    # One of three seeds is often 0.15 away from the other two, so the claim is about its interval.
     Claim("attacks: from 0 to the interval of rho, never saw it", ATTACKS, "rho",
           lambda m: max(_distance(r) for threat in STRONGEST for seeds in m["held_out"][threat].values()
-                        for r in seeds.values()), "<=", lambda m: 0.15),
+                        for r in seeds.values()), "<=", lambda m: MARGIN),
     Claim("methods: judge B sees the class, ewc_gray and unseen", METHODS, "probability",
           lambda m: max(m["models"][name]["probability"] for name in ("ewc_gray", "unseen")), "<=",
           lambda m: m["models"]["retrain"]["probability"] + 0.05),
     Claim("methods: nats on retained classes, unseen", METHODS, "nelbo",
           lambda m: m["models"]["unseen"]["nelbo"], "<=", lambda m: m["models"]["baseline"]["nelbo"] + 1),
-    Claim("methods: from 0 to rho, mean of two attackers, unseen", METHODS, "rho",
-          lambda m: abs(sum(r["value"] for r in m["models"]["unseen"]["rho"].values())) / 2, "<=", lambda m: 0.3),
-    Claim("evidence: mean |rho|, unseen", EVIDENCE, "abs_rho",
-          lambda m: m["mean_abs_rho"]["unseen"], "<=", lambda m: m["mean_abs_rho"]["ewc_gray"], COMMITTED),
-    Claim("evidence: nats lost on retained classes, unseen", EVIDENCE, "nats_lost",
-          lambda m: m["nats"]["unseen"], "<=", lambda m: LIMITS["nats_lost"], COMMITTED),
-    Claim("evidence: nats lost on retained classes, ewc_gray", EVIDENCE, "nats_lost",
-          lambda m: m["nats"]["ewc_gray"], "<=", lambda m: LIMITS["nats_lost"], COMMITTED),
+    Claim("evidence: digits and attackers where unseen is gone", EVIDENCE, "count",
+          lambda m: m["gone"]["unseen"], ">=", lambda m: m["gone"]["ewc_gray"], COMMITTED),
+    # An end of the 95 % interval over seeds.
+    Claim("evidence: most nats lost on retained classes, unseen", EVIDENCE, "nats_lost",
+          lambda m: m["nats"]["unseen"]["high"], "<=", lambda m: LIMITS["nats_lost"], COMMITTED),
+    Claim("evidence: most nats lost on retained classes, ewc_gray", EVIDENCE, "nats_lost",
+          lambda m: m["nats"]["ewc_gray"]["high"], "<=", lambda m: LIMITS["nats_lost"], COMMITTED),
+    # The farther end of the 90 % interval: two one-sided tests at 5 %.
     Claim("evidence: relearning, from a retrained model's, unseen", EVIDENCE, "relearning",
-          lambda m: abs(m["relearning"]["unseen"]), "<=", lambda m: LIMITS["relearning"], COMMITTED),
+          lambda m: max(m["relearning"]["unseen"]["high90"], -m["relearning"]["unseen"]["low90"]), "<=",
+          lambda m: LIMITS["relearning"], COMMITTED),
 )
 
 
@@ -180,7 +181,7 @@ def report_card(model: str, never: Sequence[str], summary: pd.DataFrame, rho: Ma
         model: its name in the tables.
         never: the names of its controls, which never saw the forgotten classes.
         summary: of `evaluation.summary`, against the baseline.
-        rho: (class, threat) -> rho of an attack on the model's inputs.
+        rho: (class, threat, ...) -> rho of an attack on the model's inputs.
         guided: success of the guided attack, 0-1; index class; columns: the model, and at least one control.
         relearned: mean accuracy while the class is learned again, 0-1; index and columns as in `guided`.
 
@@ -200,11 +201,11 @@ def report_card(model: str, never: Sequence[str], summary: pd.DataFrame, rho: Ma
     rows = [(question, write(measure, numbers[measure]), f"≤ {write(measure, LIMITS[measure])}",
              _answer(numbers[measure] - LIMITS[measure], 0, above, below, below))
             for question, measure, below, above in LIMITED]
-    # An undefined rho is the weakest.
-    (k, threat), strongest = max(rho.items(), key=lambda item: item[1].rho if item[1].defined else -math.inf,
-                                 default=(("none", "no attack"), Residual(math.nan, math.nan, math.nan)))
-    rows.append((f"residue: ρ of the strongest attack ({k}, {threat})", str(strongest), f"0 ± {SPREAD}",
-                 verdict(strongest) if rho else UNMEASURED))
+    # The model is gone only if it is for every attack. An attack without a rho says nothing.
+    (k, *attack), worst = min(rho.items(), key=lambda item: (
+        not item[1].defined, VERDICTS.index(verdict(item[1])), -item[1].rho), default=(("none", "no attack"), None))
+    rows.append((f"residue: ρ of the worst attack ({', '.join(map(str, (k, *attack)))})", str(worst or "–"),
+                 f"0 ± {MARGIN}", verdict(worst) if worst else UNMEASURED))
     for k, success, control in _controlled(guided, model, never):
         rows.append((f"guided attack on {k}: success", write("success", success),
                      f"never saw: {write('success', control)}",
@@ -249,12 +250,13 @@ def outcomes(summary: pd.DataFrame, rho: Mapping[str, Mapping[str, Residual]]) -
         Index as in `summary`; columns
 
         - `probability`, and `forgotten`: "yes" or "no", see `is_forgotten`;
-        - one for each threat: `residual.verdict` of its rho;
+        - one for each threat: `residual.verdict` of its rho, or rho itself where one control gives no interval;
         - `nats_lost`, and `cost`: "within the limit" or "above the limit" of the nats lost on the retained classes.
     """
     check_types(summary=(summary, pd.DataFrame), rho=(rho, Mapping))
     forgotten = ["yes" if is_forgotten(value) else "no" for value in summary["probability"]]
-    residue = {threat: [verdict(residuals[name]) for name in summary.index] for threat, residuals in rho.items()}
+    residue = {threat: [write("rho", residuals[name].rho) if residuals[name].controls == 1 else verdict(residuals[name])
+                        for name in summary.index] for threat, residuals in rho.items()}
     cost = ["within the limit" if value <= LIMITS["nats_lost"] else "above the limit" for value in summary["nats_lost"]]
     return summary[["probability"]].assign(forgotten=forgotten, **residue, nats_lost=summary["nats_lost"], cost=cost)
 

@@ -1,31 +1,41 @@
 """Comparison: methods and classes compared over the rows of the evidence, with intervals.
 
-Methods are compared in pairs: within a class and a seed, an unlearned model and its baseline, a retrained model, or
-the model of another method. Every function takes the rows of `evidence.tidy`, of one data set and architecture, or
-the cells of `evidence.split`, and returns a table.
+The classes are fixed and the seeds random. All classes of a seed share a baseline, so an interval is over seeds: each
+counts with its mean over the classes. Every function takes the rows of `evidence.tidy`, of one data set and
+architecture, or the cells of `evidence.split`, and returns a table.
 """
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
 
-from .checks import check_names, check_table, check_types, shorten
+from .checks import check_names, check_table, check_types, check_whole, shorten
 from .claims import LIMITS
-from .evidence import THREATS, check_cells, check_rows, differences, estimate, residual, tidy
-from .measures import write
+from .evidence import (
+    THREATS,
+    Estimate,
+    by_seed,
+    check_cells,
+    check_rows,
+    differences,
+    estimate,
+    overall,
+    residual,
+    tidy,
+)
+from .residual import VERDICTS, Residual, seeds_needed, verdict
 
-__all__ = ["CONTROLS", "RANKED", "by_class", "claims", "correlations", "metrics", "other_data", "paired",
-           "predictors", "rho_table", "scores", "search", "settings", "summary"]
+__all__ = ["CONTROLS", "PLACEBO", "by_class", "claims", "counts", "holm", "metrics", "other_data", "placebo",
+           "predictors", "rho_table", "scores", "search", "settings", "summary", "totals"]
 
 CONTROLS = ("baseline", "retrain")
-# The measures by which methods are ranked: columns of `scores`, all better if lower.
-RANKED = ["probability", "abs_rho", "nats_lost", "points_lost", "seconds"]
-PREDICTORS = ("gap", "mistaken", "distance")
-SEARCHED = ["mean_abs_rho", "nats_lost", "points_lost", "probability"]
+PLACEBO = "never saw (placebo)"
+ATTACKERS = (*THREATS, "either")
+SEARCHED = ["cell_abs_rho", "nats_lost", "points_lost", "probability"]
 
 
 def rho_table(rows: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
@@ -35,15 +45,94 @@ def rho_table(rows: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
         methods: names that `rows` has for every class; see `complete`.
 
     Returns:
-        Index (threat, forget, model), with the threats of `evidence.THREATS` and "either"; columns `rho`, `low` and
-        `high`, the ends of its 95 % interval. All three are NaN where rho is not defined.
+        Index (threat, forget, model), with the threats of `evidence.THREATS` and "either"; columns: the attributes of
+        a `residual.Residual`, its `verdict`, its `seeds` (`residual.seeds_needed`), and `holm`: the p of rho = 0,
+        adjusted for all looks of a method by both threats, and for its looks by "either".
     """
     check_rows(rows)
     check_names(rows.index.unique("model"), methods=methods)
-    classes = rows.index.unique("forget").sort_values()
-    residuals = {(threat, digit, model): residual(rows, model, digit, threat).asdict()
-                 for threat in (*THREATS, "either") for digit in classes for model in methods}
-    return _frame(residuals, ["threat", "forget", "model"], ["rho", "low", "high"]).astype(float)
+    found = {(threat, digit, model): residual(rows, model, digit, threat) for threat in ATTACKERS
+             for digit in rows.index.unique("forget").sort_values() for model in methods}
+    table = _frame({key: {**asdict(one), "verdict": verdict(one), "seeds": seeds_needed(one)}
+                    for key, one in found.items()}, ["threat", "forget", "model"],
+                   [*(field.name for field in fields(Residual)), "verdict", "seeds"])
+    family = [table.index.get_level_values("threat") == "either", table.index.get_level_values("model")]
+    return table.assign(holm=table.groupby(family)["p"].transform(holm))
+
+
+def holm(values: pd.Series) -> pd.Series:
+    """p-values adjusted for their number (Holm 1979): the chance of any false one among them stays below the limit.
+
+    Args:
+        values: p-values, 0-1; one that is NaN is no look.
+    """
+    check_types(values=(values, pd.Series))
+    ordered = values.dropna().sort_values()
+    return (ordered * np.arange(len(ordered), 0, -1)).cummax().clip(upper=1).reindex(values.index)
+
+
+def counts(rho: pd.DataFrame) -> pd.DataFrame:
+    """The verdicts on each method, counted over the classes, for both threats and for "either".
+
+    Args:
+        rho: as from `rho_table`.
+
+    Returns:
+        Index (model, attacker), where the attacker is "each" or "either"; columns `looks`, a column for each verdict
+        that occurs, and `above 0` and `below 0`: looks in which rho differs from 0 after Holm's adjustment.
+    """
+    _check_rho(rho)
+    rows = {}
+    for model in rho.index.unique("model"):
+        own = rho.xs(model, level="model")
+        for attacker, looks in (("each", own.loc[list(THREATS)]), ("either", own.loc[["either"]])):
+            found = looks["holm"] <= 0.05
+            rows[model, attacker] = {
+                "looks": len(looks), **{word: int((looks["verdict"] == word).sum()) for word in VERDICTS[::-1]},
+                "above 0": int((found & (looks["rho"] > 0)).sum()), "below 0": int((found & (looks["rho"] < 0)).sum())}
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis(["model", "attacker"])
+    return table.drop(columns=[word for word in VERDICTS if not table[word].any()])
+
+
+def placebo(rows: pd.DataFrame, digit: int, threat: str, models: int) -> float:
+    """Mean ``|rho|`` where nothing is left: each never-saw model in the method's place, against the others.
+
+    One model varies more than the mean of several. So the values are scaled to the variance of `models` models
+    against all that never saw the class.
+
+    Returns:
+        NaN with one model that never saw the class, or without a gap.
+    """
+    check_rows(rows)
+    check_whole(models=models)
+    never, base = (np.array([errors.mean() for errors in rows.xs(
+        (digit, name), level=("forget", "model"))[f"errors.{threat}"]]) for name in ("retrain", "baseline"))
+    count, gap = len(never), never.mean() - base.mean()
+    if count < 2 or not gap > 0:
+        return np.nan
+    out = np.abs(never - never.mean()) * count / (count - 1) / gap
+    return float(out.mean() * np.sqrt((1 / models + 1 / count) / (1 + 1 / (count - 1))))
+
+
+def totals(rows: pd.DataFrame, rho: pd.DataFrame) -> pd.DataFrame:
+    """rho over all classes.
+
+    Args:
+        rho: as from `rho_table`, of the same rows.
+
+    Returns:
+        Index (threat, model); columns `sums`: the `Residual` of `evidence.overall`; `rho`: the mean over the classes;
+        `mean_abs_rho`; and `placebo`: that of never-saw models in the place of the method's.
+    """
+    check_rows(rows)
+    _check_rho(rho)
+    table = {}
+    for (threat, model), own in rho.groupby(level=["threat", "model"], sort=False):
+        floor = [placebo(rows, digit, threat, int(one["models"]))
+                 for digit, one in own.droplevel(["threat", "model"]).iterrows()]
+        table[threat, model] = {"sums": overall(rows, model, threat), "rho": own["rho"].mean(),
+                                "mean_abs_rho": own["rho"].abs().mean(), "placebo": pd.Series(floor).mean()}
+    return _frame(table, ["threat", "model"], ["sums", "rho", "mean_abs_rho", "placebo"])
 
 
 def by_class(rows: pd.DataFrame, rho: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -106,28 +195,6 @@ def _nearest(distances: pd.DataFrame) -> pd.Series:
     return known.idxmin(axis=1).astype(object).reindex(distances.index)
 
 
-def correlations(causes: pd.DataFrame, sizes: pd.DataFrame) -> pd.DataFrame:
-    """Rank correlations of `predictors` with the size of rho.
-
-    Args:
-        sizes: ``|rho|``, index `forget`, a column for each method.
-
-    Returns:
-        Index (predictor, model); columns `correlation` (Spearman's) and `p`: the probability of one as large if the
-        two were not related. No rows for fewer than four classes, or for predictors and methods that lack a class.
-    """
-    check_table(*PREDICTORS, causes=causes)
-    check_table(sizes=sizes)
-    links = {}
-    for name in PREDICTORS:
-        for model in sizes:
-            both = pd.DataFrame({"cause": causes[name], "size": sizes[model]})
-            if len(both) > 3 and both.notna().all(axis=None):
-                link = spearmanr(both["cause"], both["size"])
-                links[name, model] = {"correlation": link.statistic, "p": link.pvalue}
-    return _frame(links, ["predictor", "model"], ["correlation", "p"])
-
-
 def search(cells: pd.DataFrame) -> pd.DataFrame:
     """The result of each setting in the search for settings.
 
@@ -135,9 +202,10 @@ def search(cells: pd.DataFrame) -> pd.DataFrame:
         cells: of the search, as from `evidence.split`.
 
     Returns:
-        Index (method, setting), where "own" is the method's own; columns `mean_abs_rho`, of both attackers;
-        `nats_lost` and `points_lost`, on the retained classes, from the baseline; and `probability`: judge B's, of
-        the class, above that of a retrained model. All are infinite if the cell failed. No rows without cells.
+        Index (method, setting), where "own" is the method's own; columns `cell_abs_rho`, the mean
+        ``|rho|`` of both attackers; `nats_lost` and `points_lost`, on the retained classes, from the baseline; and
+        `probability`: judge B's, of the class, above that of a retrained model. All are infinite if the cell failed.
+        No rows without cells.
     """
     check_cells(cells=cells)
     tried = {}
@@ -150,16 +218,16 @@ def search(cells: pd.DataFrame) -> pd.DataFrame:
         if not cell["error"]:
             models = tidy(cell.to_frame().T).droplevel(["dataset", "architecture", "forget", "seed"])
             model, baseline, never = (models.loc[name] for name in (method, *CONTROLS))
-            tried[method, setting] = {"mean_abs_rho": _mean_abs_rho(model),
+            tried[method, setting] = {"cell_abs_rho": np.abs(_cell_rho(model)).mean(),
                                       "nats_lost": model["nelbo"] - baseline["nelbo"],
                                       "points_lost": 100 * (baseline["accuracy"] - model["accuracy"]),
                                       "probability": model["probability"] - never["probability"]}
     return _frame(tried, ["method", "setting"], SEARCHED)
 
 
-def _mean_abs_rho(model: pd.Series) -> float:
-    """Mean ``|rho|`` of both attackers, as the cell itself measured it."""
-    return float(np.mean([abs(model[f"rho.{threat}.value"]) for threat in THREATS]))
+def _cell_rho(model: pd.Series) -> np.ndarray:
+    """rho by each of `evidence.THREATS`, against the one never-saw model of the cell."""
+    return np.array([model[f"rho.{threat}.value"] for threat in THREATS], float)
 
 
 def settings(scored: pd.Series) -> pd.DataFrame:
@@ -188,42 +256,33 @@ def scores(rows: pd.DataFrame) -> pd.DataFrame:
     """All methods in the cells that have them all, each from the same baseline.
 
     Returns:
-        Index (forget, seed, model), without the controls; columns: those of `RANKED` (`nats_lost` and `points_lost`
-        are on the retained classes, from the baseline), and `sooner`: relearning less that of a retrained model.
+        Index (forget, seed, model), with `PLACEBO` and without the controls; columns `probability`; `cell_rho` and
+        `cell_abs_rho`: the mean of rho and of its size by both attackers, against the one never-saw model of the
+        cell; `nats_lost` and `points_lost`: on the retained classes, from the baseline; `seconds`; and `sooner`:
+        relearning less that of a retrained model. Of the placebo, the never-saw models of other seeds, only rho.
     """
     check_rows(rows)
     count = len(rows.index.unique("model"))
-    table = []
+    table = {}
     for (digit, seed), cell in rows.groupby(level=["forget", "seed"]):
         models = cell.droplevel([name for name in cell.index.names if name != "model"])
         if len(models) == count:
             baseline, never = (models.loc[name] for name in CONTROLS)
-            table += [{"forget": digit, "seed": seed, "model": name, "probability": model["probability"],
-                       "abs_rho": _mean_abs_rho(model), "nats_lost": model["nelbo"] - baseline["nelbo"],
-                       "points_lost": 100 * (baseline["accuracy"] - model["accuracy"]), "seconds": model["seconds"],
-                       "sooner": model["relearning"] - never["relearning"]}
-                      for name, model in models.drop(list(CONTROLS)).iterrows()]
-    return pd.DataFrame(table, columns=["forget", "seed", "model", *RANKED, "sooner"]).set_index(
-        ["forget", "seed", "model"])
-
-
-def paired(scored: pd.DataFrame, other: str) -> pd.DataFrame:
-    """Each method less another in the same cells.
-
-    Args:
-        scored: as from `scores`.
-
-    Returns:
-        Index `model`, without `other`; columns `abs_rho`, `nats_lost` and `points_lost`, each an `Estimate` over
-        the cells. No rows if `other` is not in `scored`.
-    """
-    check_types(scored=(scored, pd.DataFrame), other=(other, str))
-    if list(scored.index.names) != ["forget", "seed", "model"]:
-        raise ValueError(f"scored must be a table of scores, got rows named by {shorten(list(scored.index.names))}")
-    models, columns = scored.index.unique("model"), ["abs_rho", "nats_lost", "points_lost"]
-    table = {model: {name: estimate(scored[name].xs(model, level="model") - scored[name].xs(other, level="model"))
-                     for name in columns} for model in models if model != other and other in models}
-    return pd.DataFrame.from_dict(table, orient="index", columns=columns).rename_axis("model")
+            for name, model in models.drop(list(CONTROLS)).iterrows():
+                rho = _cell_rho(model)
+                table[digit, seed, name] = {
+                    "probability": model["probability"], "cell_rho": rho.mean(), "cell_abs_rho": np.abs(rho).mean(),
+                    "nats_lost": model["nelbo"] - baseline["nelbo"],
+                    "points_lost": 100 * (baseline["accuracy"] - model["accuracy"]), "seconds": model["seconds"],
+                    "sooner": model["relearning"] - never["relearning"]}
+            others = rows.xs((digit, "retrain"), level=("forget", "model")).drop(index=seed)
+            rho = np.array([[(never[f"errors.{threat}"] - other[f"errors.{threat}"]).mean()
+                             / (never[f"errors.{threat}"] - baseline[f"errors.{threat}"]).mean() for threat in THREATS]
+                            for _, other in others.iterrows()])
+            if len(rho):
+                table[digit, seed, PLACEBO] = {"cell_rho": rho.mean(), "cell_abs_rho": np.abs(rho).mean()}
+    return _frame(table, ["forget", "seed", "model"], ["probability", "cell_rho", "cell_abs_rho", "nats_lost",
+                                                       "points_lost", "seconds", "sooner"])
 
 
 def summary(rows: pd.DataFrame, rho: pd.DataFrame) -> pd.DataFrame:
@@ -233,112 +292,105 @@ def summary(rows: pd.DataFrame, rho: pd.DataFrame) -> pd.DataFrame:
         rho: as from `rho_table`, of the same rows.
 
     Returns:
-        Index `model`; columns, over all classes and both attackers: `mean_abs_rho`; `abs_rho`, the largest, and
-        `class`, where it is that; `rho_upper`, the largest upper end of an interval of rho; `either`: mean ``|rho|`` of
-        the better attacker for each image; means of differences in cells: `nats_lost`, `accuracy` (a share, the gain)
-        and `points_lost`, on the retained classes, from the baseline, and `relearning`, from a retrained model;
-        `probability`: judge B's, of the class, the largest difference to a retrained model. Means and extremes leave
-        out a class for which rho is not defined.
+        Index `model`; columns `looks`: the number of classes times attackers; `gone`: of those, the ones with this
+        verdict; `residues`: those with rho above 0 after Holm's adjustment; `nats_lost`, `points_lost` and
+        `relearning`: an `Estimate` over seeds, on the retained classes and from the baseline, relearning of the class
+        and from a retrained model; and `seen`: of all cells, the share in which judge B's probability of the class is
+        at most that of a retrained model and `claims.LIMITS`.
     """
     check_rows(rows)
-    _check_rho(rho)
-    table = {}
+    counted, table = counts(rho), {}
     for model in rho.index.unique("model"):
-        attacked = rho.loc[list(THREATS)].xs(model, level="model")
-        sizes = attacked["rho"].abs().dropna()
-        accuracy = differences(rows, "accuracy", model, "baseline").mean()
+        seen = differences(rows, "probability", model, "retrain")
+        own = counted.loc[model, "each"]
         table[model] = {
-            "mean_abs_rho": sizes.mean(), "abs_rho": sizes.max(),
-            "class": sizes.idxmax()[1] if len(sizes) else pd.NA, "rho_upper": attacked["high"].max(),
-            "either": rho["rho"].xs(("either", model), level=("threat", "model")).abs().mean(),
-            "nats_lost": differences(rows, "nelbo", model, "baseline").mean(),
-            "accuracy": accuracy, "points_lost": -100 * accuracy,
-            "relearning": differences(rows, "relearning", model, "retrain").mean(),
-            "probability": differences(rows, "probability", model, "retrain").max()}
-    return pd.DataFrame.from_dict(table, orient="index").astype({"class": "Int64"}).rename_axis("model")
+            "looks": own["looks"], "gone": own.get("gone", 0), "residues": own["above 0"],
+            "nats_lost": estimate(by_seed(differences(rows, "nelbo", model, "baseline"))),
+            "points_lost": estimate(by_seed(differences(rows, "accuracy", model, "baseline")), -100),
+            "relearning": estimate(by_seed(differences(rows, "relearning", model, "retrain"))),
+            "seen": (seen <= LIMITS["probability"]).mean()}
+    return pd.DataFrame.from_dict(table, orient="index").rename_axis("model")
 
 
-def claims(summarized: pd.DataFrame, texts: Mapping[str, str]) -> pd.DataFrame:
-    """Claims about each method, held to their limits.
+def claims(summarized: pd.DataFrame) -> pd.DataFrame:
+    """Claims about each method, held to the limits of `claims.LIMITS`.
 
     Args:
         summarized: as from `summary`.
-        texts: a column of `summarized` with a limit in `claims.LIMITS` -> the claim in words, with a place for the
-            limit: "nats lost ≤ {:.1f}".
 
     Returns:
-        Index (claim, model), a claim after the other; columns `measured`, `limit` (relearning may be that far from 0
-        on either side), `holds` (not where a number is missing), and `verdict`: "0.08 holds" or "0.40 (class 1)
-        fails", with the class where ``|rho|`` is largest.
+        Index (claim, model), a claim after the other; columns `measured`, as text, and `holds`. A claim about nats
+        and points is held to the end of the 95 % interval; relearning is held to the 90 % interval, as two one-sided
+        tests. A claim without an interval does not hold.
     """
-    check_table("mean_abs_rho", "abs_rho", summarized=summarized)
-    check_types(texts=(texts, Mapping))
-    check_names([name for name in LIMITS if name in summarized], texts=list(texts))
-    table = {}
-    for name, text in texts.items():
-        limit, measure = LIMITS[name], {"rho_upper": "rho", "relearning": "sooner"}.get(name, name)
-        for model, value in summarized[name].items():
-            holds = bool((abs(value) if name == "relearning" else value) <= limit)
-            place = f" (class {summarized.loc[model, 'class']})" if name == "abs_rho" and value == value else ""
-            table[text.format(limit), model] = {
-                "measured": value, "limit": limit, "holds": holds,
-                "verdict": f"{write(measure, value)}{place} {'holds' if holds else 'fails'}"}
-    return _frame(table, ["claim", "model"], ["measured", "limit", "holds", "verdict"])
+    check_table("looks", "gone", "residues", "seen", summarized=summarized)
+    margin, table = LIMITS["relearning"], {}
+    for model, own in summarized.iterrows():
+        back: Estimate = own["relearning"]
+        for claim, measured, holds in (
+                ("gone at every digit and attacker", f"{own['gone']} of {own['looks']}", own["gone"] == own["looks"]),
+                ("no residue after Holm's adjustment", f"{own['residues']} of {own['looks']}", own["residues"] == 0),
+                *((f"{name} lost at most {LIMITS[f'{name}_lost']}", str(own[f"{name}_lost"]),
+                   own[f"{name}_lost"].high <= LIMITS[f"{name}_lost"]) for name in ("nats", "points")),
+                (f"relearning as a retrained model, ± {margin}", str(back),
+                 -margin < back.low90 and back.high90 < margin),
+                (f"seen by judge B in at most 5 % of cells, above {LIMITS['probability']}",
+                 f"{1 - own['seen']:.0%}", own["seen"] >= 0.95)):
+            table[claim, model] = {"measured": measured, "holds": bool(holds)}
+    ordered = dict(sorted(table.items(), key=lambda item: list(dict.fromkeys(key for key, _ in table)).index(
+        item[0][0])))
+    return _frame(ordered, ["claim", "model"], ["measured", "holds"])
 
 
 def metrics(rho: pd.DataFrame, summarized: pd.DataFrame, claimed: pd.DataFrame) -> dict[str, Any]:
     """The tables of `rho_table`, `summary` and `claims` as the metrics of 08_evidence; None where there is no number.
 
     Returns:
-        `mean_abs_rho`, `farthest` (the largest ``|rho|``), `upper`, `either`, `nats`, `accuracy` and `relearning`:
-        method -> number; `rho`: threat -> class -> method -> `rho`, `low`, `high`; and `claims`: "method: claim" ->
-        whether it holds.
+        `looks`, `gone` and `residues`: method -> number; `nats`, `points` and `relearning`: method -> an `Estimate`;
+        `rho`: threat -> class -> method -> `rho`, `low`, `high` and `verdict`; and `claims`: "method: claim" -> whether
+        it holds.
     """
     _check_rho(rho)
-    check_table("mean_abs_rho", "abs_rho", summarized=summarized)
-    check_table("measured", "limit", claimed=claimed)
+    check_table("looks", "gone", summarized=summarized)
+    check_types(claimed=(claimed, pd.DataFrame))
     residuals: dict[str, Any] = {}
-    for (threat, digit, model), row in rho.loc[list(THREATS)].iterrows():
-        residuals.setdefault(threat, {}).setdefault(str(digit), {})[model] = _known(row)
-    names = {"mean_abs_rho": "mean_abs_rho", "abs_rho": "farthest", "rho_upper": "upper", "either": "either",
-             "nats_lost": "nats", "accuracy": "accuracy", "relearning": "relearning"}
-    return {**{key: _known(summarized[name]) for name, key in names.items()}, "rho": residuals,
+    for (threat, digit, model), row in rho.iterrows():
+        residuals.setdefault(threat, {}).setdefault(str(digit), {})[model] = {
+            "verdict": row["verdict"], **_known(row[["rho", "low", "high"]])}
+    names = {"nats_lost": "nats", "points_lost": "points", "relearning": "relearning"}
+    return {**{name: summarized[name].astype(int).to_dict() for name in ("looks", "gone", "residues")},
+            **{key: {model: _known(asdict(one)) for model, one in summarized[name].items()}
+               for name, key in names.items()},
+            "rho": residuals,
             "claims": {f"{model}: {claim}": bool(holds) for (claim, model), holds in claimed["holds"].items()}}
 
 
-def _known(values: pd.Series) -> dict[str, Any]:
-    return {name: None if pd.isna(value) else value for name, value in values.items()}
+def _known(values: Mapping[str, Any] | pd.Series) -> dict[str, Any]:
+    return {name: float(value) if np.isfinite(value) else None for name, value in values.items()}
 
 
 def other_data(cells: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
-    """The same for cells of other data and models, with the limits that they miss.
+    """The same for cells of other data and models.
 
     Args:
         cells: of any data sets and architectures, as from `evidence.split`.
         methods: those to look at, where the cells have them.
 
     Returns:
-        Index: "data, model: method"; columns `cells`; over all classes and both attackers, `mean_abs_rho` and
-        `abs_rho`, the largest, both without classes for which rho is not defined; `nats_lost`: an `Estimate`;
-        `gray`: the largest; and `beyond`: the names of the limits that the method misses, as text. No rows if no
-        such cell succeeded.
+        Index: "data, model: method"; columns `cells`; a column for each threat: the `Residual` of `evidence.overall`;
+        `nats_lost`: an `Estimate` over seeds; and `gray`: the largest. No rows if no such cell succeeded.
     """
     check_cells(cells=cells)
     check_types(methods=(methods, Sequence))
     table = {}
     for (dataset, architecture), part in cells[cells["error"] == ""].groupby(["dataset", "architecture"]):
-        rows = tidy(part).droplevel(["dataset", "architecture"])
+        rows = tidy(part.fillna({"seed": -1})).droplevel(["dataset", "architecture"])
         for model in [name for name in methods if name in rows.index.unique("model")]:
-            own = rows.xs(model, level="model")
-            sizes = pd.Series([abs(residual(rows, model, digit, threat).rho)
-                               for threat in THREATS for digit in own.index.unique("forget")])
-            nats = differences(rows, "nelbo", model, "baseline")
-            missed = [name for name, value, limit in (
-                ("mean |ρ|", sizes.mean(), "mean_abs_rho"), ("largest |ρ|", sizes.max(), "abs_rho"),
-                ("nats lost", nats.mean(), "nats_lost")) if value > LIMITS[limit]]
             table[f"{dataset}, {architecture}: {model}"] = {
-                "cells": len(nats), "mean_abs_rho": sizes.mean(), "abs_rho": sizes.max(),
-                "nats_lost": estimate(nats), "gray": own["gray"].max(), "beyond": ", ".join(missed) or "–"}
+                "cells": len(rows.xs(model, level="model")),
+                **{threat: overall(rows, model, threat) for threat in ATTACKERS},
+                "nats_lost": estimate(by_seed(differences(rows, "nelbo", model, "baseline"))),
+                "gray": rows.xs(model, level="model")["gray"].max()}
     return pd.DataFrame.from_dict(table, orient="index")
 
 

@@ -19,8 +19,8 @@ import torch
 from .checks import check_name, check_types, shorten
 from .residual import Residual, interval, residual_knowledge
 
-__all__ = ["RESULTS", "THREATS", "TOLERANCE", "Estimate", "check_cells", "check_rows", "complete", "differences",
-           "estimate", "failures", "origin", "overview", "read", "residual", "split", "tidy"]
+__all__ = ["RESULTS", "THREATS", "TOLERANCE", "Estimate", "by_seed", "check_cells", "check_rows", "complete",
+           "differences", "estimate", "failures", "origin", "overall", "overview", "read", "residual", "split", "tidy"]
 
 RESULTS = Path(__file__).parent / "results"
 THREATS = ("y on the simplex", "y free")
@@ -178,11 +178,41 @@ def residual(rows: pd.DataFrame, model: str, forget: int, threat: str) -> Residu
     check_name(rows.index.unique("forget"), forget=forget)
     check_name(rows.xs(forget, level="forget").index.unique("model"), model=model)
     check_name((*THREATS, "either"), threat=threat)
-    column = f"errors.{threat}"
-    unlearned = rows.xs((forget, model), level=("forget", "model"))[column]
-    base, never = (rows.xs((forget, name), level=("forget", "model"))[column] for name in ("baseline", "retrain"))
-    errors = (torch.tensor(np.stack(list(e))) for e in (never, unlearned, base.loc[unlearned.index]))
-    return residual_knowledge(*errors)
+    unlearned, base, never = (rows.xs((forget, name), level=("forget", "model"))[f"errors.{threat}"]
+                              for name in (model, "baseline", "retrain"))
+    return _rho(never, unlearned, base)
+
+
+def overall(rows: pd.DataFrame, model: str, threat: str) -> Residual:
+    """The same over all classes, as a ratio of sums: each class weighs by its gap, so that none divides by little.
+
+    The classes are fixed and the seeds random: a seed counts if it has every class, as one model.
+
+    Returns:
+        Undefined if no seed has every class.
+    """
+    check_rows(rows)
+    check_name(rows.index.unique("model"), model=model)
+    check_name((*THREATS, "either"), threat=threat)
+    unlearned, base, never = (_joined(rows.xs(name, level="model")[f"errors.{threat}"])
+                              for name in (model, "baseline", "retrain"))
+    if never.empty or unlearned.empty:
+        return Residual(np.nan)
+    return _rho(never, unlearned, base)
+
+
+def _joined(errors: pd.Series) -> pd.Series:
+    """The errors of each seed that has every class, one after another; each class has the same weight in the mean."""
+    table = errors.unstack("forget").dropna()
+    count = np.mean([len(errors) for errors in table.iloc[0]]) if len(table) else 0
+    return pd.Series({seed: np.concatenate([own * (count / len(own)) for own in row])
+                      for seed, row in zip(table.index, table.to_numpy(), strict=True)}, dtype=object)
+
+
+def _rho(never: pd.Series, unlearned: pd.Series, base: pd.Series) -> Residual:
+    """rho from errors [N] by seed; each unlearned model has the baseline of its seed."""
+    return residual_knowledge(*(torch.tensor(np.stack(list(errors)))
+                                for errors in (never, unlearned, base.loc[unlearned.index])))
 
 
 def differences(rows: pd.DataFrame, measure: str, model: str, other: str) -> pd.Series:
@@ -194,27 +224,48 @@ def differences(rows: pd.DataFrame, measure: str, model: str, other: str) -> pd.
     return (ours - theirs).dropna()
 
 
+def by_seed(values: pd.Series) -> pd.Series:
+    """Numbers of cells as a mean over the classes for each seed that has every class: independent of each other.
+
+    All classes of a seed share a baseline, so the cells of a seed are no independent numbers.
+
+    Args:
+        values: with the levels forget and seed in the index.
+    """
+    check_types(values=(values, pd.Series))
+    if not {"forget", "seed"} <= set(values.index.names):
+        raise ValueError(f"values must have the levels forget and seed, got {shorten(list(values.index.names))}")
+    return values.unstack("forget").dropna().mean(axis=1)
+
+
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its 95 % interval; all three are NaN without values, and equal with a single value."""
+    """A mean with its 95 and 90 % intervals; all are NaN without values, and the ends with a single value."""
 
     mean: float
-    low: float
-    high: float
+    low: float = np.nan
+    high: float = np.nan
+    low90: float = np.nan
+    high90: float = np.nan
 
     def __str__(self) -> str:
         if np.isnan(self.mean):
             return "–"
-        return f"{self.mean:+.2f}" + f" [{self.low:+.2f}, {self.high:+.2f}]" * (self.low < self.high)
+        ends = "(no interval)" if np.isnan(self.low) else f"[{self.low:+.2f}, {self.high:+.2f}]"
+        return f"{self.mean:+.2f} {ends}"
 
 
 def estimate(values: Sequence[float], scale: float = 1.0) -> Estimate:
-    """The mean of `scale` times the values, with its 95 % bootstrap interval; see `residual.interval`."""
+    """The mean of `scale` times the values, with its intervals by Student's t; see `residual.interval`.
+
+    Args:
+        values: independent of each other, as those of `by_seed`.
+    """
     check_types(values=(values, (Sequence, np.ndarray, pd.Series)), scale=(scale, (int, float)))
     if not len(values):
-        return Estimate(np.nan, np.nan, np.nan)
-    mean, *ends = (scale * value for value in interval(values))
-    return Estimate(mean, min(ends), max(ends))
+        return Estimate(np.nan)
+    (mean, *ends), (_, *ends90) = (interval(values, level) for level in (0.95, 0.90))
+    return Estimate(scale * mean, *sorted(scale * end for end in ends), *sorted(scale * end for end in ends90))
 
 
 def check_cells(**tables: pd.DataFrame) -> None:

@@ -318,7 +318,8 @@ def intervals(table: pd.DataFrame, x: str, levels: Sequence[float]) -> Figure:
 
     Args:
         table: columns `value`, `low`, `high`; index (row, series): a row of
-            the figure, and a color and marker. Rows with NaN are left out.
+            the figure, and a color and marker. A row without a value is left
+            out; one without ends has no interval; an infinite end leaves the axes.
         x: label of the axis.
         levels: positions of dotted lines.
     """
@@ -326,16 +327,21 @@ def intervals(table: pd.DataFrame, x: str, levels: Sequence[float]) -> Figure:
     _check_pairs(table)
     if ((table["low"] > table["value"]) | (table["value"] > table["high"])).any():
         raise ValueError("table must have low <= value <= high in every row, got a value outside its interval")
+    known = np.append(table.to_numpy(float), levels)
+    least, most = (end(known[np.isfinite(known)], initial=0) for end in (np.min, np.max))
+    room = 0.05 * (most - least) or 1
+    table = table.clip(least - 2 * room, most + 2 * room)
     rows, series = (list(dict.fromkeys(table.index.get_level_values(level))) for level in (0, 1))
     figure = Figure(figsize=(WIDTH, 0.26 * len(rows) * max(1.6, len(series)) + 1.1), layout="constrained")
     axes = figure.subplots()
     for index, name in enumerate(series):
-        part = table.xs(name, level=1).dropna()
+        part = table.xs(name, level=1).dropna(subset="value")
         heights = [rows.index(row) + 0.7 * ((index + 0.5) / len(series) - 0.5) for row in part.index]
         axes.errorbar(part["value"], heights, xerr=[part["value"] - part["low"], part["high"] - part["value"]],
                       fmt="osD^v"[index % 5], color=PALETTE[index], label=name, capsize=2, markersize=5)
     for level in levels:
         axes.axvline(level, color="0.35", linestyle=":", linewidth=1.2)
+    axes.set_xlim(least - room, most + room)
     axes.set_yticks(range(len(rows)), rows)
     axes.invert_yaxis()
     _label(axes, x, "")

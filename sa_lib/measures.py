@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from .checks import check_name, check_names, check_types, shorten
+from .checks import check_names, check_types, shorten
 
 __all__ = ["MEASURES", "Measure", "before_after", "label", "listing", "write"]
 
@@ -55,8 +55,12 @@ MEASURES = {
     "rho": Measure("ρ", "{:+.2f}"),
     "abs_rho": Measure("|ρ|", "{:.2f}", better="lower"),
     "mean_abs_rho": Measure("mean |ρ|", "{:.2f}", better="lower"),
+    "placebo": Measure("mean |ρ|, placebo", "{:.2f}"),
+    "cell_rho": Measure("ρ of a cell", "{:+.2f}"),
+    "cell_abs_rho": Measure("|ρ| of a cell", "{:.2f}"),
+    "count": Measure("count", "{:.0f}", better="higher"),
+    "resolution": Measure("gap in spreads of the controls", "{:.0f}", better="higher"),
     "sooner": Measure("relearning, less a retrained model's", "{:+.2f}"),
-    "rank_sum": Measure("sum of ranks", "{:.1f}", better="lower"),
     "ece": Measure("calibration error", "{:.4f}", better="lower"),
     "silhouette": Measure("silhouette", "{:.2f}"),
     "cka": Measure("CKA", "{:.2f}"),
@@ -79,7 +83,8 @@ def label(name: str) -> str:
 
 def write(name: str, value: Any) -> str:
     """A value in the format of its measure; a dash where there is none."""
-    check_name(MEASURES, name=name)
+    if not isinstance(name, str) or name not in MEASURES:
+        raise ValueError(f"name must be one of the names in MEASURES, got {shorten(name)}")
     return "–" if value is None or value != value else MEASURES[name].format.format(value)
 
 

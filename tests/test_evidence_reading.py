@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 
 from sa_lib import comparison, evidence
-from sa_lib.claims import LIMITS
-from sa_lib.evidence import THREATS
+from sa_lib.evidence import THREATS, Estimate
 
 SIMPLEX, FREE = THREATS
 # model -> its nats above the baseline, and its rho for class 1
@@ -109,16 +108,34 @@ def test_rows_of_two_data_sets_are_refused(rows):
 
 
 @pytest.mark.parametrize("values, scale, text", [
-    ([1.0, 1.0, 1.0], 1.0, "+1.00"), ([2.0], -3.0, "-6.00"), ([], 1.0, "–")])
-def test_an_estimate_without_a_width_shows_no_interval(values, scale, text):
+    ([1.0, 1.0, 1.0], 1.0, "+1.00 [+1.00, +1.00]"), ([2.0], -3.0, "-6.00 (no interval)"), ([], 1.0, "–")])
+def test_an_estimate_of_few_values_says_how_far_it_goes(values, scale, text):
     assert str(evidence.estimate(values, scale)) == text
 
 
 def test_an_estimate_holds_its_mean_and_keeps_the_order_of_its_ends():
-    values = np.random.default_rng(0).normal(3, 1, 50)
+    values = np.random.default_rng(0).normal(3, 1, 5)
     one, negative = evidence.estimate(values), evidence.estimate(values, -1)
-    assert one.low < one.mean < one.high
-    assert (negative.low, negative.mean, negative.high) == (-one.high, -one.mean, -one.low)
+    assert one.low < one.low90 < one.mean < one.high90 < one.high
+    assert (negative.mean, negative.low, negative.high90) == (-one.mean, -one.high, -one.low90)
+
+
+def test_a_seed_counts_once_and_only_with_every_class():
+    index = pd.MultiIndex.from_tuples([(1, 0), (2, 0), (1, 1), (2, 1), (1, 2)], names=["forget", "seed"])
+    assert evidence.by_seed(pd.Series([1.0, 3.0, 2.0, 6.0, 9.0], index)).to_dict() == {0: 2.0, 1: 4.0}
+    with pytest.raises(ValueError, match="^values must have the levels forget and seed, got"):
+        evidence.by_seed(pd.Series([1.0]))
+
+
+def test_over_all_classes_rho_is_a_ratio_of_sums(rows):
+    doubled = rows.copy()
+    for place in doubled.index[doubled.index.get_level_values("forget") == 2]:
+        doubled.at[place, f"errors.{FREE}"] = 3 * doubled.at[place, f"errors.{FREE}"]
+    # rho is 0, 0.1 and 0.2; the gap of the last class is three times as large.
+    assert evidence.overall(rows, "unseen", FREE).rho == pytest.approx(0.1, abs=1e-3)
+    assert evidence.overall(doubled, "unseen", FREE).rho == pytest.approx(0.14, abs=1e-3)
+    assert evidence.overall(rows, "unseen", FREE).models == 2
+    assert not evidence.overall(rows.drop(index=[(2, 0, "retrain"), (1, 1, "retrain")]), "unseen", FREE).defined
 
 
 # Comparison ---------------------------------------------------------------------------------
@@ -156,20 +173,43 @@ def test_predictors_are_missing_where_the_cells_do_not_have_them(rows, table):
     assert causes["mistaken"].notna().all()
 
 
-def test_correlations_are_of_ranks_and_need_four_classes():
-    causes = pd.DataFrame({"gap": [1.0, 2, 3, 10], "mistaken": [4.0, 3, 2, 1], "distance": [np.nan, 1, 2, 3]})
-    sizes = pd.DataFrame({"unseen": [0.1, 0.2, 0.4, 0.5]})
-    links = comparison.correlations(causes, sizes)
-    assert links["correlation"].to_dict() == pytest.approx({("gap", "unseen"): 1, ("mistaken", "unseen"): -1})
-    assert comparison.correlations(causes[:3], sizes[:3]).empty
+@pytest.mark.parametrize("values, adjusted", [
+    ([0.01, 0.04, 0.03], [0.03, 0.06, 0.06]), ([0.5, 0.9], [1.0, 1.0]), ([np.nan, 0.02], [np.nan, 0.02])])
+def test_holm_adjusts_for_the_number_of_looks(values, adjusted):
+    assert comparison.holm(pd.Series(values)).tolist() == pytest.approx(adjusted, nan_ok=True)
+
+
+def test_the_verdicts_are_counted(rows):
+    counted = comparison.counts(comparison.rho_table(rows, ["ewc_gray", "unseen"]))
+    assert counted.loc["unseen", "each"].to_dict() == {"looks": 6, "gone": 4, "residue": 2, "above 0": 4, "below 0": 0}
+    assert counted.loc["ewc_gray", "either"].to_dict() == {
+        "looks": 3, "gone": 1, "residue": 2, "above 0": 2, "below 0": 0}
+
+
+def test_the_placebo_is_how_far_models_that_never_saw_the_class_are_from_each_other(rows):
+    apart = rows.copy()
+    for seed, shift in ((0, -1.0), (1, 1.0)):
+        apart.at[(1, seed, "retrain"), f"errors.{FREE}"] = rows.at[(1, seed, "retrain"), f"errors.{FREE}"] + shift
+    # Two models that are 2 apart, over a gap of 6: one model against the other, and scaled to two against two.
+    one, two = (comparison.placebo(apart, 1, FREE, count) for count in (1, 2))
+    assert one == pytest.approx(1 / 3 * np.sqrt(1.5 / 2), rel=0.02)
+    assert two == pytest.approx(1 / 3 * np.sqrt(1 / 2), rel=0.02)
+    assert np.isnan(comparison.placebo(rows.drop(index=(1, 0, "retrain")), 1, FREE, 1))
+
+
+def test_totals_have_the_mean_and_the_placebo_beside_the_sums(rows):
+    totals = comparison.totals(rows, comparison.rho_table(rows, ["unseen"]))
+    own = totals.loc[SIMPLEX, "unseen"]
+    assert [own["rho"], own["mean_abs_rho"], own["sums"].rho] == pytest.approx([0.1] * 3, abs=0.01)
+    assert own["placebo"] < 0.02
 
 
 def test_the_search_has_a_row_for_each_setting(table):
     searched = comparison.search(evidence.split(table)[2])
     assert searched.index.tolist() == [("unseen", "own"), ("unseen", "steps 800")]
     assert searched.loc[("unseen", "own")].to_dict() == pytest.approx(
-        {"mean_abs_rho": 0.2, "nats_lost": 0.5, "points_lost": 0.5, "probability": 0.0075})
-    assert searched["mean_abs_rho"].tolist() == pytest.approx([0.2, 0.1])
+        {"cell_abs_rho": 0.2, "nats_lost": 0.5, "points_lost": 0.5, "probability": 0.0075})
+    assert searched["cell_abs_rho"].tolist() == pytest.approx([0.2, 0.1])
 
 
 def test_a_failed_cell_of_the_search_is_infinitely_far(table):
@@ -190,9 +230,13 @@ def test_scores_are_of_the_cells_that_have_all_methods(tmp_path):
     table = [cell(1, 0), cell(1, 1), cell(2, 0, known={"unseen": (0.5, 0.1)})]
     rows = evidence.tidy(evidence.read(written(tmp_path, table))).droplevel(["dataset", "architecture"])
     scores = comparison.scores(rows)
-    assert scores.index.tolist() == [(1, 0, "ewc_gray"), (1, 0, "unseen"), (1, 1, "ewc_gray"), (1, 1, "unseen")]
+    assert scores.index.tolist() == [(1, seed, name) for seed in (0, 1)
+                                     for name in ("ewc_gray", "unseen", comparison.PLACEBO)]
+    assert abs(scores.loc[(1, 1, comparison.PLACEBO), "cell_rho"]) < 0.05
+    assert scores.loc[(1, 1, comparison.PLACEBO)].drop(["cell_rho", "cell_abs_rho"]).isna().all()
     assert scores.loc[(1, 1, "unseen")].to_dict() == pytest.approx({
-        "probability": 0.01, "abs_rho": 0.1, "nats_lost": 0.5, "points_lost": 0.5, "seconds": 10.5, "sooner": -0.375})
+        "probability": 0.01, "cell_rho": 0.1, "cell_abs_rho": 0.1, "nats_lost": 0.5, "points_lost": 0.5,
+        "seconds": 10.5, "sooner": -0.375})
 
 
 def test_scores_may_have_no_rows(tmp_path):
@@ -200,79 +244,67 @@ def test_scores_may_have_no_rows(tmp_path):
     rows = evidence.tidy(evidence.read(written(tmp_path, table))).droplevel(["dataset", "architecture"])
     scores = comparison.scores(rows)
     assert scores.empty
-    assert comparison.paired(scores, "unseen").empty
-
-
-def test_methods_are_paired_within_a_cell(rows):
-    paired = comparison.paired(comparison.scores(rows), "unseen")
-    assert list(paired.index) == ["ewc_gray"]
-    assert str(paired.loc["ewc_gray", "nats_lost"]) == "-0.25"
-    assert paired.loc["ewc_gray", "abs_rho"].mean == pytest.approx(0.3)  # of 0, 0.3 and 0.6
-    assert comparison.paired(comparison.scores(rows), "saliency").empty
-
-
-CLAIMS = {"mean_abs_rho": "mean ≤ {:.2f}", "abs_rho": "every ≤ {:.2f}", "rho_upper": "upper ≤ {:.2f}",
-          "nats_lost": "nats ≤ {:.1f}", "points_lost": "points ≤ {:.1f}", "relearning": "within {:.2f}",
-          "probability": "seen ≤ {:.2f}"}
 
 
 def test_a_summary_has_the_numbers_that_the_claims_are_about(rows):
     summary = comparison.summary(rows, comparison.rho_table(rows, ["unseen", "ewc_gray"]))
-    assert summary.loc["ewc_gray"].drop("rho_upper").to_dict() == pytest.approx({
-        "mean_abs_rho": 0.4, "abs_rho": 0.8, "class": 2, "either": 0.4, "nats_lost": 0.25, "accuracy": -0.0025,
-        "points_lost": 0.25, "relearning": -0.125, "probability": 0.0025}, abs=1e-6)
-    assert summary.loc["ewc_gray", "rho_upper"] == pytest.approx(0.8, abs=0.01)
+    assert summary.loc["ewc_gray", ["looks", "gone", "residues", "seen"]].tolist() == [6, 2, 4, 1.0]
+    assert summary.loc["ewc_gray", "nats_lost"].mean == pytest.approx(0.25)
+    assert summary.loc["ewc_gray", "points_lost"].mean == pytest.approx(0.25)
+    assert summary.loc["ewc_gray", "relearning"].mean == pytest.approx(-0.125)
 
 
-def test_a_claim_holds_up_to_its_limit():
-    numbers = {name: LIMITS[name] for name in CLAIMS}
-    beyond = {name: value + 0.001 for name, value in numbers.items()}
-    summary = pd.DataFrame({"at": numbers, "beyond": beyond}).T.assign(**{"class": 7})
-    claims = comparison.claims(summary, CLAIMS)
-    assert claims["holds"].unstack("model")["at"].all()
-    assert not claims["holds"].unstack("model")["beyond"].any()
-    assert claims.loc[("every ≤ 0.25", "at"), "verdict"] == "0.25 (class 7) holds"
-    assert claims.loc[("mean ≤ 0.10", "beyond"), ["measured", "limit", "verdict"]].tolist() == [
-        pytest.approx(0.101), 0.1, "0.10 fails"]
+def summarized(**change):
+    """A summary of one method that meets every limit."""
+    flat = Estimate(0.0, -0.04, 0.04, -0.03, 0.03)
+    return pd.DataFrame({name: [value] for name, value in {
+        "looks": 6, "gone": 6, "residues": 0, "nats_lost": flat, "points_lost": flat, "relearning": flat,
+        "seen": 0.95, **change}.items()}, index=["m"])
 
 
-@pytest.mark.parametrize("relearning, holds", [(-0.05, True), (-0.051, False), (0.051, False)])
-def test_relearning_may_differ_on_either_side(relearning, holds):
-    summary = pd.DataFrame({"mean_abs_rho": [0.0], "abs_rho": [0.0], "class": [1], "relearning": [relearning]}, ["m"])
-    assert comparison.claims(summary, {"relearning": "within {:.2f}"})["holds"].tolist() == [holds]
+@pytest.mark.parametrize("change, failed", [
+    ({}, None), ({"gone": 5}, "gone at"), ({"residues": 1}, "no residue"),
+    ({"nats_lost": Estimate(0.3, 0.0, 0.51)}, "nats lost"), ({"nats_lost": Estimate(0.3)}, "nats lost"),
+    ({"points_lost": Estimate(0.3, 0.0, 0.51)}, "points lost"), ({"seen": 0.94}, "seen by"),
+    ({"relearning": Estimate(0.0, -0.06, 0.06, -0.049, 0.049)}, None),
+    ({"relearning": Estimate(0.0, -0.06, 0.06, -0.05, 0.04)}, "relearning as"),
+    ({"relearning": Estimate(0.0)}, "relearning as")])
+def test_a_claim_fails_beyond_its_limit_and_without_an_interval(change, failed):
+    claims = comparison.claims(summarized(**change))
+    assert len(claims) == 6
+    lost = [claim for (claim, _), holds in claims["holds"].items() if not holds]
+    assert [claim.startswith(failed) for claim in lost] == [True] if failed else not lost
 
 
-def test_a_claim_about_a_rho_that_is_not_defined_does_not_hold(rows):
+def test_a_rho_that_is_not_defined_is_not_gone(rows):
     swapped = rows.rename({"baseline": "retrain", "retrain": "baseline"}, level="model").sort_index()
     rho = comparison.rho_table(swapped, ["unseen"])
     summary = comparison.summary(swapped, rho)
-    claims = comparison.claims(summary, CLAIMS)
-    assert rho.isna().all(axis=None)
-    assert claims.loc[("every ≤ 0.25", "unseen"), ["holds", "verdict"]].tolist() == [False, "– fails"]
-    metrics = comparison.metrics(rho, summary, claims)
-    assert metrics["mean_abs_rho"] == metrics["upper"] == {"unseen": None}
-    assert metrics["rho"][FREE]["2"]["unseen"] == {"rho": None, "low": None, "high": None}
+    assert set(rho["verdict"]) == {"undefined"}
+    assert not comparison.claims(summary)["holds"].iloc[0]
+    metrics = comparison.metrics(rho, summary, comparison.claims(summary))
+    assert metrics["gone"] == {"unseen": 0}
+    assert metrics["rho"][FREE]["2"]["unseen"] == {"verdict": "undefined", "rho": None, "low": None, "high": None}
 
 
 def test_metrics_are_plain_values_by_method(rows):
     rho = comparison.rho_table(rows, ["ewc_gray", "unseen"])
     summary = comparison.summary(rows, rho)
-    metrics = comparison.metrics(rho, summary, comparison.claims(summary, CLAIMS))
-    assert json.loads(json.dumps(metrics)) == metrics
-    assert metrics["nats"] == pytest.approx({"ewc_gray": 0.25, "unseen": 0.5})
-    assert metrics["farthest"] == pytest.approx({"ewc_gray": 0.8, "unseen": 0.2}, abs=1e-6)
-    assert list(metrics["rho"]) == list(THREATS)
-    assert metrics["claims"]["unseen: mean ≤ 0.10"] is True
-    assert metrics["claims"]["ewc_gray: mean ≤ 0.10"] is False
+    metrics = comparison.metrics(rho, summary, comparison.claims(summary))
+    assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
+    assert metrics["nats"]["unseen"] == pytest.approx(
+        {"mean": 0.5, "low": 0.5, "high": 0.5, "low90": 0.5, "high90": 0.5})
+    assert metrics["gone"] == {"ewc_gray": 2, "unseen": 4}
+    assert list(metrics["rho"]) == [*THREATS, "either"]
+    assert metrics["claims"]["unseen: nats lost at most 0.5"] is True
 
 
-def test_other_data_are_held_to_the_same_limits(table):
+def test_other_data_have_no_interval_from_one_control(table):
     _, others, _ = evidence.split(table)
     found = comparison.other_data(others, ["ewc_gray", "unseen", "saliency"])
     assert list(found.index) == ["digits, mlp: ewc_gray", "digits, mlp: unseen"]
-    assert found["beyond"].tolist() == ["mean |ρ|, largest |ρ|", "–"]
-    assert found["mean_abs_rho"].tolist() == pytest.approx([0.4, 0.1])
-    assert str(found.loc["digits, mlp: unseen", "nats_lost"]) == "+0.50"
+    assert str(found.loc["digits, mlp: ewc_gray", SIMPLEX]) == "+0.40 (no interval: one control)"
+    assert str(found.loc["digits, mlp: unseen", "nats_lost"]) == "+0.50 (no interval)"
     assert comparison.other_data(others.assign(error="it failed"), ["unseen"]).empty
 
 
@@ -284,7 +316,8 @@ def test_of_the_committed_results_the_chapter_makes_whole_tables():
     assert (comparison.search(search).groupby("method").size() == 5).all()
     assert comparison.scores(rows).groupby("model").size().nunique() == 1
     assert comparison.predictors(rows, main).notna().all(axis=None)
-    assert comparison.other_data(others, methods)[["mean_abs_rho", "abs_rho"]].notna().all(axis=None)
+    assert comparison.counts(comparison.rho_table(rows, methods))["looks"].tolist() == [20, 10] * 3
+    assert all(one.defined for one in comparison.other_data(others, methods)[FREE])
 
 
 NOT_CELLS = [None, 3, "x", pd.DataFrame(), pd.DataFrame({"low": [1.0]})]
@@ -298,19 +331,12 @@ NOT_CELLS = [None, 3, "x", pd.DataFrame(), pd.DataFrame({"low": [1.0]})]
     (lambda bad, rows: comparison.rho_table(bad, ["unseen"]), "rows"),
     (lambda bad, rows: comparison.by_class(rows, bad), "rho"),
     (lambda bad, rows: comparison.predictors(rows, bad), "cells"),
-    (lambda bad, rows: comparison.correlations(bad, pd.DataFrame({"unseen": [0.1]})), "causes"),
+    (lambda bad, rows: comparison.counts(bad), "rho"), (lambda bad, rows: comparison.totals(rows, bad), "rho"),
     (lambda bad, rows: comparison.search(bad), "cells"), (lambda bad, rows: comparison.settings(bad), "scored"),
-    (lambda bad, rows: comparison.scores(bad), "rows"), (lambda bad, rows: comparison.paired(bad, "unseen"), "scored"),
+    (lambda bad, rows: comparison.scores(bad), "rows"),
     (lambda bad, rows: comparison.summary(rows, bad), "rho"),
-    (lambda bad, rows: comparison.claims(bad, CLAIMS), "summarized"),
+    (lambda bad, rows: comparison.claims(bad), "summarized"),
     (lambda bad, rows: comparison.other_data(bad, ["unseen"]), "cells")])
 def test_a_wrong_table_is_refused_by_name(call, name, wrong, rows):
     with pytest.raises((TypeError, ValueError), match=rf"^{name} (must|is not)"):
         call(wrong, rows)
-
-
-@pytest.mark.parametrize("texts", [{"seconds": "fast"}, {"either": "{:.2f}"}, ["mean_abs_rho"], None])
-def test_a_claim_needs_a_limit(texts):
-    summary = pd.DataFrame({"mean_abs_rho": [0.0], "abs_rho": [0.0], "class": [1], "either": [0.0]}, ["m"])
-    with pytest.raises((TypeError, ValueError), match="^texts must be"):
-        comparison.claims(summary, texts)

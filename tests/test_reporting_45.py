@@ -110,12 +110,20 @@ def test_each_row_of_the_table_is_the_rho_of_its_errors(results):
     baseline, forgot, first, second = (results["y free", 2, name].errors for name in MODELS)
     assert Residual(*table.loc["y free", 2, "forgot 9"]) == residual_knowledge(
         torch.stack([first, second]), forgot, baseline)
-    assert Residual(*table.loc["y free", 2, NEVER[0]]) == residual_knowledge(second[None], first, baseline)
+    alone = table.loc["y free", 2, NEVER[0]]
+    assert alone["rho"] == residual_knowledge(second[None], first, baseline).rho
+    assert alone[["low", "high", "spread"]].isna().all()
+
+
+def test_a_pooled_spread_gives_one_control_an_interval(results):
+    table = attack_tables.residuals(attack_tables.errors(results), {"forgot 9": NEVER[:1]},
+                                    pooled={("y free", 2): (0.1, 5)})
+    assert table["low"].notna().to_dict() == {key: key[:2] == ("y free", 2) for key in table.index}
 
 
 def test_the_baseline_against_itself_has_a_rho_of_one(results):
     table = attack_tables.residuals(attack_tables.errors(results), {"baseline": NEVER})
-    assert (table == 1).all(axis=None)
+    assert (table[["rho", "low", "high", "low90", "high90"]] == 1).all(axis=None)
 
 
 def test_a_model_that_was_not_attacked_for_a_class_has_no_row_for_it(results):
@@ -148,10 +156,10 @@ def test_errors_that_cannot_be_compared_are_refused(results):
 
 def test_verdicts_put_each_row_in_words():
     index = pd.MultiIndex.from_tuples([("y free", 9, "a"), ("y free", 9, "b")], names=attack_tables.LEVELS)
-    table = pd.DataFrame({"rho": [0.6, math.nan], "low": [0.5, math.nan], "high": [0.75, math.nan]}, index=index)
+    table = pd.DataFrame([Residual(0.6, 0.5, 0.75, 0.55, 0.7, 0.01, 3, 1, 6.0, 0.5), Residual(math.nan)], index)
     words = attack_tables.verdicts(table)
-    assert words.loc["y free", 9, "a"].tolist() == ["+0.60 [+0.50, +0.75]", "avoided"]
-    assert words.loc["y free", 9, "b"].tolist() == ["–", "undefined"]
+    assert words.loc["y free", 9, "a"].tolist() == ["+0.60 [+0.50, +0.75]", "12", "residue"]
+    assert words.loc["y free", 9, "b"].tolist() == ["–", "–", "undefined"]
 
 
 def test_flat_rows_are_named_by_the_chosen_levels_in_their_order(results):
