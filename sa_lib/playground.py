@@ -16,11 +16,12 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .attacks import AttackConfig, AttackResult
+from .attacks import AttackResult
 from .checks import check_types, shorten
 from .data import Dataset
 from .judges import Judge
 from .labels import CLASSES, forget_set
+from .reconstruction import SearchConfig
 from .store import tensor_digest, write_atomically
 from .trained import Trained
 
@@ -35,7 +36,7 @@ THREATS = ("y on the simplex", "y free")
 
 def export(folder: str | Path, models: Mapping[str, Trained], judge: Judge, dataset: Dataset,
            forget: int | Sequence[int], attacks: Mapping[tuple[str, int, str], AttackResult],
-           config: AttackConfig) -> None:
+           config: SearchConfig) -> None:
     """Write `FILES` for the page; or remove them if the models are not "mlp", the only decoder that the page has.
 
     Args:
@@ -47,14 +48,14 @@ def export(folder: str | Path, models: Mapping[str, Trained], judge: Judge, data
         forget: the classes, 0-9, in their order.
         attacks: (threat, class, model) -> the reconstruction attack for the first class in `forget`: on every
             model with y on the simplex and with y free, and on the baseline with z in the prior.
-        config: the budget of these attacks; the attack on the page has the same.
+        config: the budget of these attacks; the attack on the page has the same, but for a smaller pool.
 
     Raises:
         ValueError: an attack is missing, a weight is too large for float16, or the files would be larger than
             `MAX_BYTES`.
     """
     check_types(folder=(folder, (str, Path)), models=(models, Mapping), judge=(judge, Judge),
-                dataset=(dataset, Dataset), attacks=(attacks, Mapping), config=(config, AttackConfig))
+                dataset=(dataset, Dataset), attacks=(attacks, Mapping), config=(config, SearchConfig))
     if len(models) < 2 or not all(isinstance(trained, Trained) for trained in models.values()):
         raise ValueError(f"models must map at least two names to trained models, got {shorten(models)}")
     forget = forget_set(forget)

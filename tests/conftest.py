@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, settings
 
 import runs
 from sa_lib import data, experiment, playground, trained
-from sa_lib.attacks import THREATS, AttackConfig
+from sa_lib.attacks import THREATS
+from sa_lib.reconstruction import SearchConfig
 
 # `make torture` sets TORTURE to the file for its counts; the tests marked `torture` then try much more.
 LONG = os.environ.get("TORTURE")
@@ -38,12 +39,12 @@ def digits():
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory, digits):
     """The folder that `playground.export` wrote, and its arguments: models, judge and attacks as in chapter 5."""
-    config = AttackConfig(steps=60, restarts=3)
+    config = SearchConfig(pool=1024)
     parameters = experiment.validate(dataset="digits", profile="smoke", forget=[9, 2])
     first, both = parameters.sequence(digits, [9, 2])
     models = {"baseline": parameters.baseline(digits), "forgot 9": first, "forgot 9, 2": both,
               "never saw 9, seed 0": parameters.never_saw(digits, 9)}
-    real = digits.test_images[digits.test_labels == 9][:6]
+    real = digits.test_images[digits.test_labels == 9][:4]
     attacks = {(threat, 9, name): trained.reconstruction(model, real, 9, THREATS[threat], config)
                for threat in ("z in the prior", *playground.THREATS) for name, model in models.items()}
     folder = tmp_path_factory.mktemp("run") / "05_attacks"

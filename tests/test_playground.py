@@ -6,7 +6,7 @@ import re
 import shutil
 import threading
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,8 +22,12 @@ from sa_lib.model import ARCHITECTURES, ModelConfig, build
 PROJECT = Path(__file__).resolve().parent.parent
 # The pixels and the judge's probabilities in the page may differ from PyTorch's by this much.
 PIXEL, PROBABILITY = 2e-3, 1e-2
-# The error of the page's attack may differ from the library's by this factor: they draw different starts.
-FACTOR = 1.25
+# The errors of the page's attack may differ from the library's by these shares: in the mean over the targets, and for
+# each. The two draw different numbers, and may end in different valleys. On these small models the means differed by up
+# to 0.7 % on the simplex, and by up to 4 % with y free; single errors by up to 6 % and 18 %. On the trained models of a
+# full run, where the valleys on the simplex are fewer, the means there differed by 0.1 to 0.4 %, and most single errors
+# by less than 0.2 %; with y free a different seed of the library itself changes a mean by 10 %.
+APART = {"y on the simplex": (0.02, 0.10), "y free": (0.10, 0.30)}
 
 
 @pytest.fixture(scope="session")
@@ -169,24 +173,24 @@ def test_the_page_draws_and_judges_as_pytorch_does(chromium, site, exported):
 
 
 @pytest.mark.parametrize("threat", playground.THREATS)
-def test_the_page_attacks_as_the_library_does(chromium, site, exported, threat):
-    config = exported["config"]
-    budget = {"steps": config.steps, "restarts": config.restarts, "lr": config.lr}
+def test_the_page_attacks_as_the_library_does(chromium, site, exported, about, threat):
     with opened(chromium, site) as page:
         attacks = evaluated(page, """(m, book, [targets, free, budget]) => book.models.map((model) =>
                 targets.map((t, n) => {
-            const all = [...m.attack(model, t, 9, free, budget, n)];
-            const { loss, z, y, image } = all.at(-1).best;
-            return { first: all[0].best.loss, loss, z, y, image: Array.from(image), evaluations: all.length };
-        }))""", [exported["real"].flatten(1).tolist(), threat == "y free", budget])
+            const all = [...m.attack(model, t, free, budget, n)], { loss, z, y, image } = all.at(-1);
+            return { losses: all.map((best) => best.loss), steps: m.stepsOf(free, budget), loss, z, y,
+                image: Array.from(image) };
+        }))""", [exported["real"].flatten(1).tolist(), threat == "y free", asdict(exported["config"])])
     for (name, model), answers in zip(exported["models"].items(), attacks, strict=True):
-        by_library = float(exported["attacks"][threat, 9, name].errors.mean())
-        by_page = sum(answer["loss"] for answer in answers) / len(answers)
-        assert by_page < by_library * FACTOR, name
-        assert by_page > by_library / FACTOR, name
+        by_library = exported["attacks"][threat, 9, name].errors
+        by_page = torch.tensor([answer["loss"] for answer in answers])
+        of_mean, of_each = APART[threat]
+        assert float(by_page.mean()) == pytest.approx(about["attack"]["errors"][threat][name], rel=of_mean), name
+        assert by_page.tolist() == pytest.approx(by_library.tolist(), rel=of_each), name
         for answer, target in zip(answers, exported["real"], strict=True):
-            assert answer["loss"] < answer["first"]
-            assert answer["evaluations"] == config.steps + 1
+            assert len(answer["losses"]) == answer["steps"]
+            # With y free the first steps are those on the simplex: it ends nowhere above them.
+            assert answer["losses"] == sorted(answer["losses"], reverse=True)
             z, y = torch.tensor([answer["z"]]), torch.tensor([answer["y"]])
             image = model.net.decode(z, y)
             assert (image.flatten() - torch.tensor(answer["image"])).abs().max() < PIXEL

@@ -44,38 +44,39 @@ function fromHalves(buffer) {
   return numbers;
 }
 
-function linear({ weight, bias, inputs, outputs }, x) {
-  const out = new Float32Array(outputs);
-  for (let o = 0; o < outputs; o++) {
+/** Places of the values that are wanted. */
+function places(x, wanted) {
+  const found = [];
+  x.forEach((value, n) => { if (wanted(value)) found.push(n); });
+  return found;
+}
+
+/** Inputs that are 0, as many are behind a ReLU, are left out. */
+function linear({ weight, bias, inputs }, x) {
+  const alive = places(x, (value) => value !== 0), some = Float32Array.from(alive, (i) => x[i]);
+  return bias.map((shift, o) => {
     // Two sums at once do not wait for each other.
-    let even = bias[o], odd = 0, w = o * inputs;
-    for (let i = 1; i < inputs; i += 2, w += 2) {
-      even += weight[w] * x[i - 1];
-      odd += weight[w + 1] * x[i];
+    let even = shift, odd = 0, n = 1;
+    for (const w = o * inputs; n < some.length; n += 2) {
+      even += weight[w + alive[n - 1]] * some[n - 1];
+      odd += weight[w + alive[n]] * some[n];
     }
-    out[o] = even + odd + (inputs % 2 ? weight[w] * x[inputs - 1] : 0);
-  }
-  return out;
+    return even + odd + (some.length % 2 ? weight[o * inputs + alive[n - 1]] * some[n - 1] : 0);
+  });
 }
 
-/** From the gradient at a linear layer's outputs to the one at its inputs. */
-function backwards({ weight, inputs, outputs }, gradient) {
-  const out = new Float32Array(inputs);
-  for (let o = 0; o < outputs; o++) {
-    const g = gradient[o];
-    if (g) for (let i = 0, w = o * inputs; i < inputs; i++, w++) out[i] += weight[w] * g;
-  }
-  return out;
-}
-
+const mean = (x) => x.reduce((a, b) => a + b) / x.length;
 const relu = (x) => x.map((value) => Math.max(0, value));
 const sigmoid = (x) => x.map((value) => 1 / (1 + Math.exp(-value)));
 
+function normalized(shares) {
+  const sum = shares.reduce((a, b) => a + b);
+  return shares.map((share) => share / sum);
+}
+
 function softmax(x) {
   const most = Math.max(...x);
-  const powers = Array.from(x, (value) => Math.exp(value - most));
-  const sum = powers.reduce((a, b) => a + b);
-  return powers.map((value) => value / sum);
+  return normalized(Array.from(x, (value) => Math.exp(value - most)));
 }
 
 /** Values of the decoder's layers for z and y; the last are the image's 784 pixels, 0-1. */
@@ -148,51 +149,172 @@ function normal(length, random = Math.random) {
     Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random()));
 }
 
-/**
- * The reconstruction attack of sa_lib/attacks.py on one image: Adam on z and on y, or on the logits of y where it is
- * to stay on the simplex. Yields after every step, so that its caller may draw in between.
- *
- * label: of the first start; the others are random mixtures. free: y may be any vector.
- * Yields { step, best: { loss, z, y, image } }.
- */
-export function* attack(model, target, label, free, { steps, restarts, lr }, seed = 0) {
-  const random = uniform(seed);
-  const latent = model.layers[0].inputs - CLASSES;
-  const starts = Array.from({ length: restarts }, (_, start) => {
-    const z = normal(latent, random);
-    const shares = oneHot(0).map(() => -Math.log(1 - random()));
-    const sum = shares.reduce((a, b) => a + b);
-    const y = start ? shares.map((share) => share / sum) : oneHot(label);
-    // For the logits of a softmax, a one-hot vector itself lies infinitely far away.
-    const chosen = [...z, ...(free ? y : y.map((share) => Math.log(0.9 * share + 0.1 / CLASSES)))];
-    return { chosen, mean: chosen.map(() => 0), square: chosen.map(() => 0) };
-  });
-  let best = { loss: Infinity };
-  for (let step = 0; step <= steps; step++) {
-    const rate = lr * (1 + Math.cos(Math.PI * step / steps)) / 2;
-    for (const { chosen, mean, square } of starts) {
-      const z = chosen.slice(0, latent);
-      const y = free ? chosen.slice(latent) : softmax(chosen.slice(latent));
-      const [narrow, wide, image] = layersOf(model, z, y);
-      const loss = squaredError(image, target);
-      if (loss < best.loss) best = { loss, z, y, image };
-      let gradient = image.map((s, n) => 2 * (s - target[n]) * s * (1 - s));
-      gradient = backwards(model.layers[2], gradient).map((g, n) => (wide[n] ? g : 0));
-      gradient = backwards(model.layers[1], gradient).map((g, n) => (narrow[n] ? g : 0));
-      gradient = Array.from(backwards(model.layers[0], gradient));
-      if (!free) {
-        const along = y.reduce((sum, share, k) => sum + share * gradient[latent + k], 0);
-        y.forEach((share, k) => { gradient[latent + k] = share * (gradient[latent + k] - along); });
-      }
-      gradient.forEach((g, n) => {
-        mean[n] = 0.9 * mean[n] + 0.1 * g;
-        square[n] = 0.999 * square[n] + 0.001 * g * g;
-        chosen[n] -= rate * mean[n] / (1 - 0.9 ** (step + 1))
-          / (Math.sqrt(square[n] / (1 - 0.999 ** (step + 1))) + 1e-8);
-      });
+// As in sa_lib/reconstruction.py, but for the size of the pool: there it is 4096, which takes a browser too long.
+const POOL = 1024;
+const SCALES = [1, 1, 2, 4];
+const DISTURBANCE = 0.15;
+const SCANNED = 16;  // inputs of the pool a step: as quick as a step of a descent
+const FLAT = 1e-4;  // the slope of the sigmoid at pixels that are left out of the derivative: they hardly move
+
+/** The number `n` of the pool of random inputs: z from the prior; y all labels in turn, mixtures of two, and of all. */
+function drawn(n, latent, free, random) {
+  const four = Math.floor(n / 4), scale = free ? SCALES[four % SCALES.length] : 1;
+  const share = random(), [one, other] = [random(), random()].map((value) => oneHot(Math.floor(CLASSES * value)));
+  const y = [() => oneHot(four % CLASSES), () => oneHot(four % CLASSES),
+    () => one.map((value, k) => share * value + (1 - share) * other[k]),
+    () => normalized(one.map(() => -Math.log(1 - random())))][n % 4]();
+  return { z: normal(latent, random).map((value) => scale * value), y: y.map((value) => scale * value) };
+}
+
+/** The lower triangle L of a positive definite matrix A = LL'. */
+function cholesky(matrix) {
+  const lower = matrix.map((row) => row.slice());
+  lower.forEach((row, i) => {
+    for (let j = 0; j <= i; j++) {
+      for (let k = 0; k < j; k++) row[j] -= row[k] * lower[j][k];
+      row[j] = i === j ? Math.sqrt(row[j]) : row[j] / lower[j][j];
     }
-    yield { step, best };
+  });
+  return lower;
+}
+
+/** x with Lx = b. */
+function forwards(lower, b) {
+  const x = [];
+  lower.forEach((row, i) => { x[i] = x.reduce((sum, value, k) => sum - row[k] * value, b[i]) / row[i]; });
+  return x;
+}
+
+/** x with L'x = b. */
+function backwards(lower, b) {
+  const x = Array.from(b);
+  for (let i = x.length - 1; i >= 0; i--) {
+    x[i] /= lower[i][i];
+    for (let k = 0; k < i; k++) x[k] -= lower[i][k] * x[i];
   }
+  return x;
+}
+
+/** A matrix with more on its diagonal. */
+const raised = (matrix, more) => matrix.map((row, i) => row.map((value, j) => (i === j ? value + more[i] : value)));
+
+/** The sum of products. */
+function dot(a, b) {
+  let even = 0, odd = 0, n = 1;
+  for (; n < a.length; n += 2) {
+    even += a[n - 1] * b[n - 1];
+    odd += a[n] * b[n];
+  }
+  return even + odd + (a.length % 2 ? a[n - 1] * b[n - 1] : 0);
+}
+
+/** Rows of derivatives behind a linear layer, given those before it; both at some of its places only. */
+function through({ weight, inputs }, rows, before, behind) {
+  const out = rows.map(() => new Float32Array(behind.length)), needed = new Float32Array(before.length);
+  behind.forEach((o, n) => {
+    for (let i = 0; i < needed.length; i++) needed[i] = weight[o * inputs + before[i]];
+    for (let p = 0; p < rows.length; p++) out[p][n] = dot(needed, rows[p]);
+  });
+  return out;
+}
+
+/** The unknowns of an attack: z and y, or z and the logits of y where y is to stay on the simplex. */
+class Problem {
+  constructor(model, target, free) {
+    Object.assign(this, { model, target, free, latent: model.layers[0].inputs - CLASSES });
+  }
+
+  /** The unknowns for inputs. The logits of a label alone would be infinite. */
+  unknowns({ z, y }) {
+    return [...z, ...(this.free ? y : y.map((share) => Math.log(0.98 * share + 0.02 / CLASSES)))];
+  }
+
+  /** The inputs, image and loss for unknowns. */
+  at(unknowns) {
+    const z = unknowns.slice(0, this.latent), rest = unknowns.slice(this.latent);
+    const y = this.free ? rest : softmax(rest);
+    const layers = layersOf(this.model, z, y), image = layers[2];
+    return { unknowns, z, y, layers, image, loss: squaredError(image, this.target) };
+  }
+
+  /** J'J and J'(image - target), with J the derivative of the image by the unknowns; no dead ReLU has a part in it. */
+  normalEquations({ y, layers: [narrow, wide, image] }) {
+    const [first, second, third] = this.model.layers, steep = image.map((s) => s * (1 - s));
+    const [a, b] = [narrow, wide].map((x) => places(x, (value) => value > 0));
+    const c = places(steep, (value) => value > FLAT);
+    const column = (p) => Float32Array.from(a, (o) => first.weight[o * first.inputs + p]);
+    let rows = Array.from({ length: first.inputs }, (_, p) => column(p));
+    if (!this.free) {
+      const labels = rows.splice(this.latent);
+      const mixture = labels[0].map((_, n) => y.reduce((sum, share, k) => sum + share * labels[k][n], 0));
+      rows.push(...labels.map((row, k) => row.map((value, n) => y[k] * (value - mixture[n]))));
+    }
+    rows = through(third, through(second, rows, a, b), b, c).map((row) => row.map((value, n) => value * steep[c[n]]));
+    const difference = Float32Array.from(c, (n) => image[n] - this.target[n]);
+    return { curvature: rows.map((row) => rows.map((other) => dot(row, other))),
+      slope: rows.map((row) => dot(row, difference)) };
+  }
+
+  /**
+   * Damped Gauss-Newton (Levenberg 1944; Marquardt 1963). The damping falls after a step that lowers the loss, and
+   * rises after one that does not and is taken back. Yields where it is after every step.
+   */
+  * descent(unknowns, iterations) {
+    let here = this.at(unknowns), system = null, damping = 1e-2;
+    for (let step = 0; step < iterations; step++) {
+      system ??= this.normalEquations(here);
+      const { curvature, slope } = system, sizes = curvature.map((row, i) => row[i]), typical = mean(sizes);
+      const lower = cholesky(raised(curvature, sizes.map((size) => damping * (size + 1e-3 * typical + 1e-9))));
+      const move = backwards(lower, forwards(lower, slope));
+      const there = this.at(here.unknowns.map((value, n) => value - move[n]));
+      const better = there.loss < here.loss;  // never where it is NaN
+      if (better) [here, system] = [there, null];
+      damping = Math.min(1e8, Math.max(1e-6, better ? damping / 4 : damping * 4));
+      yield here;
+    }
+  }
+
+  /** The unknowns for an answer after a random step, along which the loss rises by about the same in all directions. */
+  disturbed(answer, random) {
+    const here = this.at(this.unknowns(answer)), { curvature } = this.normalEquations(here);
+    const more = 1e-2 * mean(curvature.map((row, i) => row[i])) + 1e-9;
+    const noise = normal(curvature.length, random).map((value) => DISTURBANCE * Math.sqrt(answer.loss) * value);
+    const step = backwards(cholesky(raised(curvature, curvature.map(() => more))), noise);
+    return here.unknowns.map((value, n) => value + step[n]);
+  }
+
+  /** The best of the pool, descents from there, and descents from disturbed answers. Yields the best of each step. */
+  * search({ pool, starts, iterations, rounds }, random, weaker) {
+    const nearer = (a, b) => (a?.loss <= b.loss ? a : b), size = Math.min(pool, POOL);
+    let best = weaker, found = [];
+    for (let n = 1; n <= size; n++) {
+      found.push(this.at(this.unknowns(drawn(n, this.latent, this.free, random))));
+      if (n % SCANNED && n < size) continue;
+      found = found.sort((a, b) => a.loss - b.loss).slice(0, starts);
+      yield best = nearer(best, found[0]);
+    }
+    if (weaker) found.push({ unknowns: this.unknowns(weaker) });
+    for (let turn = 0; turn < found.length + rounds; turn++)
+      for (const here of this.descent(found[turn]?.unknowns ?? this.disturbed(best, random), iterations))
+        yield best = nearer(best, here);
+  }
+}
+
+/** Steps of an attack. */
+export function stepsOf(free, { pool, starts, iterations, rounds }) {
+  const once = Math.ceil(Math.min(pool, POOL) / SCANNED) + (Math.min(pool, POOL, starts) + rounds) * iterations;
+  return free ? 2 * once + iterations : once;
+}
+
+/**
+ * The reconstruction attack of sa_lib/reconstruction.py on one image. Yields its best answer, { loss, z, y, image },
+ * after every step, so that its caller may draw in between. Where y is free, it first seeks the best on the simplex.
+ */
+export function* attack(model, target, free, budget, seed = 0) {
+  const random = uniform(seed);
+  let best;
+  for (const off of free ? [false, true] : [false])
+    for (best of new Problem(model, target, off).search(budget, random, best)) yield best;
 }
 
 // Drawings ------------------------------------------------------------------------------------
@@ -460,7 +582,6 @@ export function mount(root, book) {
     }
     paint(part("target"), target?.image ?? new Float32Array(SIDE * SIDE));
     thumbs.forEach((thumb, n) => thumb.setAttribute("aria-pressed", String(target?.number === n)));
-    if (target && !target.strokes) part("first").value = target.label;
     part("attack").disabled = !target;
   }
 
@@ -502,8 +623,6 @@ export function mount(root, book) {
       attributes: { "aria-label": `real test image ${n + 1}, a ${k}`, "aria-pressed": "false" } }, canvas);
   });
   part("targets").replaceChildren(...thumbs);
-  part("first").replaceChildren(...oneHot(0).map((_, k) => new Option(String(k), k)));
-  part("first").value = book.digit;
 
   // The attack: as many steps as fit into a frame, on all models in turn
   function stopAttack() {
@@ -517,50 +636,52 @@ export function mount(root, book) {
   part("attack").onclick = () => {
     if (running) return stopAttack();
     stopWalk();
-    const { target, free } = state, first = Number(part("first").value);
+    const { target, free } = state;
     change({});
-    const attacks = cards.map(({ model }) => attack(model, target.image, first, free, book.attack));
+    const attacks = cards.map(({ model }) => attack(model, target.image, free, book.attack));
     const mine = running = {};
     part("attack").textContent = "Stop";
     part("result").replaceChildren();
-    Object.assign(part("progress"), { hidden: false, value: 0, max: book.attack.steps });
+    const steps = stepsOf(free, book.attack);
+    Object.assign(part("progress"), { hidden: false, value: 0, max: steps });
     let turn = 0, step = 0;
     const work = () => {
       if (running !== mine) return;
       const until = performance.now() + 20, touched = new Set();
-      while (performance.now() < until && step <= book.attack.steps) {
-        cards[turn].answer = attacks[turn].next().value.best;
+      while (performance.now() < until && step < steps) {
+        cards[turn].answer = attacks[turn].next().value;
         touched.add(cards[turn]);
         turn = (turn + 1) % cards.length;
         if (!turn) step++;
       }
       part("progress").value = step;
       draw(touched);
-      if (step <= book.attack.steps) return requestAnimationFrame(work);
+      if (step < steps) return requestAnimationFrame(work);
       stopAttack();
-      report(first, free);
+      report(target, free);
     };
     requestAnimationFrame(work);
   };
 
-  function report(first, free) {
+  function report(target, free) {
     const threat = free ? "y free" : "y on the simplex";
-    const { steps: count, restarts, targets, errors } = book.attack;
-    const own = first === book.digit;
+    const { starts, rounds, iterations, targets, errors } = book.attack;
+    const own = target.strokes || target.label === book.digit;
     const rows = cards.map(({ model, answer }) => [model.name, answer.loss.toFixed(1),
       ...(own ? [errors[threat][model.name].toFixed(1)] : [])]);
-    const head = ["model", "error", ...(own ? [`chapter 5, mean of ${targets} real images`] : [])];
+    const head = ["model", "error", ...(own ? [`chapter 5, mean of ${targets} images of ${book.digit}`] : [])];
     const line = (cells, tag) => make("tr", {}, ...cells.map((textContent, n) => (n && tag === "td"
       ? make("td", { textContent })
       : make("th", { textContent, attributes: { scope: n || tag === "th" ? "col" : "row" } }))));
     const [known, left, unseen] = [baseline, forgot, never].map((model) =>
       cards.find((card) => card.model === model).answer.loss);
-    const rho = own && unseen > known ? `On this one image, what is left in “${forgot.name}” is ρ = `
+    const rho = own && unseen > known ? `${target.strokes ? `If this is a ${book.digit}: on` : "On"} this one image, `
+      + `what is left in “${forgot.name}” is ρ = `
       + `${((unseen - left) / (unseen - known)).toFixed(2)}: 1 as if nothing had been forgotten, 0 as if the class had `
       + "never been seen. Chapter 5 takes the mean over many images, and several models that never saw it." : "";
     part("result").replaceChildren(
-      make("table", {}, make("caption", { textContent: `Squared error of the best of ${restarts} starts of ${count} `
-        + `steps, ${threat}.` }), make("thead", {}, line(head, "th")),
+      make("table", {}, make("caption", { textContent: `Squared error of the best of ${starts + rounds} descents of `
+        + `${iterations} steps, ${threat}.` }), make("thead", {}, line(head, "th")),
       make("tbody", {}, ...rows.map((cells) => line(cells, "td")))), make("p", { textContent: rho }));
   }
 
