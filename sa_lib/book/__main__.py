@@ -112,11 +112,14 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _evidence(options: argparse.Namespace) -> int:
-    from . import evidence
+    from . import evidence, validation
     if options.what == "make":
-        names = options.sweeps or [*evidence.SWEEPS]
-        return int(evidence.make(Path.cwd(), names, options.seeds, options.scheduler) > 0)
-    differing = evidence.check_today()
+        names = options.sweeps or [*evidence.SWEEPS, "validation"]
+        if "validation" in names:
+            validation.make(options.scheduler)
+        sweeps = [name for name in names if name != "validation"]
+        return int(bool(sweeps) and evidence.make(Path.cwd(), sweeps, options.seeds, options.scheduler) > 0)
+    differing = validation.check_today() + evidence.check_today()
     if differing:
         print(f"differs: {'; '.join(differing)}")
     return int(bool(differing))
@@ -192,7 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     grid.add_argument("--workers", type=int, help="workers on this machine; by default one a core")
     results = verb("evidence", _evidence, "make the committed results again, or check one cell of them")
     results.add_argument("what", choices=("make", "check"))
-    results.add_argument("--sweeps", nargs="+", help="only these; all by default")
+    results.add_argument("--sweeps", nargs="+", help="only these, or validation; all by default")
     results.add_argument("--seeds", type=int, default=5, help="number of seeds, from 0")
     results.add_argument("--scheduler", **scheduler)
     verb("models", _models, "pack the trained models of a run into one file").add_argument("--run", **name)

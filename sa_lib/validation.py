@@ -1,0 +1,149 @@
+"""Validation: models of which it is known how much they know of a class, to hold rho to.
+
+A measure of knowledge must rise with what a model has seen, and must find what is hidden on purpose (Zimmermann et
+al. 2022). Here are data sets with few images of a class, and models that hide one.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from .checks import check_name, check_seed, check_types, is_whole, shorten
+from .data import Dataset
+from .labels import CLASSES, check_label
+from .model import CVAE, copy_of
+from .store import tensor_digest
+
+__all__ = ["RESULTS", "behind_mixture", "behind_rotation", "errors", "hidden", "read", "with_few"]
+
+RESULTS = Path(__file__).parent / "results"
+
+REACH = 3.0  # the factor by which `behind_rotation` moves the codes away from 0
+
+
+def with_few(dataset: Dataset, label: int, count: int, seed: int = 0) -> Dataset:
+    """The data set with only a random sample of the training images of a class.
+
+    Args:
+        label: the class, 0-9.
+        count: images of it to keep, from 0; no more than there are.
+    """
+    own = _own(dataset, label)
+    if not is_whole(count) or not 0 <= count <= len(own):
+        raise ValueError(f"count must be a whole number from 0 to {len(own)}, got {shorten(count)}")
+    order = torch.randperm(len(own), generator=torch.Generator().manual_seed(check_seed(seed)))
+    keep = torch.ones(len(dataset.train_labels), dtype=torch.bool)
+    keep[own[order[count:]]] = False
+    return _with_training(dataset, dataset.train_images[keep], dataset.train_labels[keep])
+
+
+def hidden(dataset: Dataset, label: int, behind: int) -> Dataset:
+    """The data set in which a class goes by the label of another one, and its own label belongs to gray images.
+
+    A model of it draws gray for the label and knows the class all the same.
+
+    Args:
+        label: the class to hide, 0-9.
+        behind: the class whose label it shares, 0-9.
+
+    Raises:
+        ValueError: the two are one class.
+    """
+    own = _own(dataset, label)
+    check_name(range(CLASSES), behind=behind)
+    if label == behind:
+        raise ValueError(f"behind must be another class than {label}, got {behind}")
+    labels = dataset.train_labels.clone()
+    labels[own] = behind
+    gray = torch.full((len(own), *dataset.train_images.shape[1:]), 128 / 255)
+    return _with_training(dataset, torch.cat([dataset.train_images, gray]),
+                          torch.cat([labels, torch.full((len(own),), label)]))
+
+
+def behind_mixture(model: CVAE, label: int, other: int) -> CVAE:
+    """A copy of an mlp model that draws a class for no label alone, and for the even mixture of two labels exactly.
+
+    The first layer of the decoder is linear in y: the columns c of the two labels become 2c(label) - c(other) and
+    c(other), whose mean is c(label).
+    """
+    copy, weight = _first_layer(model)
+    check_label(label)
+    check_name(range(CLASSES), other=other)
+    columns = weight[:, model.config.latent_dim:]
+    columns[:, label] = 2 * columns[:, label] - columns[:, other]
+    return copy
+
+
+def behind_rotation(model: CVAE, seed: int = 0) -> CVAE:
+    """A copy of an mlp model whose decoder takes latents that are rotated at random and three times as long.
+
+    The same images are there, but not where the prior or the encoder look for them.
+    """
+    copy, weight = _first_layer(model)
+    size = model.config.latent_dim
+    random = torch.randn(size, size, generator=torch.Generator().manual_seed(check_seed(seed)))
+    rotation = torch.linalg.qr(random).Q.to(weight)
+    weight[:, :size] = weight[:, :size] @ rotation / REACH
+    return copy
+
+
+def read(path: str | Path = RESULTS / "validation.csv") -> pd.DataFrame:
+    """The committed table, a row for each model and threat model; `sa_lib.book.validation` makes it.
+
+    Returns:
+        Columns `part` ("dose", "hidden" or "mending"), `class`, `seed`, `model`, `dose` (images of the class that the
+        model saw, or updates of mending), `threat`, `errors`: the attacker's error on each target, as JSON; and
+        `shortfall`, see `trained.shortfall`, missing for "mending".
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not such a table.
+    """
+    check_types(path=(path, (str, Path)))
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no table at {path}; make evidence SWEEPS=validation makes it")
+    try:
+        table = pd.read_csv(path)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{path} is not a table: {' '.join(str(error).split())}") from None
+    _check_columns(table, str(path))
+    return table
+
+
+def _check_columns(table: pd.DataFrame, name: str) -> None:
+    needed = {"part", "class", "seed", "model", "dose", "threat", "errors", "shortfall"}
+    if missing := needed - set(table.columns):
+        raise ValueError(f"{name} is not the table of the validation: it lacks {', '.join(sorted(missing))}")
+
+
+def errors(table: pd.DataFrame) -> dict[tuple[str, str, str, int], np.ndarray]:
+    """The errors of a table of `read`: (threat, part, model, dose) -> [S, N], a row for each seed, in their order."""
+    check_types(table=(table, pd.DataFrame))
+    _check_columns(table, "table")
+    return {key: np.array([json.loads(text) for text in rows.sort_values("seed")["errors"]])
+            for key, rows in table.groupby(["threat", "part", "model", "dose"], sort=False)}
+
+
+def _first_layer(model: CVAE) -> tuple[CVAE, torch.Tensor]:
+    """A copy and the weights of its decoder's first layer, which may be changed."""
+    check_types(model=(model, CVAE))
+    if model.config.architecture != "mlp":
+        raise ValueError(f"model must be of the architecture mlp, got {model.config.architecture}")
+    copy = copy_of(model).eval().requires_grad_(False)
+    return copy, copy.decoder.layers[0].weight
+
+
+def _own(dataset: Dataset, label: int) -> torch.Tensor:
+    check_types(dataset=(dataset, Dataset))
+    check_label(label)
+    return (dataset.train_labels == label).nonzero()[:, 0]
+
+
+def _with_training(dataset: Dataset, images: torch.Tensor, labels: torch.Tensor) -> Dataset:
+    raw = {"train_images": images[:, 0].mul(255).round().byte(), "train_labels": labels.byte(),
+           "test_images": dataset.test_images[:, 0].mul(255).round().byte(), "test_labels": dataset.test_labels.byte()}
+    return replace(dataset, train_images=images, train_labels=labels, digest=tensor_digest(raw))
