@@ -45,11 +45,14 @@ from sa_lib import (
     methods,
     model,
     playground,
+    probes,
+    reconstruction,
     residual,
     store,
     trained,
     training,
     unlearning,
+    validation,
 )
 from sa_lib import labels as labels_module
 from sa_lib.book import notebooks, site
@@ -99,6 +102,7 @@ WEIGHT = nn.Parameter(torch.ones(1))
 LOSS = WEIGHT.square().sum()
 STEPS = unlearning.UnlearningConfig(steps=2, batch=4, forget_batch=4)
 SHORT = attacks.AttackConfig(steps=2, restarts=1)
+BRIEF = reconstruction.SearchConfig(pool=8, starts=1, iterations=1, rounds=1)
 
 
 def generator():
@@ -133,6 +137,7 @@ seeded = no_tensor | st.just(0)
 filled = no_tensor.filter(lambda value: not hasattr(value, "__len__") or len(value))
 folder = no_tensor.filter(lambda value: not isinstance(value, str))
 TABLE = pd.DataFrame({"step": [0, 1], "value": [1.0, 2.0], "low": [0.5, 1.0], "high": [1.5, 3.0]}, index=[0.1, 1.0])
+PATH = pd.Series([1.0, 5.0, 3.0], index=[0.0, 0.5, 1.0])
 PAIRS = TABLE.rename(columns={"step": "x", "value": "y"}).assign(value=TABLE["value"])
 PAIRS.index = pd.MultiIndex.from_tuples([("one", "a"), ("one", "b")])
 table = no_tensor | st.sampled_from([TABLE.iloc[:0], TABLE[["low"]].rename(columns={"low": "other"}),
@@ -157,7 +162,7 @@ def played():
     results = {(threat, 9, name): attacks.attack(NET, attacks.squared_error(IMAGES[:3]), 9, 3, attacks.THREATS[threat],
                                                  SHORT)
                for threat in ("z in the prior", *playground.THREATS) for name in models}
-    return dict(models=models, judge=judges.Judge("B").eval(), dataset=TINY, forget=[9], attacks=results, config=SHORT)
+    return dict(models=models, judge=judges.Judge("B").eval(), dataset=TINY, forget=[9], attacks=results, config=BRIEF)
 
 
 PLAYED = played()
@@ -301,21 +306,67 @@ CALLS = {
              config=SHORT, seed=0),
         dict(model=network, label=label, count=count, threat=no_tensor, config=config, seed=seed)),
     trained.reconstruction: (
-        dict(source=SOURCE, targets=IMAGES, label=9, threat=attacks.Threat("free", "free"), config=SHORT),
+        dict(source=SOURCE, targets=IMAGES, label=9, threat=attacks.Threat("free", "free"), config=BRIEF),
         dict(source=trained_model, targets=images, label=label, threat=no_tensor, config=config, seed=seed)),
+    trained.shortfall: (
+        dict(source=SOURCE, targets=IMAGES, label=9, threat=attacks.Threat("free", "free"), config=BRIEF),
+        dict(source=trained_model, targets=images, label=label, threat=no_tensor, config=config, seed=seed)),
+    trained.mended: (
+        dict(source=SOURCE, dataset=TINY, forget=9, config=unlearning.UnlearningConfig(steps=1, batch=4)),
+        dict(source=trained_model, dataset=dataset, forget=classes, config=config, seed=seed)),
+    reconstruction.SearchConfig: (dict(), dict(pool=count, starts=count, iterations=count, rounds=count)),
+    reconstruction.reconstruct: (
+        dict(model=NET, targets=IMAGES, label=9, threat=attacks.Threat("free", "free"), config=BRIEF),
+        dict(model=network, targets=images, label=label, threat=no_tensor, config=config, seed=seed,
+             weaker=no_tensor.filter(lambda v: v is not None))),
+    data.held_out: (dict(dataset=TINY, label=9, count=2), dict(dataset=dataset, label=label, count=count, seed=seed)),
+    validation.read: (dict(), dict(path=folder)),
+    validation.errors: (dict(table=validation.read()), dict(table=table | st.just(TABLE))),
+    validation.with_few: (
+        dict(dataset=TINY, label=9, count=1),
+        dict(dataset=dataset, label=label, count=no_tensor | st.sampled_from([-1, 10**6, 1.5]), seed=seed)),
+    validation.hidden: (dict(dataset=TINY, label=9, behind=3), dict(dataset=dataset, label=label, behind=label)),
+    validation.behind_mixture: (
+        dict(model=NET, label=9, other=3), dict(model=network, label=label, other=label)),
+    validation.behind_rotation: (dict(model=NET), dict(model=network, seed=seed)),
     attacks.nearest_distance: (dict(images=IMAGES, real=IMAGES), dict(images=images, real=images)),
     attacks.score: (
-        dict(result=attacks.attack(NET, attacks.squared_error(IMAGES), 9, N, attacks.Threat("once", "label")),
+        dict(result=attacks.attack(NET, attacks.squared_error(IMAGES), 9, N, attacks.Threat("drawn", "label"), SHORT),
              judge=JUDGE, label=9, real=IMAGES),
         dict(result=no_tensor, judge=network, label=label, real=images)),
     residual.residual_knowledge: (
-        dict(never=ROWS + 9, unlearned=ROWS[0] + 8, baseline=ROWS[0] + 1, resamples=9),
-        dict(never=errors, unlearned=errors, baseline=errors, resamples=count, seed=seed)),
-    residual.verdict: (dict(residual=RESIDUAL), dict(residual=no_tensor)),
+        dict(never=ROWS + 9, unlearned=ROWS[0] + 8, baseline=ROWS[0] + 1, pooled=(1.0, 3)),
+        dict(never=errors, unlearned=errors, baseline=errors, pooled=st.sampled_from([(0, 1), (1.0,), [1.0, 2], 3]))),
+    residual.verdict: (dict(residual=RESIDUAL, margin=0.1), dict(residual=no_tensor, margin=rate)),
+    residual.is_equivalent: (dict(residual=RESIDUAL, margin=0.1), dict(residual=no_tensor, margin=rate)),
+    residual.both: (
+        dict(as_is=RESIDUAL, mended=RESIDUAL, margin=0.1), dict(as_is=no_tensor, mended=no_tensor, margin=rate)),
+    residual.seeds_needed: (
+        dict(residual=RESIDUAL, margin=0.1, power=0.9),
+        dict(residual=no_tensor, margin=rate, power=st.sampled_from([-1.0, 0.0, 1.0, math.nan]))),
+    residual.pooled_spread: (dict(never=[ROWS]), dict(never=no_tensor | st.just([ROWS[:1]]))),
     attacks.relearn: (
         dict(model=NET, images=IMAGES, label=9, judge=JUDGE, steps=2, every=1, samples=3),
         dict(model=network, images=images, label=label, judge=network, steps=count, batch=count, every=count,
-             samples=count, lr=rate, seed=seed)),
+             samples=count, lr=rate, seed=seed, sees=label.filter(lambda v: v is not None))),
+    probes.quantized: (dict(model=NET, bits=4), dict(model=network, bits=count | st.sampled_from([1, 9, 2**70]))),
+    probes.pruned: (dict(model=NET, share=0.5), dict(model=network, share=rate | st.sampled_from([1.001, 2]))),
+    probes.path: (
+        dict(first=NET, second=model.build(MODEL, 1), images=IMAGES, labels=LABELS, points=3, draws=1),
+        dict(first=network, second=network | st.just(OTHER), images=images, labels=labels_each,
+             points=count | st.sampled_from([1, 2]), draws=count, seed=seed)),
+    probes.barrier: (
+        dict(losses=PATH),
+        dict(losses=no_tensor | st.sampled_from([TABLE, PATH[:0], PATH[:1], PATH[1:], PATH[::-1], PATH.astype(str)])
+             | st.builds(lambda value: PATH.replace(5.0, value), not_finite))),
+    probes.membership: (
+        dict(model=NET, members=IMAGES[:9], others=IMAGES[9:], label=9, draws=1),
+        dict(model=network, members=images | st.just(IMAGES[:1]), others=images | st.just(IMAGES[:1]), label=label,
+             draws=count, seed=seed)),
+    probes.plasticity: (
+        dict(model=NET, images=IMAGES, label=9, sees=3, judge=JUDGE, steps=2, every=1, samples=3),
+        dict(model=network, images=images, label=label, sees=label | st.just(9), judge=network, steps=count,
+             batch=count, every=count, samples=count, lr=rate, seed=seed)),
     latent.neutral: (dict(count=2), dict(count=count)),
     latent.activations: (
         dict(model=NET, images=IMAGES, y=latent.neutral(N), batch=7),
@@ -431,9 +482,11 @@ CALLS = {
         dict(rows=table, model=no_tensor, forget=anything | st.integers(max_value=-1) | st.integers(min_value=10),
              threat=no_tensor)),
     residual.interval: (
-        dict(values=[1.0, 2.0], resamples=9, seed=0),
-        dict(values=anything | st.integers() | st.sampled_from([[], [math.nan], [1.0, math.inf], np.zeros((2, 1))]),
-             resamples=count, seed=seed)),
+        dict(values=[1.0, 2.0]),
+        dict(values=anything | st.integers() | st.sampled_from([[], [math.nan], [1.0, math.inf], np.zeros((2, 1))]))),
+    evidence.overall: (
+        dict(rows=TIDY, model="unseen", threat="either"), dict(rows=table, model=no_tensor, threat=no_tensor)),
+    evidence.by_seed: (dict(values=TIDY["nelbo"].xs("unseen", level="model")), dict(values=no_tensor)),
     evidence.differences: (
         dict(rows=TIDY, measure="nelbo", model="unseen", other="baseline"),
         dict(rows=table, measure=no_tensor, model=no_tensor, other=no_tensor)),

@@ -17,12 +17,13 @@ import torch
 from safetensors.torch import load_file
 
 from runs import PROJECT, book_run, copied, ended, numbers
-from sa_lib import attacks, checks, evaluation, fisher, latent, methods, store, trained, training
-from sa_lib.attacks import THREATS, AttackConfig
+from sa_lib import attacks, checks, evaluation, fisher, latent, methods, probes, store, trained, training
+from sa_lib.attacks import THREATS, AttackConfig, Threat
 from sa_lib.data import load
 from sa_lib.judges import NETWORKS, JudgeConfig
 from sa_lib.methods import METHODS
 from sa_lib.model import ARCHITECTURES, ModelConfig, build
+from sa_lib.reconstruction import SearchConfig
 from sa_lib.residual import interval, residual_knowledge
 from sa_lib.training import TrainingConfig
 from sa_lib.unlearning import UnlearningConfig
@@ -94,6 +95,7 @@ def draws(digits, base, judge):
     """Calls of all functions that draw random numbers, on few images."""
     x, y = digits.test_images[:60], digits.test_labels[:60]
     few, budget = digits.test_images[digits.test_labels == 0][:3], AttackConfig(steps=2, restarts=2)
+    search = SearchConfig(pool=16, starts=2, iterations=2, rounds=2)
     network = trained.judge(digits, JudgeConfig("features", epochs=1))
     features = network.features(x)
     errors = torch.rand(3, 5, generator=torch.Generator().manual_seed(0))
@@ -108,13 +110,16 @@ def draws(digits, base, judge):
         **{name: lambda method=method: trained.forgotten(base, digits, 9, dataclasses.replace(
             method, config=dataclasses.replace(method.config, steps=2))) for name, method in METHODS.items()},
         "sequence": lambda: trained.sequence(base, digits, [9, 2], UnlearningConfig(steps=2), 1),
-        **{name: lambda threat=threat: trained.reconstruction(base, few, 0, threat, budget)
+        **{name: lambda threat=threat: trained.reconstruction(base, few, 0, threat, search)
            for name, threat in THREATS.items()},
         "guided": lambda: attacks.attack(base.net, attacks.unlike(judge, 0), 0, 3, THREATS["y free"], budget),
         "relearn": lambda: attacks.relearn(base.net, few, 0, judge, steps=2, every=1),
-        "rho": lambda: residual_knowledge(errors + 1, errors[0] / 2, errors[0] / 4, 50),
+        "plasticity": lambda: probes.plasticity(base.net, few, 9, 0, judge, steps=2, every=1),
+        "path": lambda: probes.path(base.net, probes.quantized(base.net, 4), x, y, points=3),
+        "membership": lambda: probes.membership(base.net, few, x, 0),
+        "rho": lambda: residual_knowledge(errors + 1, errors[0] / 2, errors[0] / 4),
         "evaluate": lambda: evaluation.evaluate(base.net, digits, judge, network, samples=10),
-        "interval": lambda: interval([1.0, 2.0, 4.0], 50),
+        "interval": lambda: interval([1.0, 2.0, 4.0]),
         "t-SNE": lambda: latent.joint_tsne([features, features[:20]]),
         "probe": lambda: latent.probe_recall(features, y, features, y),
         "neighbors": lambda: latent.knn_recall(features, y, features, y)}
@@ -280,7 +285,7 @@ WAYS = {
         base, digits, 9, {name: torch.ones_like(w) for name, w in base.net.named_parameters()},
         UnlearningConfig(steps=1 + more)),
     "attack": lambda base, digits, more=0: trained.reconstruction(
-        base, digits.test_images[:2], 0, THREATS["y free"], AttackConfig(steps=1 + more)),
+        base, digits.test_images[:2], 0, Threat("prior", "free"), SearchConfig(8, 1, 1 + more, 1)),
 }
 
 
@@ -338,7 +343,7 @@ def test_the_hashes_on_a_page_and_in_its_metrics_are_those_of_tensors_in_the_sto
         page = re.findall(r"`([0-9a-f]{12}|[0-9a-f]{64})`", (undisturbed.folder / f"{chapter}.ipynb").read_text())
         stored = {store.tensor_digest(load_file(undisturbed.cache / "models" / name))
                   for name in (undisturbed.folder / chapter / "models.txt").read_text().split()}
-        trains = chapter != "08_evidence"
+        trains = chapter not in ("08_evidence", "09_trust")
         assert bool(metrics) is trains
         assert bool(page) is trains
         assert set(metrics) <= stored
