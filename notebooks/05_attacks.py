@@ -21,9 +21,9 @@
 # **You need** nothing but this notebook: it trains every model that is not yet
 # in your store, among them several that never saw the forgotten classes.
 #
-# **It takes** about fourteen minutes on two CPU cores the first time, most of it
+# **It takes** about eighteen minutes on two CPU cores the first time, most of it
 # for training the controls, and two minutes after that. In a clone of the book,
-# `make run CHAPTERS=05_attacks` takes eight. It uses a GPU if there is one.
+# `make run CHAPTERS=05_attacks` takes ten. It uses a GPU if there is one.
 
 # %% tags=["remove-cell"]
 try:
