@@ -138,9 +138,17 @@ chapter.show_table(counted.set_axis(counted.index.map(": ".join)), f"Verdicts by
 chapter.say("The gap between the controls is {least} to {most} times the spread of the models that never saw the digit. "
             "**{unclear}** of {looks} looks are inconclusive.", least=write("resolution", resolution.min()),
             most=write("resolution", resolution.max()), unclear=int(unclear.sum()), looks=len(rho))
-for threat in (simplex, free):
+
+# %% tags=["remove-input"]
+def show(threat):
     chapter.show_figure(figures.intervals(bars.loc[threat], "ρ, with 95 % interval", [-MARGIN, 0.0, MARGIN, 1.0]),
                         f"ρ of each digit, {threat}. At 0, nothing is left of it; at 1, everything is.")
+
+
+show(simplex)
+
+# %% tags=["remove-input"]
+show(free)
 
 # %% [markdown]
 # ## All digits together

@@ -103,6 +103,8 @@ chapter.show_figure(
     figures.lines(curves, {"rho": "ρ"}, "images of the class that the model saw", "log"),
     f"ρ for {digit} against the number of its images that the model saw. On the simplex: "
     f"{measures.listing('rho', {k: response[threats[0], k].rho for k in doses[1:-1]})}.")
+
+# %% tags=["remove-input"]
 chapter.show_table(words.rename_axis("images seen"), "ρ by dose, with its 95 % interval over three seeds.")
 chapter.say("ρ rises with every step of the dose {where}. Ten images leave {ten:+.2f} on the simplex and {free:+.2f} with y "
             "free, so the margin of ±{margin} within which the book says *gone* is the trace of a handful of images. "
@@ -231,6 +233,8 @@ chapter.show_figure(
     figures.lines(curves, {threat: f"ρ, {threat}" for threat in threats}, "further updates on retained images"),
     f"ρ for {digit} while the models are trained on the other classes. On the simplex it ends at "
     f"{measures.listing('rho', ends)}.")
+
+# %% tags=["remove-input"]
 chapter.show_table(table_after.rename_axis("method"), "ρ by further updates, with 95 % intervals over three seeds.")
 chapter.say("On the simplex, {count} further updates move ρ by {moved}.", count=updates[1],
             moved=measures.listing("rho", moved))

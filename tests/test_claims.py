@@ -53,7 +53,8 @@ BAD = {
     "largest distance to gray": ("03_sequential", ["gray_most"], 0.00501),
     "relapse": ("03_sequential", ["relapse"], 0.00501),
     "judge-B accuracy on retained classes": ("03_sequential", ["retained", "accuracy"], 0.9719),
-    "interval of rho, y on the simplex": ("05_attacks", ["rho", "y on the simplex", "2", "forgot 9, 2", "high"], 0.5001),
+    "interval of rho, y on the simplex": (
+        "05_attacks", ["rho", "y on the simplex", "2", "forgot 9, 2", "high"], 0.5001),
     "smallest rho of the baseline": ("05_attacks", ["rho_baseline", "y on the simplex", "9", "rho"], 0.9999),
     "never saw it": ("05_attacks", ["held_out", "y free", "2", "seed 1", "high"], -0.1501),
     "judge B sees the class": ("07_methods", ["models", "ewc_gray", "probability"], 0.0501),
