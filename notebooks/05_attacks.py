@@ -205,20 +205,20 @@ chapter.say("With the label alone the attacker gets nowhere: gray is far from an
 
 # %% tags=["hide-input"]
 shortfall = pd.DataFrame({
-    threat: {name: trained.shortfall(models[name], real[digit],
-                                     digit, THREATS[threat],
-                                     run.search, run.seed)
-             for name in ("baseline", target, next(iter(never)))}
+    threat: {f"{k}: {name}": trained.shortfall(
+        models[name], real[k], k, THREATS[threat], run.search,
+        run.seed)
+        for k in run.forget
+        for name in ("baseline", target, next(iter(never)))}
     for threat in strongest})
 open_ended = [threat for threat in strongest
               if shortfall[threat].max() > CONVERGED]
 
 # %% tags=["remove-input"]
-chapter.show_table(shortfall.rename_axis("model").map("{:.1%}".format),
-                   f"By what share ten times the budget lowers the error on {digit}.")
+chapter.show_table(shortfall.rename_axis("class: model").map("{:.1%}".format),
+                   "By what share ten times the rounds lower the error.")
 chapter.say("The attacker has {verdict} with y on the simplex: the largest shortfall is {simplex:.1%}. With y free it is "
-            "{free:.1%}. There y can be of any size, and the surface has many valleys, most of all in a model that was "
-            "pushed to gray: its gradient vanishes on the plateau.",
+            "{free:.1%}. There y can be of any size, and the error has many valleys.",
             verdict="not arrived" if strongest[0] in open_ended else "arrived",
             simplex=shortfall[strongest[0]].max(), free=shortfall[strongest[1]].max())
 
@@ -352,8 +352,8 @@ chapter.show_table(controls, f"ρ of the model that {first}, for {digit}, agains
 # A model that was damaged around the class answers the attacker badly, and its
 # ρ is low. Damage can be mended: we train each model a little further on images
 # of the *retained* classes alone, as anybody would. No image of the forgotten
-# class is shown. The controls get the same. If ρ rises, the class was still
-# there.
+# class is shown. The controls get the same. A ρ that rises to 0 was damage
+# alone. If it rises above 0, something of the class was still there.
 
 # %%
 repaired = {first: run.mended(ds, models[first], digit),

@@ -181,9 +181,8 @@ if paths:
 # attacker gets as much as from the model that never saw it, and below 0 if the
 # model is worse at the class than that one. A figure below plots it against the
 # cost, with a dotted line for the model that never saw the class. With one such
-# model there is no interval and no verdict here: chance alone moves a ρ by about
-# 0.1. [A chapter](09_trust.ipynb) says how far, and attacks some methods again
-# after mending.
+# model there is no interval and no verdict here. [A chapter](09_trust.ipynb) says
+# how far chance alone moves a ρ, and attacks some methods again after mending.
 
 # %%
 threats = ["y on the simplex", "y free"]
