@@ -176,6 +176,7 @@ chapter.show_table(floor.rename_axis("in the place of an unlearned model"),
 #
 # Ten times the rounds, from the answers, on a fifth of the targets. The share
 # by which that lowers the error is the shortfall. We give no verdict above 2 %.
+# [The chapter on attacks](05_attacks.ipynb) measures it on unlearned models.
 
 # %%
 short = rows.dropna(subset="shortfall").pivot_table(
