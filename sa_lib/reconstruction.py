@@ -153,12 +153,12 @@ class _Problem:
         distances = torch.cdist(self.targets.flatten(1), self.images(values))
         return distances.topk(min(count, len(values)), largest=False).indices
 
-    def normal(self, values: torch.Tensor, own: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def normal_equations(self, values: torch.Tensor, own: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """J'J [R, P, P] and J'(image - target) [R, P], with J the derivative of the image by its P unknowns."""
-        parts = [self._normal(v, o) for v, o in zip(values.split(CHUNK), own.split(CHUNK), strict=True)]
+        parts = [self._equations(v, o) for v, o in zip(values.split(CHUNK), own.split(CHUNK), strict=True)]
         return torch.cat([a for a, _ in parts]), torch.cat([g for _, g in parts])
 
-    def _normal(self, values: torch.Tensor, own: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _equations(self, values: torch.Tensor, own: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         directions = torch.eye(self.unknowns, device=self.where)[:, None].expand(-1, len(values), -1)
         with with_native_products(self.where):
             jacobian = _derivatives(self.images, values, directions)
@@ -181,7 +181,7 @@ def _descend(problem: _Problem, values: torch.Tensor, own: torch.Tensor,
     """
     values = problem.allowed(values)
     error = problem.differences(values, own).square().sum(1)
-    curvature, slope = problem.normal(values, own)
+    curvature, slope = problem.normal_equations(values, own)
     damping = torch.full_like(error, 1e-2)
     for step in range(iterations):
         scale = curvature.diagonal(dim1=1, dim2=2)
@@ -193,7 +193,7 @@ def _descend(problem: _Problem, values: torch.Tensor, own: torch.Tensor,
         values, error = torch.where(better[:, None], moved, values), torch.where(better, after, error)
         damping = torch.where(better, damping / 4, damping * 4).clamp(1e-6, 1e8)
         if step < iterations - 1:
-            curvature, slope = problem.normal(values, own)
+            curvature, slope = problem.normal_equations(values, own)
     return values, error
 
 
@@ -270,7 +270,7 @@ def _next(problem: _Problem, answers: _Answers, turn: int, generator: torch.Gene
         pick = torch.randint(near.shape[1], (count,), generator=generator).to(problem.where)
         return values[near[own, pick]]
     # A random step along which the error rises by about the same in all directions.
-    curvature, _ = problem.normal(values, own)
+    curvature, _ = problem.normal_equations(values, own)
     typical = curvature.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
     factor, _ = torch.linalg.cholesky_ex(curvature + (1e-2 * typical + 1e-9) * torch.eye(problem.unknowns).to(typical))
     size = DISTURBANCE * answers.error.sqrt()[:, None, None]

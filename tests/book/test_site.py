@@ -59,7 +59,7 @@ def smallest_site(root, playground):
     names = notebooks.chapters(PROJECT)
     (root / "notebooks").mkdir()
     for name in names:
-        (root / "notebooks" / f"{name}.py").write_text(TINY + '''
+        (root / "notebooks" / f"{name}.py").write_text(TINY.replace("01_tiny", name) + '''
 # %%
 import pandas
 chapter.show_table(pandas.DataFrame([[0.5] * 20]), "A wide table.")
