@@ -262,6 +262,8 @@ chapter.say("On the simplex, {count} further updates move ρ, seed by seed, by {
 # %% tags=["remove-input"]
 run.finish("09_trust", {
     "table": table, "class": digit, "monotone": rises, "ten": response[threats[0], 10].rho,
+    "updates": updates[1], "as_is": after[threats[0], methods[0], 0].rho,
+    "mended": after[threats[0], methods[0], updates[1]].rho,
     "response": {threat: {str(k): text(response[threat, k]) for k in doses[1:-1]} for threat in threats},
     "planted": {threat: {kind: text(planted[threat, kind]) for kind in kinds} for threat in threats},
     "placebo": {threat: [one.rho for one in zeros[threat]] for threat in threats},
