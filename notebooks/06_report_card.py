@@ -142,15 +142,13 @@ def attacked_by(threat, k, state):
         m, real[k], k, THREATS[threat], run.search, run.seed)
         for name, m in states[state].items()}
     error = {name: r.errors for name, r in results.items()}
-    scores[k, threat, state] = attacks.score(
-        results["this model"].end, judge_b, k, seen[k]).iloc[0]
     rho[k, threat, state] = residual.residual_knowledge(
         torch.stack([error[name] for name in never]),
         error["this model"], error["baseline"])
     errors[k, threat, state] = error
 
 
-errors, rho, scores = {}, {}, {}
+errors, rho = {}, {}
 for k, threat, state in product(classes, threats, states):
     with chapter.part(f"Attack on {k}, {threat}, {state}"):
         attacked_by(threat, k, state)
@@ -172,13 +170,11 @@ judged = {key: r for key, r in rho.items()
           if shortfall[key[:2]] <= residual.CONVERGED}
 
 # %% tags=["remove-input"]
-attacked = pd.DataFrame([{"class": k, "threat model": threat, "state": state, **scores[k, threat, state][["loss", "success"]],
-                          "ρ": str(r), "resolution": r.resolution, "shortfall": f"{shortfall[k, threat]:.1%}",
+attacked = pd.DataFrame([{"class": k, "threat model": threat, "state": state, "ρ": str(r), "resolution": r.resolution, "shortfall": f"{shortfall[k, threat]:.1%}",
                           "verdict": residual.verdict(r) if (k, threat, state) in judged else "not converged"}
                          for (k, threat, state), r in rho.items()])
-chapter.show_table(attacked.set_index("class"), "Every attack on this model: squared error to the targets, share of "
-                   "images that judge B takes for the class, ρ with its 95 % interval, the gap between the controls in "
-                   "units of their spread, the shortfall of the attacker, and the verdict.", {"resolution": "{:.0f}"})
+chapter.show_table(attacked.set_index("class"), "Every attack on this model: ρ with its 95 % interval, the gap "
+                   "between the controls in units of their spread, the shortfall of the attacker, and the verdict.", {"resolution": "{:.0f}"})
 
 # %% [markdown]
 # A guided attacker has no real images, and follows the gradient of judge A

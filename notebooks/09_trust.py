@@ -70,6 +70,23 @@ def rho_of(threat, part, model, dose, never, baseline):
 most = int(rows.query("part == 'dose'")["dose"].max())
 nothing, everything = ("dose", "saw", 0), ("dose", "saw", most)
 
+# %% tags=["hide-input"]
+pushed = {count: rho_of(
+    threats[0], "mending", "ewc_gray", count,
+    ("mending", "never saw", count), everything).rho
+    for count in (0, 800)}
+chapter.say(
+    "**In short.** On the simplex, a model that saw ten images of "
+    "the class has ρ = {ten:+.2f}, and one that hides the class "
+    "behind another label {hidden:+.2f}. A model that was pushed "
+    "to gray has {before:+.2f}, and {later:+.2f} after a little "
+    "training on the other classes.",
+    ten=rho_of(threats[0], "dose", "saw", 10, nothing,
+               everything).rho,
+    hidden=rho_of(threats[0], "hidden", "behind a label", 0,
+                  nothing, everything).rho,
+    before=pushed[0], later=pushed[800])
+
 # %% [markdown]
 # ## Dose and response
 #
