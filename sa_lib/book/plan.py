@@ -155,6 +155,19 @@ def attacks(run: Parameters, sources: Sequence[Request], label: int) -> list[Req
     return chained
 
 
+def shortfalls(run: Parameters, sources: Sequence[Request], label: int) -> list[Request]:
+    """Of the attacks under the two strongest threat models."""
+    return [Request(shortfall, request.arguments, (request,)) for request in attacks(run, sources, label)
+            if request.arguments[3].y != "label"]
+
+
+def shortfall(source: Trained, dataset: Dataset, label: int, threat: Threat, config: SearchConfig, seed: int,
+              count: int) -> float:
+    """How far `attack` is from its end; the store keeps the longer attack."""
+    targets = data.held_out(dataset, label, count, seed).to(device())
+    return trained.shortfall(source, targets, label, threat, config, seed)
+
+
 def attack(source: Trained, dataset: Dataset, label: int, threat: Threat, config: SearchConfig, seed: int,
            count: int) -> AttackResult:
     """The attack whose targets are `count` random test images of the class."""
@@ -223,7 +236,8 @@ def _attacks(run: Parameters) -> list[Request]:
              *(mended(run, model, run.forget) for model in (steps[-1], *never))]
     first = [base, steps[0], steps[-1], *never, own, *after, *shorter]
     return [*judges(run, "A", "B"), *attacks(run, first, digit[0]),
-            *(request for k in run.forget[1:] for request in attacks(run, [base, steps[-1], *never], k))]
+            *(request for k in run.forget[1:] for request in attacks(run, [base, steps[-1], *never], k)),
+            *(request for k in run.forget for request in shortfalls(run, [base, steps[-1], never[0]], k))]
 
 
 def _report_card(run: Parameters) -> list[Request]:
@@ -232,7 +246,8 @@ def _report_card(run: Parameters) -> list[Request]:
     own = [] if run.checkpoint else sequence(run, baseline(run), run.forget)[-1:]
     after = [mended(run, model, run.forget) for model in (*never, *own)]
     return [*judges(run, "A", "B", "features"),
-            *(request for k in run.forget for request in attacks(run, [baseline(run), *never, *own, *after], k))]
+            *(request for k in run.forget for request in (
+                *attacks(run, [baseline(run), *never, *own, *after], k), *shortfalls(run, [*own, never[0]], k)))]
 
 
 def _methods(run: Parameters) -> list[Request]:
@@ -246,4 +261,4 @@ def _methods(run: Parameters) -> list[Request]:
 PLANS = {"01_baseline": _baseline, "02_ewc_unlearning": _ewc_unlearning, "03_sequential": _sequential,
          "04_latent": _latent, "05_attacks": _attacks, "06_report_card": _report_card, "07_methods": _methods}
 KEPT = (trained.cvae, trained.judge, trained.fishers, trained.unlearned, trained.mended, trained.never_saw,
-        trained.forgotten, attack)
+        trained.forgotten, attack, shortfall)
