@@ -19,7 +19,7 @@ from .labels import CLASSES, check_label, one_hot
 from .model import CVAE
 from .settings import with_native_products
 
-__all__ = ["SearchConfig", "reconstruct"]
+__all__ = ["Problem", "SearchConfig", "reconstruct", "search"]
 
 # The disturbance of an answer may raise its error by about this share of it squared, for each unknown.
 DISTURBANCE = 0.15
@@ -74,10 +74,17 @@ def reconstruct(model: CVAE, targets: torch.Tensor, label: int, threat: Threat, 
     check_label(label)
     if weaker is not None and len(weaker.errors) != len(targets):
         raise ValueError(f"weaker must be of the same {len(targets)} targets, got {len(weaker.errors)}")
-    generator = torch.Generator().manual_seed(check_seed(seed))  # of the CPU: the same draws on every machine
-    problem = _Problem(model, targets, label, threat)
+    problem = Problem(model, targets, label, threat)
+    budget, moments = search(problem, config, check_seed(seed), weaker)
+    return decoded(model, budget, *moments)
+
+
+def search(problem: "Problem", config: SearchConfig, seed: int,
+           weaker: AttackResult | None) -> tuple[list[int], tuple[torch.Tensor, ...]]:
+    """The search of `reconstruct`: its budget, and error [K, N], z [K, N, latent_dim] and y [K, N, 10] at K moments."""
+    generator = torch.Generator().manual_seed(seed)  # of the CPU: the same draws on every machine
     pool = _pool(problem, config.pool, generator)
-    if threat.z == "drawn":
+    if problem.threat.z == "drawn":
         budget, answers = [config.pool], _Answers(problem, pool[problem.best(pool, 1)[:, 0]], weaker)
     else:
         evaluations = config.pool
@@ -85,10 +92,10 @@ def reconstruct(model: CVAE, targets: torch.Tensor, label: int, threat: Threat, 
         answers = _Answers(problem, starts[:, 0], weaker)
         if weaker is not None:
             starts = torch.cat([starts, problem.raw(answers.z, answers.y)[:, None]], 1)
-        number = torch.arange(len(targets), device=problem.where)
+        number = torch.arange(len(problem.targets), device=problem.where)
         budget = []
         # With the label alone the valleys are few.
-        rounds = config.rounds // 4 if threat.y == "label" else config.rounds
+        rounds = config.rounds // 4 if problem.threat.y == "label" else config.rounds
         for turn in range(rounds + 1):
             count = starts.shape[1] if turn == 0 else 1
             start = starts.flatten(0, 1) if turn == 0 else _next(problem, answers, turn, generator)
@@ -101,10 +108,10 @@ def reconstruct(model: CVAE, targets: torch.Tensor, label: int, threat: Threat, 
             answers.keep()
     if not answers.error.isfinite().all():
         raise FloatingPointError("reconstruct: the model's images are not finite")
-    return decoded(model, budget, *answers.moments())
+    return budget, answers.moments()
 
 
-class _Problem:
+class Problem:
     """The unknowns of a threat model, and the errors of the images that a model draws for them.
 
     A row of unknowns is z where y is the label, and (z, y) or (z, logits of y) else.
@@ -114,6 +121,7 @@ class _Problem:
         self.model, self.threat, self.latent = model, threat, model.config.latent_dim
         self.where = next(model.parameters()).device
         self.targets = targets.to(self.where)
+        self.group = len(targets)  # of targets that share a model
         self.label = one_hot(torch.tensor([label])).to(self.where)
         self.unknowns = self.latent + (0 if threat.y == "label" else CLASSES)
         self.radius = prior_radius(self.latent) if threat.z == "prior" else math.inf
@@ -153,6 +161,21 @@ class _Problem:
         distances = torch.cdist(self.targets.flatten(1), self.images(values))
         return distances.topk(min(count, len(values)), largest=False).indices
 
+    def codes(self, y: torch.Tensor) -> torch.Tensor:
+        """The encoder's codes of the targets under label vectors [Q, 10]: unknowns [N, Q, P]."""
+        labels = y.repeat(len(self.targets), 1)
+        z, _ = self.model.encode(self.targets.repeat_interleave(len(y), 0), labels)
+        return self.allowed(self.raw(z, labels)).view(len(self.targets), len(y), -1)
+
+    def similar(self, values: torch.Tensor, count: int) -> torch.Tensor:
+        """For each target, the places of the `count` other targets whose answers' images are nearest to it."""
+        distances = torch.cdist(self.targets.flatten(1), self.images(values)).fill_diagonal_(math.inf)
+        return distances.topk(count, largest=False).indices
+
+    def for_each(self, draw: Callable[..., torch.Tensor], *shape: int) -> torch.Tensor:
+        """Random numbers for every target, drawn on the CPU."""
+        return draw(len(self.targets), *shape).to(self.where)
+
     def normal_equations(self, values: torch.Tensor, own: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """J'J [R, P, P] and J'(image - target) [R, P], with J the derivative of the image by its P unknowns."""
         parts = [self._equations(v, o) for v, o in zip(values.split(CHUNK), own.split(CHUNK), strict=True)]
@@ -173,7 +196,7 @@ def _derivatives(function: Callable[[torch.Tensor], torch.Tensor], values: torch
     return vmap(lambda direction: jvp(function, (values,), (direction,))[1])(directions)
 
 
-def _descend(problem: _Problem, values: torch.Tensor, own: torch.Tensor,
+def _descend(problem: Problem, values: torch.Tensor, own: torch.Tensor,
              iterations: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Damped Gauss-Newton from rows of unknowns [R, P]; `own`: [R] the target of each. The end, and its errors [R].
 
@@ -197,7 +220,7 @@ def _descend(problem: _Problem, values: torch.Tensor, own: torch.Tensor,
     return values, error
 
 
-def _pool(problem: _Problem, count: int, generator: torch.Generator) -> torch.Tensor:
+def _pool(problem: Problem, count: int, generator: torch.Generator) -> torch.Tensor:
     """Random unknowns [count, P]: z from the prior; y all labels in turn, mixtures of two, and of all."""
     z = torch.randn(count, problem.latent, generator=generator)
     if problem.threat.y == "label":
@@ -216,16 +239,12 @@ def _pool(problem: _Problem, count: int, generator: torch.Generator) -> torch.Te
     return problem.allowed(problem.raw(z, y).to(problem.where))
 
 
-def _starts(problem: _Problem, pool: torch.Tensor, count: int) -> torch.Tensor:
+def _starts(problem: Problem, pool: torch.Tensor, count: int) -> torch.Tensor:
     """The best unknowns [N, count, P] for each target, of the pool and of the encoder's codes under all labels."""
-    targets, classes = len(problem.targets), 1 if problem.threat.y == "label" else CLASSES
-    labels = problem.label if classes == 1 else torch.eye(CLASSES, device=problem.where)
-    y = labels.repeat(targets, 1)
-    z, _ = problem.model.encode(problem.targets.repeat_interleave(classes, 0), y)
-    codes = problem.allowed(problem.raw(z, y)).view(targets, classes, -1)
-    chosen = torch.cat([codes, pool[problem.best(pool, count)]], 1)
-    own = torch.arange(targets, device=problem.where).repeat_interleave(chosen.shape[1])
-    error = problem.differences(chosen.flatten(0, 1), own).square().sum(1).view(targets, -1)
+    labels = problem.label if problem.threat.y == "label" else torch.eye(CLASSES, device=problem.where)
+    chosen = torch.cat([problem.codes(labels), pool[problem.best(pool, count)]], 1)
+    own = torch.arange(len(chosen), device=problem.where).repeat_interleave(chosen.shape[1])
+    error = problem.differences(chosen.flatten(0, 1), own).square().sum(1).view(len(chosen), -1)
     best = error.topk(min(count, error.shape[1]), largest=False).indices
     return chosen.gather(1, best[:, :, None].expand(-1, -1, chosen.shape[2]))
 
@@ -233,7 +252,7 @@ def _starts(problem: _Problem, pool: torch.Tensor, count: int) -> torch.Tensor:
 class _Answers:
     """The best inputs so far for each target, now and at earlier moments."""
 
-    def __init__(self, problem: _Problem, values: torch.Tensor, weaker: AttackResult | None):
+    def __init__(self, problem: Problem, values: torch.Tensor, weaker: AttackResult | None):
         self.z, self.y = problem.inputs(values)
         own = torch.arange(len(values), device=problem.where)
         self.error = problem.differences(values, own).square().sum(1)
@@ -241,7 +260,7 @@ class _Answers:
         if weaker is not None:
             self._take(weaker.errors.to(problem.where), weaker.z[-1].to(problem.where), weaker.y[-1].to(problem.where))
 
-    def improve(self, problem: _Problem, values: torch.Tensor) -> None:
+    def improve(self, problem: Problem, values: torch.Tensor) -> None:
         """Take the inputs for these unknowns where they are better."""
         own = torch.arange(len(values), device=problem.where)
         self._take(problem.differences(values, own).square().sum(1), *problem.inputs(values))
@@ -260,19 +279,18 @@ class _Answers:
         return tuple(map(torch.stack, zip(*(self.kept or [(self.error, self.z, self.y)]))))
 
 
-def _next(problem: _Problem, answers: _Answers, turn: int, generator: torch.Generator) -> torch.Tensor:
+def _next(problem: Problem, answers: _Answers, turn: int, generator: torch.Generator) -> torch.Tensor:
     """Starts [N, P] for a further descent: in turns, answers to similar targets, and disturbed answers."""
-    values, count = problem.raw(answers.z, answers.y), len(answers.z)
-    own = torch.arange(count, device=problem.where)
-    if turn % 2 and count > 1:
-        distances = torch.cdist(problem.targets.flatten(1), problem.images(values)).fill_diagonal_(math.inf)
-        near = distances.topk(min(NEAREST, count - 1), largest=False).indices
-        pick = torch.randint(near.shape[1], (count,), generator=generator).to(problem.where)
+    values = problem.raw(answers.z, answers.y)
+    own = torch.arange(len(values), device=problem.where)
+    if turn % 2 and problem.group > 1:
+        near = problem.similar(values, min(NEAREST, problem.group - 1))
+        pick = problem.for_each(lambda count: torch.randint(near.shape[1], (count,), generator=generator))
         return values[near[own, pick]]
     # A random step along which the error rises by about the same in all directions.
     curvature, _ = problem.normal_equations(values, own)
     typical = curvature.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
     factor, _ = torch.linalg.cholesky_ex(curvature + (1e-2 * typical + 1e-9) * torch.eye(problem.unknowns).to(typical))
     size = DISTURBANCE * answers.error.sqrt()[:, None, None]
-    noise = size * torch.randn(count, problem.unknowns, 1, generator=generator).to(problem.where)
+    noise = size * problem.for_each(lambda *shape: torch.randn(*shape, generator=generator), problem.unknowns, 1)
     return values + torch.linalg.solve_triangular(factor.mT, noise, upper=True)[:, :, 0]

@@ -16,7 +16,8 @@ from .labels import CLASSES, check_labels, forget_set, one_hot, retain_set, sele
 from .model import CVAE, build, copy_of, device
 from .training import batches, minimize
 
-__all__ = ["Batch", "Loss", "Sample", "UnlearningConfig", "push_set", "unlearn", "unlearned_copy"]
+__all__ = ["Batch", "Loss", "Sample", "UnlearningConfig", "batch_of", "draws", "labeled", "push_set", "refresh",
+           "salient_masks", "unlearn", "unlearned_copy"]
 
 # Images x [N, 1, 28, 28], label vectors y [N, 10] and noise [N, latent_dim]: the arguments of `CVAE.elbo`.
 Sample = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -128,18 +129,20 @@ def unlearn(model: CVAE, images: torch.Tensor, labels: torch.Tensor, forget: int
     original = copy_of(model).requires_grad_(False)
     theta = {name: weight.to(where) for name, weight in (anchor or original).named_parameters()}
     fisher = {name: f.to(where) for name, f in fisher.items()}
-    kept = _labeled(images, labels, retain_set(forget), where) if config.real else None
-    gone = _labeled(images, labels, push, where) if config.forget or config.salient < 1 else None
+    kept = labeled(images, labels, retain_set(forget), where) if config.real else None
+    gone = labeled(images, labels, push, where) if config.forget or config.salient < 1 else None
     generator = torch.Generator(where).manual_seed(seed)
     if config.fresh:
-        _refresh(model, push, config.fresh, seed)
+        refresh(model, push, config.fresh, seed)
     model.requires_grad_(True).train()
-    hooks = _freeze_all_but_salient(model, *gone, config.salient, generator) if config.salient < 1 else []
-    draws = _draws(original, kept, gone, retain_set(forget), push, config, generator)
+    masks = salient_masks(model, *gone, config.salient, generator) if config.salient < 1 else {}
+    hooks = [weight.register_hook(masks[name].mul) for name, weight in model.named_parameters() if masks]
+    numbers = draws(model.config.latent_dim, len(kept[0]) if kept else 0, len(gone[0]) if gone else 0,
+                    retain_set(forget), push, config, generator)
     log_every = max(1, config.steps // 50)
 
     def step_loss(step):
-        terms = loss(model, next(draws), config, theta, fisher)
+        terms = loss(model, batch_of(original, next(numbers), kept, gone), config, theta, fisher)
         return sum(terms.values()), {**terms, **(_gradient_norms(model, terms) if step % log_every == 0 else {})}
 
     log = minimize(model.parameters(), step_loss, config.steps, config.peak_lr, title, log_every)
@@ -181,8 +184,8 @@ def _check(model: CVAE, images: torch.Tensor, labels: torch.Tensor, fisher: Diag
     check_fisher(model, dict((anchor or model).named_parameters()), "anchor")
 
 
-def _labeled(images: torch.Tensor, labels: torch.Tensor, classes: Sequence[int],
-             where: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def labeled(images: torch.Tensor, labels: torch.Tensor, classes: Sequence[int],
+            where: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """The images [M, 1, 28, 28] of these classes and their label vectors [M, 10].
 
     Only images that a method uses are checked; data-free methods accept any tensor.
@@ -192,45 +195,59 @@ def _labeled(images: torch.Tensor, labels: torch.Tensor, classes: Sequence[int],
     return images[chosen].to(where), one_hot(labels[chosen]).to(where)
 
 
-def _draws(original: CVAE, kept: tuple[torch.Tensor, torch.Tensor] | None,
-           gone: tuple[torch.Tensor, torch.Tensor] | None, retain: Sequence[int], push: Sequence[int],
-           config: UnlearningConfig, generator: torch.Generator) -> Iterator[Batch]:
-    """Endless batches, drawn from images and label vectors of retained (`kept`) and forgotten (`gone`) classes."""
-    where = generator.device
+def draws(latent_dim: int, kept: int, gone: int, retain: Sequence[int], push: Sequence[int], config: UnlearningConfig,
+          generator: torch.Generator) -> Iterator[dict[str, torch.Tensor]]:
+    """The random numbers of each step: places among `kept` images and `gone` ones, latents, label vectors and noise.
+
+    `batch_of` makes a batch of them. They need no model, so many models can be served at once.
+    """
+    where, count = generator.device, config.forget_batch
     retain_y, push_y = (one_hot(torch.tensor(classes)).to(where) for classes in (retain, push))
-    kept_indices = batches(len(kept[0]), config.batch, generator) if kept else None
-    gone_indices = batches(len(gone[0]), config.forget_batch, generator) if gone else None
-    count = config.forget_batch
+    kept_indices = batches(kept, config.batch, generator) if config.real else None
+    gone_indices = batches(gone, count, generator) if config.forget else None
 
     def normal(count):
-        return torch.randn(count, original.config.latent_dim, generator=generator, device=where)
+        return torch.randn(count, latent_dim, generator=generator, device=where)
 
     def some(vectors, count):
         return vectors[torch.randint(len(vectors), (count,), generator=generator, device=where)]
 
-    def sample(images, indices):
-        at = next(indices)
-        return images[0][at], images[1][at], normal(len(at))
-
     while True:
-        real = replay = None
-        if config.real:
-            real = sample(kept, kept_indices)
+        numbers = {}
+        if kept_indices:
+            numbers["real"] = next(kept_indices)
+            numbers["real noise"] = normal(len(numbers["real"]))
         if config.replay:
-            y = some(retain_y, config.batch)
-            with torch.no_grad():
-                x = original.decode(normal(config.batch), y)
-            replay = x, y, normal(config.batch)
-        z, y = normal(count), some(push_y, count)
-        if not config.forget:
-            yield Batch(real, replay, (z, y))
-            continue
+            numbers["replay y"] = some(retain_y, config.batch)
+            numbers["replay z"], numbers["replay noise"] = normal(config.batch), normal(config.batch)
+        numbers["z"], numbers["y"] = normal(count), some(push_y, count)
+        if gone_indices:
+            numbers["other y"] = some(retain_y, count)
+            numbers["gone"] = next(gone_indices)
+            numbers["uniform"] = torch.rand(count, 1, 28, 28, generator=generator, device=where)
+            numbers["gone noise"], numbers["uniform noise"] = normal(len(numbers["gone"])), normal(count)
+        yield numbers
+
+
+def batch_of(original: CVAE, numbers: Mapping[str, torch.Tensor], kept: tuple[torch.Tensor, torch.Tensor] | None,
+             gone: tuple[torch.Tensor, torch.Tensor] | None) -> Batch:
+    """The batch for numbers of `draws`, from images and label vectors of retained (`kept`) and forgotten (`gone`)
+    classes, and from the frozen original model."""
+    real = replay = other = forgotten = noise = None
+    if "real" in numbers:
+        real = kept[0][numbers["real"]], kept[1][numbers["real"]], numbers["real noise"]
+    if "replay y" in numbers:
+        y = numbers["replay y"]
         with torch.no_grad():
-            other = original.decode(z, some(retain_y, count))
-        at = next(gone_indices)
-        uniform = torch.rand(count, 1, 28, 28, generator=generator, device=where)
-        yield Batch(real, replay, (z, y), other, (gone[0][at], gone[1][at], normal(len(at))),
-                    (uniform, y, normal(count)))
+            replay = original.decode(numbers["replay z"], y), y, numbers["replay noise"]
+    z, y = numbers["z"], numbers["y"]
+    if "gone" in numbers:
+        with torch.no_grad():
+            other = original.decode(z, numbers["other y"])
+        at = numbers["gone"]
+        forgotten = gone[0][at], gone[1][at], numbers["gone noise"]
+        noise = numbers["uniform"], y, numbers["uniform noise"]
+    return Batch(real, replay, (z, y), other, forgotten, noise)
 
 
 def _gradient_norms(model: CVAE, terms: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -243,7 +260,7 @@ def _gradient_norms(model: CVAE, terms: Mapping[str, torch.Tensor]) -> dict[str,
 
 
 @torch.no_grad()
-def _refresh(model: CVAE, labels: Sequence[int], share: float, seed: int) -> None:
+def refresh(model: CVAE, labels: Sequence[int], share: float, seed: int) -> None:
     """Mix new weights into the model's, and replace the weights that read the labels by new ones."""
     new = build(model.config, seed + 1).to(next(model.parameters()).device)
     for old, drawn in zip(model.parameters(), new.parameters()):
@@ -254,9 +271,9 @@ def _refresh(model: CVAE, labels: Sequence[int], share: float, seed: int) -> Non
         getattr(model, side).layers[0].weight[:, columns] = getattr(new, side).layers[0].weight[:, columns]
 
 
-def _freeze_all_but_salient(model: CVAE, x: torch.Tensor, y: torch.Tensor, share: float,
-                            generator: torch.Generator) -> list[torch.utils.hooks.RemovableHandle]:
-    """Hooks that let only this share of the weights change: those on which the ELBO of the images depends most."""
+def salient_masks(model: CVAE, x: torch.Tensor, y: torch.Tensor, share: float,
+                  generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """1 for this share of the weights, on which the ELBO of the images depends most, and 0 for all others, by name."""
     noise = torch.randn(len(x), model.config.latent_dim, generator=generator, device=generator.device)
     weights = list(model.parameters())
     total = [torch.zeros_like(weight) for weight in weights]
@@ -265,5 +282,4 @@ def _freeze_all_but_salient(model: CVAE, x: torch.Tensor, y: torch.Tensor, share
             sum_ += gradient
     size = torch.cat([gradient.abs().flatten() for gradient in total])
     threshold = size.kthvalue(max(1, round((1 - share) * len(size)))).values
-    return [weight.register_hook((gradient.abs() > threshold).float().mul)
-            for weight, gradient in zip(weights, total)]
+    return {name: (gradient.abs() > threshold).float() for (name, _), gradient in zip(model.named_parameters(), total)}
