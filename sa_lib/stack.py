@@ -1,0 +1,297 @@
+"""Stacks: many models of one shape, trained, unlearned and attacked side by side.
+
+One small model leaves a GPU idle. Here the weights of K models are stacked to [K, ...], and PyTorch's vmap runs a
+function of a model on all of them at once. Each model has its own random numbers, those that it has alone, so a model
+of a stack is the model that `training`, `unlearning` and `reconstruction` would make, up to rounding.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call, vmap
+
+from .attacks import AttackResult, Threat
+from .checks import check_images, check_seed, check_types
+from .data import Dataset
+from .fisher import Diagonal
+from .judges import Judge
+from .labels import check_label, one_hot, retain_set, select
+from .methods import Method
+from .model import CVAE, ModelConfig, build, device
+from .reconstruction import Problem, SearchConfig, search
+from .training import KL_SHARE, TrainingConfig, batches, minimize, start_at_mean
+from .unlearning import UnlearningConfig, batch_of, draws, labeled, refresh, salient_masks
+
+__all__ = ["Stack", "forget", "joined", "reconstruct", "relearn", "stacked", "train", "updates"]
+
+
+@dataclass(frozen=True)
+class Stack:
+    """K models of one shape.
+
+    Attributes:
+        config: their shape.
+        weights: name -> [K, ...].
+    """
+
+    config: ModelConfig
+    weights: Diagonal
+
+    def __len__(self) -> int:
+        return len(next(iter(self.weights.values())))
+
+    def __getitem__(self, rows: slice | Sequence[int]) -> "Stack":
+        """Some of the models."""
+        rows = rows if isinstance(rows, slice) else torch.tensor(rows)
+        return Stack(self.config, {name: weight[rows] for name, weight in self.weights.items()})
+
+    @property
+    def where(self) -> torch.device:
+        """The device of the weights."""
+        return next(iter(self.weights.values())).device
+
+    def models(self) -> list[CVAE]:
+        """Frozen models with copies of the weights."""
+        found = []
+        for row in range(len(self)):
+            model = build(self.config, 0).to(self.where).eval().requires_grad_(False)
+            model.load_state_dict({name: weight[row] for name, weight in self.weights.items()})
+            found.append(model)
+        return found
+
+    def run(self, function: Callable[..., Any], *inputs: Any, shared: Sequence[Any] = ()) -> Any:
+        """function(model, *inputs, *shared) of every model at once.
+
+        Args:
+            inputs: tensors [K, ...], or dictionaries of such; each model gets its row.
+            shared: what all models get.
+
+        Returns:
+            What the function returns, tensors with K rows.
+        """
+        call = _caller(self.config)
+
+        def single(weights, *own):
+            return functional_call(call, {f"model.{name}": weight for name, weight in weights.items()},
+                                   (function, *own, *shared))
+
+        return vmap(single)(self.weights, *inputs)
+
+
+class _Call(nn.Module):
+    """A function of a model as a module, for `functional_call`."""
+
+    def __init__(self, model: CVAE):
+        super().__init__()
+        self.model = model
+
+    def forward(self, function, *inputs):
+        return function(self.model, *inputs)
+
+
+@cache
+def _caller(config: ModelConfig) -> _Call:
+    """A module without weights of its own."""
+    with torch.device("meta"):
+        return _Call(CVAE(config))
+
+
+def stacked(models: Sequence[CVAE]) -> Stack:
+    """The stack of models of one shape."""
+    return Stack(models[0].config, _stacked([dict(model.named_parameters()) for model in models]))
+
+
+def joined(stacks: Sequence[Stack]) -> Stack:
+    """All models of several stacks, one after another."""
+    return Stack(stacks[0].config, {name: torch.cat([stack.weights[name] for stack in stacks])
+                                    for name in stacks[0].weights})
+
+
+def _stacked(rows: Sequence[Diagonal]) -> Diagonal:
+    return {name: torch.stack([row[name].detach() for row in rows]) for name in rows[0]}
+
+
+def train(dataset: Dataset, model: ModelConfig, config: TrainingConfig, seeds: Sequence[int],
+          without: Sequence[int] = ()) -> Stack:
+    """Models with these seeds, as `training.new_cvae` trains each."""
+    keep = select(dataset.train_labels, retain_set(without))
+    images = dataset.train_images[keep].to(device())
+    y = one_hot(dataset.train_labels[keep]).to(device())
+    models = [build(model, check_seed(seed)).to(device()) for seed in seeds]
+    for one in models:
+        start_at_mean(one, images)
+    generators = [torch.Generator(images.device).manual_seed(seed) for seed in seeds]
+    indices = [batches(len(images), config.batch, generator) for generator in generators]
+    steps = config.epochs * max(1, len(images) // config.batch)
+    stack = _trainable(stacked(models))
+
+    def loss(step):
+        at = [next(own) for own in indices]
+        noise = torch.stack([torch.randn(len(own), model.latent_dim, generator=generator, device=images.device)
+                             for own, generator in zip(at, generators, strict=True)])
+        log_likelihood, kl = stack.run(
+            lambda one, at, noise: one.elbo_terms(images[at], y[at], noise), torch.stack(at), noise)
+        weight = 1 + (config.kl_start - 1) * max(0.0, 1 - step / (KL_SHARE * steps))
+        # A sum over the models: the gradient of each is its own.
+        return (weight * kl - log_likelihood).mean(1).sum(), {}
+
+    minimize(stack.weights.values(), loss, steps, config.peak_lr, f"train {len(seeds)} CVAEs")
+    return _frozen(stack)
+
+
+def forget(stack: Stack, dataset: Dataset, label: int, method: Method, seeds: Sequence[int],
+           fishers: Sequence[Diagonal] = ()) -> Stack:
+    """The models after a method has made them forget a class, as `unlearning.unlearn` does with each.
+
+    Args:
+        seeds: one for each model.
+        fishers: of the classes to protect, one for each model, if the method has such a term.
+    """
+    check_types(stack=(stack, Stack), method=(method, Method))
+    check_label(label)
+    config, where, retain = method.config, stack.where, retain_set(label)
+    kept = labeled(dataset.train_images, dataset.train_labels, retain, where) if config.real else None
+    gone = (labeled(dataset.train_images, dataset.train_labels, [label], where)
+            if config.forget or config.salient < 1 else None)
+    models = stack.models()
+    generators = [torch.Generator(where).manual_seed(check_seed(seed)) for seed in seeds]
+    if config.fresh:
+        for model, seed in zip(models, seeds, strict=True):
+            refresh(model, [label], config.fresh, seed)
+    student = _trainable(stacked(models))
+    if config.salient < 1:
+        masks = _stacked([salient_masks(model.requires_grad_(True), *gone, config.salient, generator)
+                          for model, generator in zip(models, generators, strict=True)])
+        for name, weight in student.weights.items():
+            weight.register_hook(masks[name].mul)
+    numbers = [draws(stack.config.latent_dim, len(kept[0]) if kept else 0, len(gone[0]) if gone else 0, retain,
+                     [label], config, generator) for generator in generators]
+    protect = _stacked([{name: f.to(where) for name, f in own.items()} for own in fishers]) if config.ewc else {}
+
+    def loss(step):
+        own = [next(one) for one in numbers]
+        terms = student.run(_terms, {name: torch.stack([one[name] for one in own]) for name in own[0]}, stack.weights,
+                            protect, shared=(kept, gone, method, stack.config))
+        return sum(terms.values()).sum(), {}
+
+    minimize(student.weights.values(), loss, config.steps, config.peak_lr, f"forget {label}, {len(stack)} models")
+    return _frozen(student)
+
+
+def _terms(model, numbers, original, protect, kept, gone, method, shape):
+    """The terms of a method's loss for one model; `original`: its weights before."""
+    batch = functional_call(_caller(shape), {f"model.{name}": weight for name, weight in original.items()},
+                            (batch_of, numbers, kept, gone))
+    return method.loss(model, batch, method.config, original, protect)
+
+
+def _trainable(stack: Stack) -> Stack:
+    return Stack(stack.config, {name: weight.clone().requires_grad_() for name, weight in stack.weights.items()})
+
+
+def _frozen(stack: Stack) -> Stack:
+    return Stack(stack.config, {name: weight.detach() for name, weight in stack.weights.items()})
+
+
+def updates(config: UnlearningConfig) -> UnlearningConfig:
+    """As many ordinary updates on the retained classes as `config` has, and no other term; see `trained.mended`."""
+    return UnlearningConfig(steps=config.steps, batch=config.batch, peak_lr=config.peak_lr, replay=0.0, ewc=0.0,
+                            gray=0.0)
+
+
+class _Problem(Problem):
+    """`reconstruction.Problem` for a stack: the targets of the first model, then those of the second, and so on."""
+
+    def __init__(self, stack: Stack, targets: torch.Tensor, label: int, threat: Threat):
+        super().__init__(stack[:1].models()[0], targets, label, threat)
+        self.stack, self.own = stack, self.targets
+        self.targets = self.targets.repeat(len(stack), 1, 1, 1)
+
+    def images(self, values: torch.Tensor) -> torch.Tensor:
+        return self._images(values.unflatten(0, (len(self.stack), -1))).flatten(0, 1)
+
+    def _images(self, values: torch.Tensor) -> torch.Tensor:
+        """[K, R, P] -> [K, R, 784]"""
+        z, y = self.inputs(values.flatten(0, 1))
+        shape = values.shape[:2]
+        return self.stack.run(CVAE.decode, z.unflatten(0, shape), y.unflatten(0, shape)).flatten(2)
+
+    def best(self, values: torch.Tensor, count: int) -> torch.Tensor:
+        images = self._images(values.expand(len(self.stack), -1, -1))
+        distances = torch.cdist(self.own.flatten(1), images)
+        return distances.topk(min(count, len(values)), largest=False).indices.flatten(0, 1)
+
+    def codes(self, y: torch.Tensor) -> torch.Tensor:
+        labels = y.repeat(self.group, 1)
+        z, _ = self.stack.run(CVAE.encode, shared=(self.own.repeat_interleave(len(y), 0), labels))
+        values = self.raw(z.flatten(0, 1), labels.repeat(len(self.stack), 1))
+        return self.allowed(values).view(len(self.targets), len(y), -1)
+
+    def similar(self, values: torch.Tensor, count: int) -> torch.Tensor:
+        images = self.images(values).unflatten(0, (len(self.stack), -1))
+        distances = torch.cdist(self.own.flatten(1), images)
+        distances.diagonal(dim1=1, dim2=2).fill_(torch.inf)
+        near = distances.topk(count, largest=False).indices
+        first = torch.arange(len(self.stack), device=self.where)[:, None, None] * self.group
+        return (near + first).flatten(0, 1)
+
+    def for_each(self, draw: Callable[..., torch.Tensor], *shape: int) -> torch.Tensor:
+        own = draw(self.group, *shape).to(self.where)
+        return own.repeat(len(self.stack), *[1] * (own.ndim - 1))
+
+    def normal_equations(self, values: torch.Tensor, own: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._equations(values, own)  # all at once: the rows of a model must stay together
+
+
+@torch.no_grad()
+def reconstruct(stack: Stack, targets: torch.Tensor, label: int, threat: Threat, config: SearchConfig = SearchConfig(),
+                seed: int = 0, weaker: AttackResult | None = None) -> AttackResult:
+    """The attack of `reconstruction.reconstruct` on every model of a stack.
+
+    Args:
+        targets: [N, 1, 28, 28], the same for all models.
+        weaker: this function's result under a threat model with less freedom.
+
+    Returns:
+        The end of the attack alone: errors [K N], the targets of the first model first; without images.
+    """
+    check_types(stack=(stack, Stack), threat=(threat, Threat), config=(config, SearchConfig))
+    check_images(targets, "targets")
+    check_label(label)
+    budget, (error, z, y) = search(_Problem(stack, targets, label, threat), config, check_seed(seed), weaker)
+    return AttackResult(budget[-1:], error[-1:], z[-1:], y[-1:], torch.empty(0))
+
+
+def relearn(stack: Stack, images: torch.Tensor, label: int, judge: Judge, seeds: Sequence[int], steps: int = 200,
+            lr: float = 1e-3, batch: int = 32, every: int = 20, samples: int = 200) -> torch.Tensor:
+    """The accuracies of `attacks.relearn` for every model, [K, 1 + steps // every]."""
+    check_types(stack=(stack, Stack), judge=(judge, Judge))
+    check_images(images)
+    where, latent_dim = stack.where, stack.config.latent_dim
+    student = _trainable(stack)
+    optimizer = torch.optim.Adam(student.weights.values(), lr=lr, fused=True)
+    generators = [torch.Generator(where).manual_seed(check_seed(seed)) for seed in seeds]
+    indices = [batches(len(images), batch, generator) for generator in generators]
+    images, y = images.to(where), one_hot(torch.tensor([label])).to(where)
+
+    def normal(count):
+        return torch.stack([torch.randn(count, latent_dim, generator=one, device=where) for one in generators])
+
+    z, accuracy = normal(samples), []
+    for step in range(steps + 1):
+        if step % every == 0:
+            with torch.no_grad():
+                drawn = _frozen(student).run(CVAE.decode, z, shared=(y.expand(samples, -1),))
+            answers = judge.probabilities(drawn.flatten(0, 1)).argmax(1).view(len(stack), -1)
+            accuracy.append((answers == label).float().mean(1).cpu())
+        at = torch.stack([next(own) for own in indices])
+        loss = -student.run(lambda one, x, noise: one.elbo(x, y.expand(len(x), -1), noise), images[at],
+                            normal(at.shape[1])).mean(1).sum()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+    return torch.stack(accuracy, 1)

@@ -1,0 +1,83 @@
+"""Stacks: each model of a stack is the model that it would be alone."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sa_lib import attacks, fisher, reconstruction, stack, training, unlearning
+from sa_lib.judges import Judge
+from sa_lib.methods import METHODS
+from sa_lib.model import ModelConfig, build
+from sa_lib.reconstruction import SearchConfig
+from sa_lib.training import TrainingConfig
+
+SHAPE = ModelConfig(latent_dim=3, hidden=(16, 12))
+SEEDS = [0, 5]
+LABEL = 3
+
+
+@pytest.fixture(scope="module", autouse=True)
+def in_float32():
+    """Reduced precision would hide a difference, or make one."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr("sa_lib.settings.native_bfloat16", lambda: False)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return stack.stacked([build(SHAPE, seed) for seed in SEEDS])
+
+
+def close(model, other):
+    for (name, weight), alone in zip(model.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(weight, alone, rtol=1e-3, atol=2e-4, msg=name)
+
+
+def test_training(digits):
+    config = TrainingConfig(epochs=2, batch=256)
+    together = stack.train(digits, SHAPE, config, SEEDS, [LABEL])
+    for seed, model in zip(SEEDS, together.models(), strict=True):
+        alone, _ = training.new_cvae(digits, SHAPE, config, seed, [LABEL])
+        close(model, alone)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_forgetting(digits, pair, name):
+    method = replace(METHODS[name], config=replace(METHODS[name].config, steps=3))
+    fishers = [fisher.combine(fisher.dataset_fishers(model, digits, 0), dict.fromkeys([0, 1, 2], 1))
+               for model in pair.models()]
+    together = stack.forget(pair, digits, LABEL, method, SEEDS, fishers)
+    for seed, model, start, protect in zip(SEEDS, together.models(), pair.models(), fishers, strict=True):
+        unlearning.unlearn(start, digits.train_images, digits.train_labels, LABEL, protect, method.config, seed,
+                           method.loss)
+        close(model, start)
+    assert any(not torch.equal(weight, pair.weights[key]) for key, weight in together.weights.items())
+
+
+def test_attacks(digits, pair):
+    targets = digits.test_images[digits.test_labels == LABEL][:6]
+    config = SearchConfig(pool=64, starts=2, iterations=4, rounds=4)
+    weaker, alone = None, [None, None]
+    for threat in attacks.THREATS.values():
+        weaker = stack.reconstruct(pair, targets, LABEL, threat, config, 0, weaker)
+        alone = [reconstruction.reconstruct(model, targets, LABEL, threat, config, 0, before)
+                 for model, before in zip(pair.models(), alone, strict=True)]
+        torch.testing.assert_close(weaker.errors.view(2, -1), torch.stack([one.errors for one in alone]),
+                                   rtol=5e-3, atol=1e-3)
+
+
+def test_relearning(digits, pair):
+    images, judge = digits.train_images[digits.train_labels == LABEL][:40], Judge("B").eval()
+    options = {"steps": 6, "every": 2, "samples": 20}
+    together = stack.relearn(pair, images, LABEL, judge, SEEDS, **options)
+    for seed, model, found in zip(SEEDS, pair.models(), together, strict=True):
+        alone = attacks.relearn(model, images, LABEL, judge, seed=seed, **options)
+        assert found.tolist() == pytest.approx(alone.tolist(), abs=0.051)
+
+
+def test_rows_and_joining(pair):
+    assert len(pair[:1]) == 1 and len(stack.joined([pair, pair[[1]]])) == 3
+    close(stack.joined([pair, pair[[1]]]).models()[2], pair.models()[1])
