@@ -5,7 +5,7 @@ or stop a training, and none of them is part of a recipe of the store. So the li
 """
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 
@@ -32,14 +32,25 @@ def native_bfloat16() -> bool:
     return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16"))
 
 
-def with_native_products(where: torch.device) -> AbstractContextManager:
-    """Matrix products and convolutions in bfloat16 in the block, if the processor has it; all else stays float32.
+@contextmanager
+def with_native_products(where: torch.device) -> Iterator[None]:
+    """Matrix products and convolutions in reduced precision in the block: in bfloat16, if the processor has it, and on
+    a GPU in TensorFloat-32; all else stays float32.
 
     Weights, their gradients' sums and the outputs of a model keep float32, as in the mixed precision of Micikevicius
-    et al. (2018, arXiv 1710.03740). On a GPU nothing changes.
+    et al. (2018, arXiv 1710.03740).
     """
-    # With its cache, autocast would go on with the weights of an earlier step.
-    return torch.autocast("cpu", torch.bfloat16, where.type == "cpu" and native_bfloat16(), cache_enabled=False)
+    if where.type != "cuda":
+        # With its cache, autocast would go on with the weights of an earlier step.
+        with torch.autocast("cpu", torch.bfloat16, where.type == "cpu" and native_bfloat16(), cache_enabled=False):
+            yield
+        return
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 @contextmanager
