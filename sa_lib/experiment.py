@@ -232,7 +232,8 @@ def validate(*, dataset: str = "mnist", seed: int = 0, forget: Any = (), at_most
             ``-p`` passes lists as text.
         at_most: how many digits the chapter can forget.
         methods: names in `methods.METHODS`, all if empty; one, a list, or text as for `forget`.
-        changes: field -> value for their configurations; a mapping, or text as for `forget`.
+        changes: field -> value for their configurations; a mapping, or text as for `forget`. Its `steps` may be
+            `longest` at most.
         longest: the most updates that a method may take, from 1.
         profile: "full" or "smoke".
         architecture: a name in `model.ARCHITECTURES`.
@@ -255,6 +256,8 @@ def validate(*, dataset: str = "mnist", seed: int = 0, forget: Any = (), at_most
     digits = () if isinstance(asked, tuple) and not asked else forget_set(asked, most=at_most)
     chosen, changed = _method_parameters(methods, changes)
     check_whole(longest=longest)
+    if changed.get("steps", 1) > longest:
+        raise ValueError(f"changes must be of at most longest={longest} steps, got {shorten(changes)}")
     parameters = Parameters(dataset, int(seed), digits, profile, architecture, expanded(run_dir),
                             _checkpoint(model), chosen, changed, longest)
     if parameters.checkpoint:

@@ -22,14 +22,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .checks import check_images, check_types, check_values, check_whole, shorten
+from .checks import check_images, check_seed, check_types, check_values, check_whole, shorten
 from .data import Dataset
-from .labels import check_labels, one_hot
+from .labels import CLASSES, check_labels, one_hot
 from .model import CVAE
 from .settings import with_gradients
 
 __all__ = ["Diagonal", "combine", "dataset_fishers", "fisher_by_class", "fisher_diagonal", "sampled_fisher_diagonal",
-           "squared_gradients"]
+           "own_fisher", "squared_gradients"]
 
 Diagonal = dict[str, torch.Tensor]
 
@@ -237,6 +237,15 @@ def dataset_fishers(model: CVAE, dataset: Dataset, seed: int) -> dict[int, Diago
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(len(dataset.train_labels), model.config.latent_dim, generator=generator)
     return fisher_by_class(model, dataset.train_images, dataset.train_labels, noise)
+
+
+def own_fisher(model: CVAE, seed: int, count: int = 50_000) -> Diagonal:
+    """The model-sampled Fisher over `count` samples of all ten classes, equally many of each, drawn from `seed`.
+
+    As in the code of Heng & Soh (2023), which protects the class to forget too, and takes 50,000 samples.
+    """
+    generator = torch.Generator(next(model.parameters()).device).manual_seed(check_seed(seed))
+    return sampled_fisher_diagonal(model, torch.arange(count) % CLASSES, generator)
 
 
 def combine(fishers: Mapping[int, Diagonal], weights: Mapping[int, float]) -> Diagonal:

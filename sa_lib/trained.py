@@ -23,10 +23,10 @@ from .model import CVAE, ModelConfig
 from .reconstruction import SearchConfig
 from .settings import with_defaults
 from .training import ElboTerms, TrainingConfig
-from .unlearning import Batch, Loss, UnlearningConfig
+from .unlearning import Batch, Combine, Loss, UnlearningConfig
 
-__all__ = ["MENDING", "Trained", "cvae", "fishers", "forgotten", "judge", "mended", "never_saw", "reconstruction",
-           "retain_fisher", "sequence", "shortfall", "unlearned"]
+__all__ = ["MENDING", "Trained", "cvae", "fishers", "forgotten", "judge", "mended", "never_saw", "own_fisher",
+           "reconstruction", "retain_fisher", "sequence", "shortfall", "unlearned"]
 
 
 # Ordinary further training, as anybody may give a model.
@@ -116,6 +116,16 @@ def fishers(source: Trained, dataset: Dataset, seed: int = 0) -> dict[int, Diago
     return by_class
 
 
+@with_defaults()
+def own_fisher(source: Trained, seed: int = 0) -> Diagonal:
+    """The Fisher of the model's own samples of all ten classes; see `fisher.own_fisher`."""
+    check_types(source=(source, Trained))
+    seed = check_seed(seed)
+    recipe = {"model": source.digest, "samples": "own", "seed": seed,
+              "code": store.code_digest(labels, model, fisher, settings)}
+    return store.get_or_make("fisher", recipe, lambda: (fisher.own_fisher(source.net, seed), {})).tensors
+
+
 def retain_fisher(source: Trained, dataset: Dataset, forget: int | Sequence[int], seed: int = 0) -> Diagonal:
     """The data Fisher of the classes that are not in `forget`, over all their training images."""
     retain = retain_set(forget)
@@ -127,12 +137,14 @@ def retain_fisher(source: Trained, dataset: Dataset, forget: int | Sequence[int]
 @with_defaults()
 def unlearned(source: Trained, dataset: Dataset, forget: int | Sequence[int], protect: Diagonal,
               config: UnlearningConfig = UnlearningConfig(), seed: int = 0, loss: Loss = ewc_gray,
-              push: int | Sequence[int] | None = None, anchor: Trained | None = None) -> Trained:
+              push: int | Sequence[int] | None = None, anchor: Trained | None = None,
+              combine: Combine | None = None) -> Trained:
     """A copy of `source` that has forgotten classes; see `unlearning.unlearn`.
 
     Args:
         protect: the Fisher of the classes to protect; unused if `config.ewc` is 0.
         loss: its values and gradients on a fixed probe are part of the recipe: a changed loss makes another model.
+        combine: the same holds for the update that it makes of the gradients of this probe.
 
     Raises:
         ValueError: as `unlearning.unlearn`.
@@ -147,12 +159,12 @@ def unlearned(source: Trained, dataset: Dataset, forget: int | Sequence[int], pr
     anchor = anchor or source
     recipe = {"source": source.digest, "data": dataset.digest, "forget": list(forget), "push": list(push),
               "anchor": anchor.digest, "fisher": store.tensor_digest(protect), "unlearning": asdict(config),
-              "seed": seed, "loss": _loss_fingerprint(loss, config),
+              "seed": seed, "loss": _loss_fingerprint(loss, config, combine),
               "code": store.code_digest(labels, model, settings, training, unlearning)}
 
     def make():
         return _state(*unlearning.unlearned_copy(source.net, dataset, forget, protect, config, seed, loss, push,
-                                                 anchor.net))
+                                                 anchor.net, combine))
 
     return _loaded(store.get_or_make("unlearned", recipe, make))
 
@@ -161,8 +173,10 @@ def forgotten(source: Trained, dataset: Dataset, forget: int | Sequence[int], me
               seed: int = 0) -> Trained:
     """A copy of `source` that has forgotten classes by one of `methods.METHODS`, or by a method of your own."""
     check_types(method=(method, Method))
-    protect = retain_fisher(source, dataset, forget, seed) if method.config.ewc else {}
-    return unlearned(source, dataset, forget, protect, method.config, seed, method.loss)
+    protect = {}
+    if method.config.ewc:
+        protect = own_fisher(source, seed) if method.own else retain_fisher(source, dataset, forget, seed)
+    return unlearned(source, dataset, forget, protect, method.config, seed, method.loss, combine=method.combine)
 
 
 def sequence(source: Trained, dataset: Dataset, forget: int | Sequence[int],
@@ -294,13 +308,22 @@ def _elbo_fingerprint(terms: ElboTerms) -> dict[str, list[str]]:
     return store.fingerprint({"log_likelihood": log_likelihood.sum(), "kl": kl.sum()}, net.parameters())
 
 
-def _loss_fingerprint(loss: Loss, config: UnlearningConfig) -> dict[str, list[str]]:
+def _loss_fingerprint(loss: Loss, config: UnlearningConfig,
+                      combine: Combine | None = None) -> dict[str, list[str]]:
     net, other = model.build(PROBE, seed=0).double(), model.build(PROBE, seed=1).double()
     x, y, z = _probe()
     anchor = dict(other.named_parameters())
     protect = {name: weight.detach().square() for name, weight in anchor.items()}
     batch = Batch((x, y, z), (1 - x, y, z), (z, y), x.square(), (x.sqrt(), y, z), (1 - x.square(), y, z))
-    return store.fingerprint(loss(net, batch, config, anchor, protect), net.parameters())
+    terms = loss(net, batch, config, anchor, protect)
+    marks = store.fingerprint(terms, net.parameters())
+    if combine:
+        weights = dict(net.named_parameters())
+        update = combine(unlearning.gradients(terms, weights))
+        # The gradient of this scalar is the update.
+        marks |= store.fingerprint({"combine": sum((update[name] * weights[name]).sum() for name in weights)},
+                                   net.parameters())
+    return marks
 
 
 def _probe() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

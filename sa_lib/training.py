@@ -11,15 +11,17 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from .checks import check_config, check_images, check_number, check_seed, check_types, check_whole
+from .checks import check_config, check_images, check_name, check_number, check_seed, check_types, check_whole
 from .data import Dataset
 from .labels import CLASSES, check_labels, one_hot, retain_set, select
 from .model import CVAE, ModelConfig, build, device
 from .settings import with_native_products
 
-__all__ = ["Checkpoint", "ElboTerms", "TrainingConfig", "batches", "minimize", "new_cvae", "start_at_mean",
+__all__ = ["SCHEDULES", "Checkpoint", "ElboTerms", "TrainingConfig", "batches", "minimize", "new_cvae", "start_at_mean",
            "train_cvae"]
 
+# How the learning rate goes.
+SCHEDULES = ("one-cycle", "constant")
 # A killed process loses at most this many seconds of training plus one epoch.
 KEEP_EVERY = 30.0
 # The share of a training in which the weight of the KL divergence falls to 1.
@@ -81,8 +83,9 @@ def batches(count: int, size: int, generator: torch.Generator) -> Iterator[torch
 def minimize(parameters: Iterable[nn.Parameter],
              loss: Callable[[int], tuple[torch.Tensor, dict[str, torch.Tensor]]],
              steps: int, peak_lr: float, title: str, log_every: int = 50, checkpoint: Checkpoint | None = None,
-             generator: torch.Generator | None = None, epoch: int = 1) -> pd.DataFrame:
-    """Minimize a stochastic loss with Adam under a one-cycle schedule.
+             generator: torch.Generator | None = None, epoch: int = 1, schedule: str = "one-cycle",
+             backward: Callable[[torch.Tensor], None] = torch.Tensor.backward) -> pd.DataFrame:
+    """Minimize a stochastic loss with Adam.
 
     Args:
         parameters: the tensors to change.
@@ -97,6 +100,8 @@ def minimize(parameters: Iterable[nn.Parameter],
         generator: with `checkpoint`, the only source of randomness of `loss`.
         epoch: with `checkpoint`, the number of steps after which `loss`
             depends on nothing but `generator`.
+        schedule: one of `SCHEDULES`: "one-cycle" (Smith & Topin 2018), or "constant", which keeps `peak_lr`.
+        backward: writes the gradient of the loss's value into `.grad` of the parameters.
 
     Returns:
         The log: columns `step`, `loss` and the names that `loss` gave.
@@ -106,22 +111,24 @@ def minimize(parameters: Iterable[nn.Parameter],
     """
     check_whole(steps=steps, log_every=log_every)
     check_number(peak_lr=peak_lr)
+    check_name(SCHEDULES, schedule=schedule)
     parameters = list(parameters)
     optimizer = torch.optim.Adam(parameters, lr=peak_lr, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak_lr, total_steps=max(steps, 2))
+    scheduler = (torch.optim.lr_scheduler.OneCycleLR(optimizer, peak_lr, total_steps=max(steps, 2))
+                 if schedule == "one-cycle" else torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0))
     rows, kept = [], (began := time.monotonic())
     if checkpoint and (saved := checkpoint.load()):
-        rows = _restore(saved, parameters, optimizer, schedule, generator)
+        rows = _restore(saved, parameters, optimizer, scheduler, generator)
         began -= saved.info["seconds"]
-    bar = tqdm(range(schedule.last_epoch, steps), initial=schedule.last_epoch, total=steps, desc=title, leave=False,
+    bar = tqdm(range(scheduler.last_epoch, steps), initial=scheduler.last_epoch, total=steps, desc=title, leave=False,
                mininterval=1.0)
     for step in bar:
         with with_native_products(parameters[0].device):
             value, record = loss(step)
         optimizer.zero_grad(set_to_none=True)
-        value.backward()
+        backward(value)
         optimizer.step()
-        schedule.step()
+        scheduler.step()
         if step % log_every == 0 or step == steps - 1:
             row = {"step": step} | {k: float(v.detach()) for k, v in {"loss": value, **record}.items()}
             if not math.isfinite(row["loss"]):
@@ -133,7 +140,7 @@ def minimize(parameters: Iterable[nn.Parameter],
             rows.append(row)
         if checkpoint and (step + 1) % epoch == 0 and time.monotonic() - kept > KEEP_EVERY:
             kept = time.monotonic()
-            _keep(checkpoint, parameters, optimizer, schedule, generator, rows, kept - began)
+            _keep(checkpoint, parameters, optimizer, scheduler, generator, rows, kept - began)
     return pd.DataFrame(rows)
 
 

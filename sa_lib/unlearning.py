@@ -9,15 +9,15 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 
-from .checks import check_config, check_fisher, check_images, check_seed, check_types
+from .checks import check_config, check_fisher, check_images, check_name, check_seed, check_types
 from .data import Dataset
 from .fisher import Diagonal
 from .labels import CLASSES, check_labels, forget_set, one_hot, retain_set, select
 from .model import CVAE, build, copy_of, device
-from .training import batches, minimize
+from .training import SCHEDULES, batches, minimize
 
-__all__ = ["Batch", "Loss", "Sample", "UnlearningConfig", "batch_of", "draws", "labeled", "push_set", "refresh",
-           "salient_masks", "unlearn", "unlearned_copy"]
+__all__ = ["Batch", "Combine", "Loss", "Sample", "UnlearningConfig", "gradients", "push_set", "unlearn",
+           "unlearned_copy"]
 
 # Images x [N, 1, 28, 28], label vectors y [N, 10] and noise [N, latent_dim]: the arguments of `CVAE.elbo`.
 Sample = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -31,7 +31,8 @@ class UnlearningConfig:
         steps: number of updates.
         batch: real images a step, and as many replayed ones.
         forget_batch: draws of (z, forgotten label) a step.
-        peak_lr: highest learning rate of the one-cycle schedule.
+        peak_lr: highest learning rate.
+        schedule: "one-cycle", or "constant"; see `training.minimize`.
         real: weight of the negative ELBO, in nats per image, of real retained images.
         replay: weight of the same for images of the retained classes that
             the frozen original model generates.
@@ -58,9 +59,11 @@ class UnlearningConfig:
     forget: float = 0.0
     salient: float = 1.0
     fresh: float = 0.0
+    schedule: str = "one-cycle"
 
     def __post_init__(self):
         check_config(self)
+        check_name(SCHEDULES, schedule=self.schedule)
         if not 0 < self.salient <= 1 or self.fresh > 1:
             raise ValueError("salient must be in (0, 1] and fresh in [0, 1], "
                              f"got salient={self.salient!r} and fresh={self.fresh!r}")
@@ -93,12 +96,15 @@ class Batch:
 
 # (model, batch, config, anchor weights, Fisher) -> the weighted terms, whose sum is minimized.
 Loss = Callable[[CVAE, Batch, UnlearningConfig, Diagonal, Diagonal], dict[str, torch.Tensor]]
+# (term -> weight's name -> gradient of the weighted term, stacked=False) -> weight's name -> gradient of the update.
+# With stacked=True each gradient has a leading axis of models, and each model gets the combination of its own.
+Combine = Callable[..., dict[str, torch.Tensor]]
 
 
 def unlearn(model: CVAE, images: torch.Tensor, labels: torch.Tensor, forget: int | Sequence[int],
             fisher: Diagonal, config: UnlearningConfig, seed: int, loss: Loss,
             push: int | Sequence[int] | None = None, anchor: CVAE | None = None,
-            title: str = "unlearn") -> pd.DataFrame:
+            title: str = "unlearn", combine: Combine | None = None) -> pd.DataFrame:
     """Make `model` forget classes, in place.
 
     Args:
@@ -113,6 +119,8 @@ def unlearn(model: CVAE, images: torch.Tensor, labels: torch.Tensor, forget: int
         push: those of `forget` whose samples are changed; all by default.
         anchor: the model whose weights are theta*; by default `model` as it
             is at the start.
+        combine: makes the gradient of the update from those of the terms, such as `methods.surgery`; their sum by
+            default.
 
     Returns:
         The log: per logged step the value of each weighted term and the
@@ -142,12 +150,19 @@ def unlearn(model: CVAE, images: torch.Tensor, labels: torch.Tensor, forget: int
     numbers = draws(model.config.latent_dim, len(kept[0]) if kept else 0, len(gone[0]) if gone else 0,
                     retain_set(forget), push, config, generator)
     log_every = max(1, config.steps // 50)
+    terms: dict[str, torch.Tensor] = {}  # of the current step
 
     def step_loss(step):
-        terms = loss(model, batch_of(original, next(numbers), kept, gone), config, theta, fisher)
+        terms.update(loss(model, next(draws), config, theta, fisher))
         return sum(terms.values()), {**terms, **(_gradient_norms(model, terms) if step % log_every == 0 else {})}
 
-    log = minimize(model.parameters(), step_loss, config.steps, config.peak_lr, title, log_every)
+    def write_combined(value):
+        weights = dict(model.named_parameters())
+        for name, gradient in combine(gradients(terms, weights)).items():
+            weights[name].grad = gradient
+
+    log = minimize(model.parameters(), step_loss, config.steps, config.peak_lr, title, log_every,
+                   schedule=config.schedule, backward=write_combined if combine else torch.Tensor.backward)
     for hook in hooks:
         hook.remove()
     model.requires_grad_(False).eval()
@@ -156,12 +171,12 @@ def unlearn(model: CVAE, images: torch.Tensor, labels: torch.Tensor, forget: int
 
 def unlearned_copy(model: CVAE, dataset: Dataset, forget: Sequence[int], fisher: Diagonal, config: UnlearningConfig,
                    seed: int, loss: Loss, push: Sequence[int] | None = None,
-                   anchor: CVAE | None = None) -> tuple[CVAE, pd.DataFrame]:
+                   anchor: CVAE | None = None, combine: Combine | None = None) -> tuple[CVAE, pd.DataFrame]:
     """A copy of `model`, on `device()`, that has forgotten classes, and the log; arguments as for `unlearn`."""
     copy = copy_of(model).to(device())
     title = f"forget {', '.join(map(str, push_set(forget, push)))}" if config.gray else "further updates"
     log = unlearn(copy, dataset.train_images, dataset.train_labels, forget, fisher, config, seed, loss, push, anchor,
-                  title)
+                  title, combine)
     return copy, log
 
 
@@ -252,13 +267,17 @@ def batch_of(original: CVAE, numbers: Mapping[str, torch.Tensor], kept: tuple[to
     return Batch(real, replay, (z, y), other, forgotten, noise, numbers.get("replay z"))
 
 
+def gradients(terms: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> dict[str, Diagonal]:
+    """The gradient of each term, by the weight's name; zeros for the weights that it does not depend on."""
+    return {term: dict(zip(weights, torch.autograd.grad(value, [*weights.values()], retain_graph=True,
+                                                        materialize_grads=True)))
+            for term, value in terms.items()}
+
+
 def _gradient_norms(model: CVAE, terms: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Norm of the gradient of each term, under the name `<term>_grad`."""
-    norms = {}
-    for name, value in terms.items():
-        gradients = torch.autograd.grad(value, list(model.parameters()), retain_graph=True, allow_unused=True)
-        norms[f"{name}_grad"] = torch.stack([g.norm() for g in gradients if g is not None]).norm()
-    return norms
+    return {f"{term}_grad": torch.stack([g.norm() for g in of_term.values()]).norm()
+            for term, of_term in gradients(terms, dict(model.named_parameters())).items()}
 
 
 @torch.no_grad()

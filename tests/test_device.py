@@ -94,7 +94,8 @@ def new_cvae(few):
 def unlearn(method, few, steps=2, **changes):
     net, config = cvae(), replace(METHODS[method].config, steps=steps, **SMALL, **changes)
     protect = {name: weight.detach().cpu().square() for name, weight in net.named_parameters()}
-    log = unlearning.unlearn(net, few.train_images, few.train_labels, DIGIT, protect, config, 0, METHODS[method].loss)
+    log = unlearning.unlearn(net, few.train_images, few.train_labels, DIGIT, protect, config, 0, METHODS[method].loss,
+                             combine=METHODS[method].combine)
     return net, log
 
 
@@ -306,7 +307,8 @@ def waits(loop, few, count):
 @pytest.mark.parametrize("name", LOOPS)
 def test_twice_as_many_steps_wait_for_the_gpu_no_more_often(name, few, monkeypatch):
     # All steps but the first and the last are then between two rows of the log.
-    monkeypatch.setattr(unlearning, "minimize", lambda *given: training.minimize(*given[:-1], log_every=100))
+    monkeypatch.setattr(unlearning, "minimize",
+                        lambda *given, **named: training.minimize(*given[:-1], log_every=100, **named))
     assert waits(LOOPS[name], few, 2) == waits(LOOPS[name], few, 4)
 
 

@@ -8,7 +8,14 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 
 from sa_lib import fisher, trained
-from sa_lib.fisher import combine, fisher_by_class, fisher_diagonal, sampled_fisher_diagonal, squared_gradients
+from sa_lib.fisher import (
+    combine,
+    fisher_by_class,
+    fisher_diagonal,
+    own_fisher,
+    sampled_fisher_diagonal,
+    squared_gradients,
+)
 from sa_lib.labels import one_hot
 from sa_lib.model import ModelConfig, build
 from sa_lib.training import TrainingConfig
@@ -180,6 +187,12 @@ def test_the_sampled_fisher_is_that_of_images_the_model_makes(model, sample):
     z, noise = (torch.randn(N, 3, generator=generator, dtype=torch.float64) for _ in range(2))
     images = model.decode(z, one_hot(labels).double()).detach()
     assert_same(diagonal, loop(model, images, labels, noise), 1e-9)
+
+
+def test_a_models_own_fisher_has_equally_many_samples_of_all_ten_classes(model):
+    labels = torch.arange(10).repeat(3)
+    expected = sampled_fisher_diagonal(model, labels, torch.Generator().manual_seed(4))
+    assert_same(own_fisher(model, 4, 30), expected, 1e-12)
 
 
 def test_the_sampled_fisher_is_determined_by_its_generator(model, sample):

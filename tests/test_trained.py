@@ -21,7 +21,7 @@ from sa_lib import methods, store, trained
 from sa_lib.attacks import THREATS, Threat
 from sa_lib.fisher import combine, fisher_by_class
 from sa_lib.judges import JudgeConfig
-from sa_lib.methods import METHODS, Method, ewc_gray
+from sa_lib.methods import METHODS, Method, ewc_gray, gradient_ascent, surgery
 from sa_lib.model import CVAE, ModelConfig, device
 from sa_lib.reconstruction import SearchConfig
 from sa_lib.training import TrainingConfig
@@ -231,6 +231,31 @@ def test_a_changed_input_makes_another_unlearned_model(digits, source, ones, cac
     digests = [trained.unlearned(**arguments | change).digest for change in changes]
     assert made == ["unlearned"] * len(changes)
     assert len(set(digests)) == len(changes)
+
+
+def test_another_combination_of_gradients_makes_another_unlearned_model(digits, source, cache, made):
+    config = dataclasses.replace(METHODS["gradient_surgery"].config, steps=2, batch=32, forget_batch=8)
+    combinations = [None, surgery, lambda gradients: {name: 2 * g for name, g in surgery(gradients).items()},
+                    lambda gradients: gradients["real"]]
+    digests = [trained.unlearned(source, digits, 9, {}, config, loss=gradient_ascent, combine=combine).digest
+               for combine in combinations]
+    assert made == ["unlearned"] * len(combinations)
+    assert len(set(digests)) > 2  # Adam makes the same steps of a gradient and of twice that gradient
+    made.clear()
+    trained.unlearned(source, digits, 9, {}, config, loss=gradient_ascent,
+                      combine=lambda gradients: surgery(dict(gradients)))
+    assert made == []
+
+
+def test_selective_amnesia_as_published_protects_what_the_model_itself_draws_of_all_classes(digits, source, made):
+    method = METHODS["selective_amnesia"]
+    method = dataclasses.replace(method, config=dataclasses.replace(method.config, steps=2))
+    by_hand = trained.unlearned(source, digits, 9, trained.own_fisher(source, 3), method.config, 3, method.loss)
+    made.clear()
+    assert trained.forgotten(source, digits, 9, method, 3).digest == by_hand.digest
+    assert made == []
+    blank = dataclasses.replace(digits, train_images=torch.zeros_like(digits.train_images), digest="blank")
+    assert trained.forgotten(source, blank, 9, method, 3).digest == by_hand.digest
 
 
 def test_a_method_needs_a_fisher_only_for_its_penalty(digits, source, cache, made):

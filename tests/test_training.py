@@ -222,6 +222,34 @@ def test_minimize_finds_a_minimum():
     assert x.item() == pytest.approx(1, abs=0.05)
 
 
+def test_a_constant_rate_makes_steps_of_one_size():
+    x, path = torch.nn.Parameter(torch.zeros(1)), []
+
+    def slope(step):
+        path.append(x.item())
+        return x.sum(), {}
+
+    minimize([x], slope, 20, peak_lr=0.5, title="t", schedule="constant")
+    # Adam's step along a gradient that never changes is the rate.
+    assert path == pytest.approx([-0.5 * step for step in range(20)], rel=1e-4)
+
+
+def test_another_schedule_is_refused():
+    x = torch.nn.Parameter(torch.zeros(1))
+    with pytest.raises(ValueError, match="^schedule must be one of one-cycle, constant, got 'cosine'$"):
+        minimize([x], lambda step: (x.sum(), {}), 20, 0.5, "t", schedule="cosine")
+
+
+def test_gradients_may_be_written_by_another_function():
+    x = torch.nn.Parameter(torch.zeros(1))
+
+    def uphill(value):
+        x.grad = -torch.autograd.grad(value, x)[0]
+
+    minimize([x], lambda step: (x.sum(), {}), 20, 0.5, "t", schedule="constant", backward=uphill)
+    assert x.item() == pytest.approx(10, rel=1e-4)
+
+
 @pytest.mark.parametrize("bad, noticed", [(0, 0), (57, 60), (99, 99)])
 def test_a_loss_that_is_not_finite_stops_it_and_names_the_step_of_the_log(bad, noticed):
     x = torch.nn.Parameter(torch.ones(1))

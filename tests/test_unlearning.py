@@ -36,11 +36,11 @@ def fisher(baseline, digits):
 
 
 def unlearned(baseline, digits, fisher, images=None, forget=9, seed=0, loss=ewc_gray, push=None, anchor=None,
-              config=CONFIG, **changes):
+              config=CONFIG, combine=None, **changes):
     """A copy of the baseline's network that has forgotten, and the log."""
     net = copy_of(baseline.net)
     log = unlearn(net, digits.train_images if images is None else images, digits.train_labels, forget, fisher,
-                  replace(config, **changes), seed, loss, push, anchor)
+                  replace(config, **changes), seed, loss, push, anchor, combine=combine)
     return net, log
 
 
@@ -235,11 +235,17 @@ def test_another_loss_has_another_fingerprint(other):
 
 # Bad arguments -----------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("field", [f.name for f in fields(UnlearningConfig)])
+@pytest.mark.parametrize("field", [f.name for f in fields(UnlearningConfig) if f.name != "schedule"])
 @pytest.mark.parametrize("bad", [-1, float("nan"), float("inf"), True, "1", None])
 def test_bad_numbers_are_refused(field, bad):
     with pytest.raises(ValueError, match=f"^{field} must be a .* number from [01], got {re.escape(repr(bad))}$"):
         UnlearningConfig(**{field: bad})
+
+
+@pytest.mark.parametrize("bad", ["cosine", "", 1, None])
+def test_only_two_schedules_are_known(bad):
+    with pytest.raises(ValueError, match=f"^schedule must be one of one-cycle, constant, got {re.escape(repr(bad))}$"):
+        UnlearningConfig(schedule=bad)
 
 
 @pytest.mark.parametrize("field, bad", [("steps", 0), ("salient", 0.0), ("salient", 1.5), ("fresh", 1.5)])
@@ -301,7 +307,8 @@ def test_the_penalty_pulls_towards_the_anchor(baseline, digits, fisher):
 def run_method(name, baseline, digits, fisher, **changes):
     """The baseline's network after one of `METHODS`, in a short form for the small model."""
     config = replace(METHODS[name].config, **{"steps": 200, "batch": 64, "forget_batch": 64, **changes})
-    net, log = unlearned(baseline, digits, fisher, loss=METHODS[name].loss, config=config)
+    net, log = unlearned(baseline, digits, fisher, loss=METHODS[name].loss, config=config,
+                         combine=METHODS[name].combine)
     assert np.isfinite(log["loss"]).all()
     return net
 
@@ -322,9 +329,32 @@ def test_gradient_ascent_raises_the_loss_of_the_class_and_of_the_others(baseline
 
 
 def test_gradient_ascent_with_rehearsal_keeps_the_others(baseline, digits):
-    net = run_method("gradient_ascent_retain", baseline, digits, {}, forget=0.1, peak_lr=5e-4)
+    net = run_method("neggrad_plus", baseline, digits, {}, forget=0.1, peak_lr=5e-4)
     assert nats(net, digits, 9) > nats(baseline.net, digits, 9) + 20
     assert retained_nats(net, digits) < retained_nats(baseline.net, digits) + 10
+
+
+def test_gradient_surgery_spares_the_others_where_gradient_ascent_does_not(baseline, digits):
+    operated, ascended = (run_method(name, baseline, digits, {}, steps=40, peak_lr=5e-4)
+                          for name in ("gradient_surgery", "gradient_ascent"))
+    assert nats(operated, digits, 9) > nats(baseline.net, digits, 9) + 5
+    lost, more = (retained_nats(net, digits) - retained_nats(baseline.net, digits) for net in (operated, ascended))
+    assert lost < more / 2
+
+
+def test_salun_draws_the_next_class_in_place_of_the_forgotten_one(baseline, digits):
+    net = run_method("salun", baseline, digits, {}, forget=1.0, peak_lr=2e-3)
+    drawn, own = (prior_samples(model, torch.full((200,), 9)) for model in (net, baseline.net))
+    following = prior_samples(baseline.net, torch.full((200,), 0))
+    assert (drawn - following).square().mean() < 0.5 * (drawn - own).square().mean()
+    assert retained_nats(net, digits) < retained_nats(baseline.net, digits) + 5
+    assert float((weights_of(net) == weights_of(baseline.net)).double().mean()) == pytest.approx(0.5, abs=0.02)
+
+
+def test_uno_forgets_the_class_and_keeps_the_others(baseline, digits):
+    net = run_method("uno", baseline, digits, {}, peak_lr=5e-3)
+    assert nats(net, digits, 9) > nats(baseline.net, digits, 9) + 5
+    assert retained_nats(net, digits) < retained_nats(baseline.net, digits) + 5
 
 
 def test_saliency_changes_only_the_salient_weights(baseline, digits):

@@ -253,7 +253,8 @@ def _report_card(run: Parameters) -> list[Request]:
 def _methods(run: Parameters) -> list[Request]:
     base = baseline(run)
     models = [Request(trained.forgotten, (base, _data(run), run.forget, method, run.seed),
-                      (fishers(run, base),) if method.config.ewc else ()) for method in run.methods.values()]
+                      (fishers(run, base),) if method.config.ewc and not method.own else ())
+              for method in run.methods.values()]
     return [*judges(run, "B"),
             *attacks(run, [base, *models, never_saw(run, run.forget)], run.forget[0])]
 

@@ -231,6 +231,9 @@ CALLS = {
     trained.fishers: (
         dict(source=SOURCE, dataset=TINY, seed=0),
         dict(source=trained_model, dataset=dataset, seed=seed)),
+    trained.own_fisher: (
+        dict(source=SOURCE, seed=0),
+        dict(source=trained_model, seed=seed)),
     trained.retain_fisher: (
         dict(source=SOURCE, dataset=TINY, forget=[9], seed=0),
         dict(source=trained_model, dataset=dataset, forget=classes, seed=seed)),
@@ -525,9 +528,11 @@ ELSEWHERE = {
     labels_module.select: "retain_set", model.copy_of: "unlearn", model.device: "it has no arguments",
     training.batches: "minimize", training.Checkpoint: "minimize", training.new_cvae: "trained.cvae",
     training.start_at_mean: "trained.cvae",
-    fisher.dataset_fishers: "trained.fishers", judges.new_judge: "trained.judge", judges.train_judge: "trained.judge",
+    fisher.dataset_fishers: "trained.fishers", fisher.own_fisher: "trained.own_fisher",
+    judges.new_judge: "trained.judge", judges.train_judge: "trained.judge",
     unlearning.Batch: "unlearn makes it", unlearning.unlearned_copy: "trained.unlearned",
     methods.distance_to_gray: "a loss, which makes no GPU wait", methods.Method: "trained.forgotten",
+    methods.surgery: "unlearn", unlearning.gradients: "unlearn",
     methods.ewc_penalty: "unlearn", **{method.loss: "unlearn" for method in methods.METHODS.values()},
     attacks.AttackResult: "attack makes it", attacks.decoded: "attack",
     residual.Residual: "residual_knowledge makes it",
