@@ -22,6 +22,7 @@ from sa_lib import (
     latent,
     model,
     probes,
+    recipe,
     settings,
     trained,
     training,
@@ -33,6 +34,7 @@ from sa_lib.judges import Judge, JudgeConfig
 from sa_lib.labels import CLASSES
 from sa_lib.methods import METHODS
 from sa_lib.model import CVAE, ModelConfig
+from sa_lib.recipe import RecipeConfig
 from sa_lib.reconstruction import SearchConfig
 from sa_lib.training import TrainingConfig
 from sa_lib.unlearning import UnlearningConfig
@@ -97,6 +99,18 @@ def unlearn(method, few, steps=2, **changes):
     log = unlearning.unlearn(net, few.train_images, few.train_labels, DIGIT, protect, config, 0, METHODS[method].loss,
                              combine=METHODS[method].combine)
     return net, log
+
+
+RECIPE = RecipeConfig(batch=40, fisher_images=60, replay=20)
+
+
+def recipe_train(few, epochs=2):
+    return recipe.train(few, 0, replace(RECIPE, epochs=epochs))
+
+
+def recipe_forget(fisher, few, epochs=2):
+    net = model.build(model.ARCHITECTURES["conv"], 0)
+    return recipe.forget(net, few, DIGIT, 0, [2], replace(RECIPE, fisher=fisher, forget_epochs=epochs))
 
 
 def further_updates(few):
@@ -203,6 +217,8 @@ TRAININGS = {
     **{f"unlearn, {method}": partial(unlearn, method) for method in METHODS},
     "unlearn, salient and fresh": partial(unlearn, "ewc_gray", salient=0.5, fresh=0.5),
     **{f"train_judge, {name}": partial(train_judge, name) for name in judges.NETWORKS},
+    "recipe, train": recipe_train,
+    **{f"recipe, forget, {fisher}": partial(recipe_forget, fisher) for fisher in ("batch", "image")},
 }
 ATTACKS = {f"{threat}, {loss}": partial(attack, threat, loss)
            for threat in THREATS for loss in ("squared_error", "unlike")}
@@ -307,8 +323,9 @@ def waits(loop, few, count):
 @pytest.mark.parametrize("name", LOOPS)
 def test_twice_as_many_steps_wait_for_the_gpu_no_more_often(name, few, monkeypatch):
     # All steps but the first and the last are then between two rows of the log.
-    monkeypatch.setattr(unlearning, "minimize",
-                        lambda *given, **named: training.minimize(*given[:-1], log_every=100, **named))
+    for module in (unlearning, recipe):
+        monkeypatch.setattr(module, "minimize",
+                            lambda *given, **named: training.minimize(*given[:-1], log_every=100, **named))
     assert waits(LOOPS[name], few, 2) == waits(LOOPS[name], few, 4)
 
 
