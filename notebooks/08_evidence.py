@@ -349,8 +349,8 @@ chapter.say("Seeds in these cells: **{seeds}**. A method had at most {longest:,}
 # the class again, and quickly; another wants a model like one that never saw the
 # class. `unseen` was made for the second.
 #
-# [The chapter on methods](07_methods.ipynb) compares all methods for one digit,
-# also those that the table does not have.
+# [The chapter on methods](07_methods.ipynb) compares methods for one digit. Its
+# parameter `methods` chooses them, also those that the table does not have.
 
 # %% [markdown]
 # ## What did not work

@@ -5,7 +5,7 @@ function of a model on all of them at once. Each model has its own random number
 of a stack is the model that `training`, `unlearning` and `reconstruction` would make, up to rounding.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -23,10 +23,13 @@ from .labels import check_label, one_hot, retain_set, select
 from .methods import Method
 from .model import CVAE, ModelConfig, build, device
 from .reconstruction import Problem, SearchConfig, search
+from .settings import with_native_products
 from .training import KL_SHARE, TrainingConfig, batches, minimize, start_at_mean
-from .unlearning import UnlearningConfig, batch_of, draws, labeled, refresh, salient_masks
+from .unlearning import Combine, batch_of, draws, labeled, refresh, salient_masks
+from .unlearning import gradients as gradients_of
 
-__all__ = ["Stack", "forget", "joined", "reconstruct", "relearn", "stacked", "train", "updates"]
+__all__ = ["Stack", "forget", "joined", "negative_elbo", "prior_samples", "reconstruct", "recorded", "relearn",
+           "stacked", "train"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,10 @@ class Stack:
     def where(self) -> torch.device:
         """The device of the weights."""
         return next(iter(self.weights.values())).device
+
+    def __iter__(self) -> Iterator["Stack"]:
+        """Each model, as a stack of its own."""
+        return (self[row:row + 1] for row in range(len(self)))
 
     def models(self) -> list[CVAE]:
         """Frozen models with copies of the weights."""
@@ -182,11 +189,71 @@ def forget(stack: Stack, dataset: Dataset, label: int, method: Method, seeds: Se
     return _frozen(student)
 
 
-def _terms(model, numbers, original, protect, kept, gone, method, shape):
-    """The terms of a method's loss for one model; `original`: its weights before."""
-    batch = functional_call(_caller(shape), {f"model.{name}": weight for name, weight in original.items()},
-                            (batch_of, numbers, kept, gone))
-    return method.loss(model, batch, method.config, original, protect)
+def _minimize(stack: Stack, draw: Callable[[int], dict[str, torch.Tensor]], terms: Callable[..., Diagonal],
+              inputs: Sequence[Diagonal], steps: int, peak_lr: float, title: str, schedule: str = "one-cycle",
+              combine: Combine | None = None, masks: Diagonal | None = None) -> None:
+    """Minimize the sum of terms(model, draw(step), *inputs) of each model, in place.
+
+    Args:
+        combine, masks: as in `unlearning.unlearn`, with a leading axis of models.
+    """
+    weights = stack.weights
+
+    def gradients(numbers):
+        with with_native_products(stack.where):
+            return own_gradients(numbers)
+
+    def own_gradients(numbers):
+        values = {term: value.sum() for term, value in stack.run(terms, numbers, *inputs).items()}
+        if combine:
+            found = combine(gradients_of(values, weights), stacked=True)
+        else:  # the gradient of the sum over the models is that of each model
+            found = gradients_of({"": sum(values.values())}, weights)[""]
+        # The fused optimizer takes a gradient to lie in memory as its weight does.
+        return (sum(values.values()).detach(), {
+            name: (gradient * masks[name] if masks else gradient).contiguous() for name, gradient in found.items()})
+
+    step_of = recorded(gradients, draw(0)) if stack.where.type == "cuda" else own_gradients
+    current: Diagonal = {}
+
+    def loss(step):
+        value, own = step_of(draw(step))
+        current.update(own)
+        return value, {}
+
+    def backward(value):
+        for name, weight in weights.items():
+            weight.grad = current[name]
+
+    minimize(weights.values(), loss, steps, peak_lr, title, schedule=schedule, backward=backward)
+
+
+def recorded(function: Callable[[dict[str, torch.Tensor]], Any],
+             example: dict[str, torch.Tensor]) -> Callable[[dict[str, torch.Tensor]], Any]:
+    """A function of tensors on a GPU as one recorded graph: its many small kernels are launched at once.
+
+    What it returns is overwritten by the next call.
+
+    Args:
+        example: inputs of the shapes that all calls will have.
+    """
+    inputs = {name: tensor.clone() for name, tensor in example.items()}
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # the first calls set up libraries, which cannot be recorded
+        for _ in range(3):
+            function(inputs)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = function(inputs)
+
+    def replay(numbers):
+        for name, tensor in numbers.items():
+            inputs[name].copy_(tensor)
+        graph.replay()
+        return result
+    return replay
 
 
 def _trainable(stack: Stack) -> Stack:
@@ -197,10 +264,24 @@ def _frozen(stack: Stack) -> Stack:
     return Stack(stack.config, {name: weight.detach() for name, weight in stack.weights.items()})
 
 
-def updates(config: UnlearningConfig) -> UnlearningConfig:
-    """As many ordinary updates on the retained classes as `config` has, and no other term; see `trained.mended`."""
-    return UnlearningConfig(steps=config.steps, batch=config.batch, peak_lr=config.peak_lr, replay=0.0, ewc=0.0,
-                            gray=0.0)
+@torch.no_grad()
+def negative_elbo(stack: Stack, images: torch.Tensor, labels: torch.Tensor, seed: int = 0,
+                  draws: int = 4) -> torch.Tensor:
+    """`evaluation.negative_elbo` of every model, [K, N], nats: all models get the same draws."""
+    check_images(images)
+    generator = torch.Generator().manual_seed(check_seed(seed))
+    noise = torch.randn(draws, len(images), stack.config.latent_dim, generator=generator).to(stack.where)
+    images, y = images.to(stack.where), one_hot(labels).to(stack.where)
+    return torch.cat([sum(-stack.run(CVAE.elbo, shared=part) for part in ((x, own, draw) for draw in own_noise)) / draws
+                      for x, own, own_noise in zip(images.split(512), y.split(512), noise.split(512, 1))], 1)
+
+
+@torch.no_grad()
+def prior_samples(stack: Stack, labels: torch.Tensor, seed: int = 0) -> torch.Tensor:
+    """`evaluation.prior_samples` of every model, [K, N, 1, 28, 28]."""
+    generator = torch.Generator().manual_seed(check_seed(seed))
+    z = torch.randn(len(labels), stack.config.latent_dim, generator=generator).to(stack.where)
+    return stack.run(CVAE.decode, shared=(z, one_hot(labels).to(stack.where)))
 
 
 class _Problem(Problem):
@@ -216,6 +297,8 @@ class _Problem(Problem):
 
     def _images(self, values: torch.Tensor) -> torch.Tensor:
         """[K, R, P] -> [K, R, 784]"""
+        if len(self.stack) == 1:  # a plain product is faster than one of a stack
+            return super().images(values[0])[None]
         z, y = self.inputs(values.flatten(0, 1))
         shape = values.shape[:2]
         return self.stack.run(CVAE.decode, z.unflatten(0, shape), y.unflatten(0, shape)).flatten(2)

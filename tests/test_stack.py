@@ -46,15 +46,26 @@ def test_training(digits):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_forgetting(digits, pair, name):
-    method = replace(METHODS[name], config=replace(METHODS[name].config, steps=3))
-    fishers = [fisher.combine(fisher.dataset_fishers(model, digits, 0), dict.fromkeys([0, 1, 2], 1))
-               for model in pair.models()]
-    together = stack.forget(pair, digits, LABEL, method, SEEDS, fishers)
-    for seed, model, start, protect in zip(SEEDS, together.models(), pair.models(), fishers, strict=True):
-        unlearning.unlearn(start, digits.train_images, digits.train_labels, LABEL, protect, method.config, seed,
-                           method.loss)
-        close(model, start)
-    assert any(not torch.equal(weight, pair.weights[key]) for key, weight in together.weights.items())
+    method = METHODS[name]
+    method = replace(method, config=replace(method.config, steps=3))
+    for seed, model in zip(SEEDS, pair.models(), strict=True):
+        protect = fisher.combine(fisher.dataset_fishers(model, digits, 0), dict.fromkeys([0, 1, 2], 1))
+        together = stack.forget(stack.stacked([model]), digits, LABEL, method, [seed], [protect])
+        alone, _ = unlearning.unlearned_copy(model, digits, [LABEL], protect, method.config, seed, method.loss,
+                                             combine=method.combine)
+        close(together.models()[0], alone)
+        assert any(not torch.equal(weight, old) for weight, old in zip(alone.parameters(), model.parameters()))
+
+
+def test_the_models_of_a_stack_do_not_touch_each_other(digits, pair):
+    """Beside another model, a model takes the steps that it takes beside itself."""
+    for name in METHODS:
+        method = replace(METHODS[name], config=replace(METHODS[name].config, steps=3, fresh=0.0))
+        fishers = [{key: torch.rand_like(weight) for key, weight in model.named_parameters()}
+                   for model in pair.models()]
+        first = stack.forget(pair, digits, LABEL, method, SEEDS, fishers)
+        other = stack.forget(pair[[0, 0]], digits, LABEL, method, [SEEDS[0]] * 2, fishers[:1] * 2)
+        close(first.models()[0], other.models()[0])
 
 
 def test_attacks(digits, pair):

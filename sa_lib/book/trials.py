@@ -1,154 +1,157 @@
-"""Trials: the measurements behind the committed tables, of many models at a time.
+"""Make the confirmatory trials of ``results/protocol.json``, cell by cell; see `sa_lib.trials`.
 
-A trial is one class with all its seeds. Its models are trained, made to forget, mended and attacked side by side, see
-`sa_lib.stack`: on one GPU in a minute or two, on two processor cores in some hours.
+A cell is one class and one seed. Its models are trained, made to forget, mended and attacked in stacks, see
+`sa_lib.stack`. A cell that is done is kept in ``runs/trials``, so a run that was stopped goes on where it was.
 """
 
+import datetime
+import functools
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
+import pandas as pd
 import torch
+from distributed import as_completed
 
-from .. import data, evaluation, fisher, stack, trained
-from ..attacks import THREATS, AttackResult
+from .. import data, fisher, stack, trained
+from ..attacks import THREATS
 from ..data import Dataset
 from ..fisher import Diagonal
-from ..judges import Judge, JudgeConfig
+from ..judges import JudgeConfig
 from ..labels import CLASSES, retain_set
-from ..methods import Method, fine_tune
-from ..model import device
+from ..methods import METHODS, Method, distance_to_gray, fine_tune
+from ..model import ModelConfig, device
 from ..reconstruction import SearchConfig
 from ..stack import Stack
-from ..store import tensor_digest
+from ..store import tensor_digest, write_atomically
 from ..trained import MENDING
 from ..training import TrainingConfig
+from ..trials import RESULTS, protocol
 from ..unlearning import UnlearningConfig
+from .cluster import connected, workers_for
+from .execution import machine
 
-__all__ = ["ATTACKS", "attacked", "digit_rows", "further", "judge_b", "retain_fishers"]
+__all__ = ["make", "measured"]
 
-ATTACKS = ("y on the simplex", "y free")
-TARGETS = 100
-SAMPLES = 1000
-BLOCK = 64  # models attacked at once
-CHECKED = 2  # models of each kind whose attack is continued for ten times as long
+SAMPLES = 500  # drawn for each class to measure a model
+FEW = 100  # training images of the class to learn it again
 
 
-def judge_b(dataset: Dataset) -> Judge:
-    """The judge of all trials."""
-    epochs = 60 if dataset.name == "digits" else JudgeConfig.epochs
-    return trained.judge(dataset, JudgeConfig("B", epochs=epochs), 0)
+def make(root: Path, seeds: int | None = None, scheduler: str | None = None) -> int:
+    """Make the missing cells on a cluster, seed by seed, and write the table; return the number of its cells.
+
+    Args:
+        seeds: only the first of the protocol.
+    """
+    frozen = protocol()
+    cells = [(label, seed) for seed in frozen["seeds"][:seeds] for label in frozen["classes"]]
+    folder = root / "runs" / "trials"
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [cell for cell in cells if not _kept(folder, *cell)]
+    print(f"trials: {len(cells)} cells, {len(cells) - len(missing)} of them done", flush=True)
+    with connected(scheduler, workers_for(os.cpu_count() or 1)) as client:
+        futures = {client.submit(measured, *cell, pure=False, priority=-place): cell
+                   for place, cell in enumerate(missing)}
+        for future in as_completed(futures):
+            label, seed = futures[future]
+            with write_atomically(folder / f"{label}-{seed}.json") as temporary:
+                temporary.write_text(json.dumps(future.result()), encoding="utf-8")
+            print(f"class {label}, seed {seed}", flush=True)
+    return write(folder, cells)
+
+
+def write(folder: Path, cells: Sequence[tuple[int, int]]) -> int:
+    """Write the table of the cells that are there, and return their number."""
+    kept = [rows for cell in cells if (rows := _kept(folder, *cell))]
+    with write_atomically(RESULTS / "trials.csv") as temporary:
+        pd.DataFrame([row for rows in kept for row in rows]).to_csv(temporary, index=False)
+    return len(kept)
+
+
+def _kept(folder: Path, label: int, seed: int) -> list[dict]:
+    """The rows of a cell that was made before; empty if there is none, or a damaged one."""
+    try:
+        return json.loads((folder / f"{label}-{seed}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+
+
+def measured(label: int, seed: int) -> list[dict]:
+    """The rows of a cell, one for each model as it is and one for each mended model."""
+    frozen, dataset = protocol(), data.load("mnist")
+    baseline, fishers = _start(seed)
+    never = stack.train(dataset, ModelConfig(), TrainingConfig(), [seed], [label])
+    models = {"baseline": baseline, "never saw": stack.forget(never, dataset, label, further(UnlearningConfig()),
+                                                              [seed])}
+    protect = [fisher.combine(fishers, {k: int((dataset.train_labels == k).sum()) for k in retain_set(label)})]
+    for name in frozen["methods"]:
+        method = METHODS[name]
+        models[name] = stack.forget(baseline, dataset, label, method, [seed], protect if method.config.ewc else ())
+    kinds = [*models]
+    together = stack.joined([*models.values()])
+    rows = [{"class": label, "seed": seed, "model": name, "state": "as is", **values,
+             "share": share(METHODS[name].config) if name in METHODS else None}
+            for name, values in zip(kinds, _measures(together, dataset, label), strict=True)]
+    mended = stack.forget(together[1:], dataset, label, further(MENDING), [seed] * (len(kinds) - 1))
+    rows += [{"class": label, "seed": seed, "model": name, "state": "mended"} for name in kinds[1:]]
+    targets = data.held_out(dataset, label, frozen["targets"], 0).to(device())
+    for row, own in zip(rows, [*together, *mended], strict=True):
+        row |= _attacked(own, targets, label, check=seed == frozen["seeds"][0])
+    made = {"date": datetime.date.today().isoformat(), "processor": machine()["processor"]}
+    return [row | made for row in rows]
+
+
+@functools.lru_cache(maxsize=1)
+def _start(seed: int) -> tuple[Stack, dict[int, Diagonal]]:
+    """The baseline of a seed, and its Fisher of each class: all cells of the seed begin with them."""
+    dataset = data.load("mnist")
+    baseline = stack.train(dataset, ModelConfig(), TrainingConfig(), [seed])
+    return baseline, fisher.dataset_fishers(baseline.models()[0], dataset, seed)
 
 
 def further(config: UnlearningConfig) -> Method:
     """Further ordinary training on the retained classes, with the updates of a configuration."""
-    return Method(fine_tune, stack.updates(config))
+    return Method(fine_tune, UnlearningConfig(steps=config.steps, batch=config.batch, peak_lr=config.peak_lr,
+                                              replay=0.0, ewc=0.0, gray=0.0))
 
 
-def retain_fishers(by_class: Sequence[Mapping[int, Diagonal]], dataset: Dataset, label: int) -> list[Diagonal]:
-    """The Fisher of the retained classes of each baseline."""
-    counts = torch.bincount(dataset.train_labels, minlength=CLASSES).tolist()
-    return [fisher.combine(own, {k: counts[k] for k in retain_set(label)}) for own in by_class]
+def share(config: UnlearningConfig, training: TrainingConfig = TrainingConfig(), images: int = 60_000) -> float:
+    """The images that the steps of a method see, real, replayed or asked for, as a share of those of a training."""
+    step = config.batch * (bool(config.real) + bool(config.replay)) + config.forget_batch * bool(
+        config.gray or config.forget)
+    return config.steps * step / (training.epochs * images)
 
 
-def attacked(models: Stack, targets: torch.Tensor, label: int, checked: Sequence[int] = (),
-             search: SearchConfig = SearchConfig()) -> dict[str, torch.Tensor]:
-    """The attacks on models [K], under the threat models that count.
-
-    Args:
-        checked: places of models whose attacks are continued for ten times the rounds, on the first fifth of the
-            targets.
-
-    Returns:
-        "errors.<threat>" -> [K, N]; and "shortfall.<threat>" -> [K], the share by which the longer attack lowers the
-        error, see `trained.shortfall`; NaN for models that are not checked.
-    """
-    blocks = [_chain(models[first:first + BLOCK], targets, label, search) for first in range(0, len(models), BLOCK)]
-    found, count, some = {}, len(targets), max(1, len(targets) // 5)
-    rows = torch.tensor([row * count + image for row in checked for image in range(some)])
-    for name in ATTACKS:
-        ends = [torch.cat(parts) for parts in zip(*((one.loss[0], one.z[0], one.y[0])
-                                                    for one in (block[name] for block in blocks)))]
-        found[f"errors.{name}"] = ends[0].view(len(models), count).cpu()
-        found[f"shortfall.{name}"] = torch.full((len(models),), torch.nan)
-        if len(rows):
-            short = AttackResult([0], *(end[rows.to(end.device)][None] for end in ends), torch.empty(0))
-            long = stack.reconstruct(models[checked], targets[:some], label, THREATS[name],
-                                     replace(search, rounds=10 * search.rounds), 1, short)
-            means = [one.errors.view(len(checked), some).mean(1).cpu() for one in (long, short)]
-            found[f"shortfall.{name}"][torch.tensor(checked)] = 1 - means[0] / means[1]
+def _attacked(model: Stack, targets: torch.Tensor, label: int, check: bool) -> Mapping[str, float | str]:
+    """The errors of the attack, and, if asked for, its shortfall; see `trained.shortfall`."""
+    threat, search = THREATS[protocol()["threat"]], SearchConfig()
+    result = stack.reconstruct(model, targets, label, threat, search)
+    found: dict[str, float | str] = {"errors": json.dumps([round(e, 2) for e in result.errors.tolist()])}
+    if check:
+        short = result.of(slice(max(1, len(targets) // 5)))
+        long = stack.reconstruct(model, targets[:len(short.errors)], label, threat,
+                                 replace(search, rounds=10 * search.rounds), 1, short)
+        found["shortfall"] = float(1 - long.errors.mean() / short.errors.mean())
     return found
 
 
-def _chain(models: Stack, targets: torch.Tensor, label: int, search: SearchConfig) -> dict[str, AttackResult]:
-    """The attacks under all threat models, each from the answers under the one before it."""
-    results: dict[str, AttackResult] = {}
-    before = None
-    for name, threat in THREATS.items():
-        before = results[name] = stack.reconstruct(models, targets, label, threat, search, 0, before)
-    return results
-
-
-def digit_rows(dataset: Dataset, label: int, seeds: Sequence[int], methods: Mapping[str, Method], baselines: Stack,
-               fishers: Sequence[Diagonal], judge: Judge, training: TrainingConfig = TrainingConfig(),
-               lengths: Sequence[UnlearningConfig] = (), search: SearchConfig = SearchConfig()) -> list[dict]:
-    """The rows of the evidence for one class: for each seed, the measures of every model.
-
-    Args:
-        baselines: one for each seed.
-        fishers: of the retained classes, one for each baseline.
-        lengths: further updates of additional controls, beside one without any.
-
-    Returns:
-        As the cells of a sweep of 07_methods, with the attacks on the mended models beside them.
-    """
-    shape = baselines.config
-    never = stack.train(dataset, shape, training, seeds, [label])
-    models = {"baseline": baselines,
-              "retrain": stack.forget(never, dataset, label, further(UnlearningConfig()), seeds)}
-    for name, method in methods.items():
-        models[name] = stack.forget(baselines, dataset, label, method, seeds, fishers if method.config.ewc else ())
-    mended = {name: stack.forget(own, dataset, label, further(MENDING), seeds)
-              for name, own in models.items() if name != "baseline"}
-    controls = {f"never saw, {config.steps}": stack.forget(never, dataset, label, further(config), seeds)
-                for config in lengths}
-    controls["never saw, 0"] = never
-    targets = data.held_out(dataset, label, TARGETS, 0).to(device())
-    few = dataset.train_images[dataset.train_labels == label]
-    few = few[torch.randperm(len(few), generator=torch.Generator().manual_seed(0))[:100]]
-    measures = {(name, seed): {} for name in (*models, *controls) for seed in seeds}
-    for name, own in models.items():
-        back = stack.relearn(own, few, label, judge, seeds).mean(1).tolist()
-        for seed, net, relearning in zip(seeds, own.models(), back, strict=True):
-            table = evaluation.evaluate(net, dataset, judge, None, seed, SAMPLES)
-            kept = evaluation.retained_means(table, label)
-            measures[name, seed] |= {
-                "probability": table.loc[label, "probability"], "gray": table.loc[label, "gray"],
-                "accuracy": kept["accuracy"], "nelbo": kept["nelbo"], "relearning": relearning,
-                "share": _share(dataset, label, name, methods, training), "digest": tensor_digest(net.state_dict())}
-    kinds = [(name, "", own) for name, own in {**models, **controls}.items()]
-    kinds += [(name, ", mended", own) for name, own in mended.items()]
-    checked = [place * len(seeds) + row for place in range(len(kinds)) for row in range(min(CHECKED, len(seeds)))]
-    for measure, values in attacked(stack.joined([own for *_, own in kinds]), targets, label, checked, search).items():
-        for (name, suffix, _), part in zip(kinds, values.split(len(seeds)), strict=True):
-            for seed, value in zip(seeds, part.tolist(), strict=True):
-                measures[name, seed][measure + suffix] = value if measure.startswith("shortfall") else _text(value)
-    return [{"cell": f"forget-{label},seed-{seed}", "forget": label, "seed": seed, "error": "",
-             **{f"models.{name}.{measure}": value for name in (*models, *controls)
-                for measure, value in measures[name, seed].items()}} for seed in seeds]
-
-
-def _text(errors: Sequence[float]) -> str:
-    return json.dumps([round(error, 2) for error in errors], separators=(",", ":"))
-
-
-def _share(dataset: Dataset, label: int, name: str, methods: Mapping[str, Method], training: TrainingConfig) -> float:
-    """The images that the steps of a method see, as a share of those of the baseline's training."""
-    whole = training.epochs * len(dataset.train_labels)
-    if name not in methods:
-        own = (dataset.train_labels == label).float().mean().item()
-        return 1.0 if name == "baseline" else 1 - own + UnlearningConfig().steps * UnlearningConfig().batch / whole
-    config = methods[name].config
-    step = config.batch * (bool(config.real) + bool(config.replay)) + config.forget_batch * bool(
-        config.gray or config.forget)
-    return config.steps * step / whole
+def _measures(models: Stack, dataset: Dataset, label: int) -> list[dict[str, float | str]]:
+    """The measures of chapter 7 on each model."""
+    judge = trained.judge(dataset, JudgeConfig("B"), 0)
+    own = dataset.train_images[dataset.train_labels == label]
+    few = own[torch.randperm(len(own), generator=torch.Generator().manual_seed(0))[:FEW]]
+    back = stack.relearn(models, few, label, judge).mean(1)
+    samples = stack.prior_samples(models, torch.arange(CLASSES).repeat_interleave(SAMPLES))
+    p = torch.stack([judge.probabilities(drawn) for drawn in samples]).unflatten(1, (CLASSES, SAMPLES))
+    right = (p.argmax(3) == torch.arange(CLASSES, device=p.device)[:, None]).float().mean(2)
+    losses = stack.negative_elbo(models, dataset.test_images, dataset.test_labels)
+    by_class = torch.stack([losses[:, dataset.test_labels == k].mean(1) for k in range(CLASSES)], 1)
+    retain = list(retain_set(label))
+    gray = distance_to_gray(samples.unflatten(1, (CLASSES, SAMPLES))[:, label].flatten(0, 1)).view(len(models), -1)
+    columns = {"probability": p[:, label, :, label].mean(1), "gray": gray.mean(1), "accuracy": right[:, retain].mean(1),
+               "nelbo": by_class[:, retain].mean(1), "relearning": back}
+    return [{**{name: float(values[row]) for name, values in columns.items()},
+             "digest": tensor_digest(net.state_dict())} for row, net in enumerate(models.models())]
