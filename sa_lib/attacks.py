@@ -12,46 +12,16 @@ from dataclasses import dataclass
 
 import pandas as pd
 import torch
-from scipy.special import gammaincinv
 
-from .checks import check_config, check_images, check_name, check_number, check_seed, check_types, check_whole, shorten
+from .checks import check_config, check_images, check_number, check_seed, check_types, check_whole
 from .judges import NOT_A_DIGIT, Judge
 from .labels import CLASSES, check_label, forget_set, one_hot
 from .model import CVAE, copy_of
+from .threats import THREATS, AttackResult, Threat, decoded, prior_radius
 from .training import batches
 
 __all__ = ["THREATS", "AttackConfig", "AttackResult", "Threat", "attack", "decoded", "nearest_distance",
            "prior_radius", "relearn", "score", "squared_error", "unlike"]
-
-
-@dataclass(frozen=True)
-class Threat:
-    """A threat model: how freely the attacker may choose the decoder's inputs.
-
-    Attributes:
-        z: "drawn": the best of many draws from the prior; "prior": optimized
-            within the ball that has 99 % of the prior; "free": optimized, any
-            real vector.
-        y: "label": the class's one-hot vector; "simplex": optimized, any
-            mixture of the ten labels; "free": optimized, any real vector.
-    """
-
-    z: str
-    y: str
-
-    def __post_init__(self):
-        check_name(("drawn", "prior", "free"), z=self.z)
-        check_name(("label", "simplex", "free"), y=self.y)
-
-
-# In their order: each allows all that the one before it allows.
-THREATS = {
-    "random search": Threat("drawn", "label"),
-    "z in the prior": Threat("prior", "label"),
-    "z free": Threat("free", "label"),
-    "y on the simplex": Threat("free", "simplex"),
-    "y free": Threat("free", "free"),
-}
 
 
 # An attack records its state at this many moments, evenly in the logarithm of the steps.
@@ -76,39 +46,6 @@ class AttackConfig:
         check_config(self)
 
 
-@dataclass(frozen=True)
-class AttackResult:
-    """The best inputs for N targets, at K moments of the budget.
-
-    Attributes:
-        budget: [K] model evaluations for a target, over all its starts, up to each moment.
-        loss: [K, N] the attacker's lowest loss up to each moment.
-        z: [K, N, latent_dim] the latents that reached it.
-        y: [K, N, 10] the label vectors that reached it.
-        images: [K, N, 1, 28, 28] the model's images for them.
-    """
-
-    budget: list[int]
-    loss: torch.Tensor
-    z: torch.Tensor
-    y: torch.Tensor
-    images: torch.Tensor
-
-    @property
-    def end(self) -> "AttackResult":
-        """The same at the last moment alone, K = 1."""
-        return AttackResult(self.budget[-1:], *(t[-1:] for t in (self.loss, self.z, self.y, self.images)))
-
-    def of(self, rows: slice) -> "AttackResult":
-        """The same for some of the targets."""
-        return AttackResult(self.budget, *(t[:, rows] for t in (self.loss, self.z, self.y, self.images)))
-
-    @property
-    def errors(self) -> torch.Tensor:
-        """[N] the attacker's lowest loss within the whole budget."""
-        return self.loss[-1]
-
-
 def squared_error(targets: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
     """The reconstruction attacker's loss: images [R, N, 1, 28, 28] -> squared error to targets
     [N, 1, 28, 28], summed over pixels, [R, N]."""
@@ -130,15 +67,6 @@ def unlike(judge: Judge, label: int) -> Callable[[torch.Tensor], torch.Tensor]:
     def loss(images):
         return -judge(images.flatten(0, 1)).log_softmax(1)[:, label].view(images.shape[:2])
     return loss
-
-
-def prior_radius(latent_dim: int, share: float = 0.99) -> float:
-    """The radius of the ball around 0 that holds this share of the prior of z."""
-    check_whole(latent_dim=latent_dim)
-    if type(share) is not float or not 0 < share < 1:
-        raise ValueError(f"share must be a number between 0 and 1, got {shorten(share)}")
-    # |z|^2 is chi-squared: a gamma distribution of shape d/2 and scale 2.
-    return math.sqrt(2 * gammaincinv(latent_dim / 2, share))
 
 
 def attack(model: CVAE, loss: Callable[[torch.Tensor], torch.Tensor], label: int, count: int, threat: Threat,
@@ -228,13 +156,6 @@ class _Inputs:
             y[1:] = (exponential / exponential.sum(2, keepdim=True))[1:]
         # The logits of a one-hot vector itself would be infinite.
         return (0.9 * y + 0.1 / CLASSES).log() if self.threat.y == "simplex" else y
-
-
-@torch.no_grad()
-def decoded(model: CVAE, budget: list[int], loss: torch.Tensor, z: torch.Tensor, y: torch.Tensor) -> AttackResult:
-    """The result of an attack with these inputs, and the model's images for them."""
-    return AttackResult(budget, loss, z, y,
-                        model.decode(z.flatten(0, 1), y.flatten(0, 1)).unflatten(0, z.shape[:2]))
 
 
 def nearest_distance(images: torch.Tensor, real: torch.Tensor) -> torch.Tensor:

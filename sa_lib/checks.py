@@ -10,7 +10,6 @@ from dataclasses import fields
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import nn
 
@@ -140,6 +139,8 @@ def check_names(allowed: Iterable[Any], **arguments: Any) -> None:
 
 def check_table(*columns: str, **arguments: Any) -> None:
     """Refuse anything but a table with at least one row, and numbers in these columns (in all, if none is named)."""
+    import pandas as pd  # the audit of a reader's model must work without it
+
     check_types(**{name: (table, pd.DataFrame) for name, table in arguments.items()})
     for name, table in arguments.items():
         numeric = table.select_dtypes("number").columns

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch.func import jvp, vmap
 
-from .attacks import AttackResult, Threat, decoded, prior_radius
 from .checks import check_config, check_images, check_seed, check_types
 from .labels import CLASSES, check_label, one_hot
 from .model import CVAE
 from .settings import with_native_products
+from .threats import AttackResult, Threat, decoded, prior_radius
 
 __all__ = ["Problem", "SearchConfig", "reconstruct", "search"]
 

@@ -12,13 +12,12 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import brentq
-from scipy.special import stdtr, stdtrit
 
 from .checks import LARGEST, check_number, check_types, shorten
+from .quantiles import root, student, student_quantile
 
 __all__ = ["CONVERGED", "MARGIN", "RESOLUTION", "VERDICTS", "Residual", "both", "interval", "is_equivalent",
-           "pooled_spread", "residual_knowledge", "seeds_needed", "verdict"]
+           "pooled_spread", "power", "residual_knowledge", "seeds_needed", "verdict"]
 
 # A model is as good as one that never saw the class if its rho is this near to 0. The margin is half of the rho
 # that counts as knowledge: a model that saw ten images of the class has a rho of about 0.3.
@@ -145,7 +144,7 @@ def residual_knowledge(never: torch.Tensor, unlearned: torch.Tensor, baseline: t
         return Residual(rho, **facts)
     low, high, low90, high90 = (_end(fit, rho, side, level) for level in (0.95, 0.90) for side in (-1, 1))
     error, freedom = _error(fit, 0.0)
-    p = float(2 * stdtr(freedom, -abs(fit.difference) / error)) if error else float(fit.difference == 0)
+    p = float(1 - student(abs(fit.difference) / error, freedom)) if error else float(fit.difference == 0)
     return Residual(rho, low, high, low90, high90, p, **facts)
 
 
@@ -222,7 +221,7 @@ def _error(fit: _Fit, theta: float | np.ndarray) -> tuple[np.ndarray, np.ndarray
 def _excess(fit: _Fit, theta: float | np.ndarray, level: float) -> np.ndarray:
     """By how much difference - theta gap is farther from 0 than chance leaves open; above 0: rho is not theta."""
     error, freedom = _error(fit, theta)
-    return np.abs(fit.difference - theta * fit.gap) - stdtrit(freedom, (1 + level) / 2) * error
+    return np.abs(fit.difference - theta * fit.gap) - student_quantile(level, freedom) * error
 
 
 def _end(fit: _Fit, rho: float, side: int, level: float) -> float:
@@ -236,8 +235,8 @@ def _end(fit: _Fit, rho: float, side: int, level: float) -> float:
         return side * math.inf
     if not beyond[0]:  # no variance but that of rounding
         return rho
-    return rho + side * float(brentq(lambda step: float(_excess(fit, rho + side * step, level)),
-                                     steps[beyond[0] - 1], steps[beyond[0]]))
+    bracket = steps[beyond[0] - 1:beyond[0] + 1]
+    return rho + side * root(lambda step: float(_excess(fit, rho + side * step, level)), *map(float, bracket))
 
 
 def pooled_spread(never: Sequence[torch.Tensor]) -> tuple[float, int]:
@@ -328,9 +327,27 @@ def seeds_needed(residual: Residual, margin: float = MARGIN, power: float = 0.9)
     arms = 2 if residual.models > 1 else 1
     count = np.arange(2, 1001)
     freedom = arms * (count - 1)
-    reach = stdtrit(freedom, 0.95) + stdtrit(freedom, (1 + power) / 2)
+    reach = student_quantile(0.9, freedom) + student_quantile(power, freedom)
     enough = reach * np.sqrt(arms * residual.spread**2 / count + residual.image_error**2) <= margin * residual.gap
     return int(count[enough][0]) if enough.any() else math.inf
+
+
+def power(residual: Residual, margin: float = MARGIN) -> float:
+    """The probability, 0-1, that these controls and images show a rho of 0 to be "gone"; see `seeds_needed`.
+
+    It turns the formula of `seeds_needed` around: the power at a given number of seeds. NaN if the spread is unknown or
+    rho undefined.
+    """
+    check_types(residual=(residual, Residual))
+    check_number(margin=margin)
+    if not residual.defined or math.isnan(residual.spread):
+        return math.nan
+    arms = 2 if residual.models > 1 else 1
+    count = min(residual.controls, residual.models) if residual.models > 1 else residual.controls
+    freedom = arms * max(count - 1, 1)
+    error = math.sqrt(arms * residual.spread**2 / count + residual.image_error**2)
+    room = margin * residual.gap / error - float(student_quantile(0.9, freedom)) if error else math.inf
+    return float(student(room, freedom)) if room > 0 else 0.0
 
 
 def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
@@ -353,5 +370,5 @@ def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float
     if not 0 < level < 1:
         raise ValueError(f"level must be in (0, 1), got {level}")
     mean, count = float(numbers.mean()), len(numbers)
-    half = stdtrit(count - 1, (1 + level) / 2) * numbers.std(ddof=1) / math.sqrt(count) if count > 1 else math.nan
+    half = student_quantile(level, count - 1) * numbers.std(ddof=1) / math.sqrt(count) if count > 1 else math.nan
     return mean, float(mean - half), float(mean + half)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 import pandas as pd
 import torch
 
-from . import attacks, fisher, judges, labels, model, settings, store, training, unlearning
+from . import attacks, fisher, judges, labels, model, settings, store, threats, training, unlearning
 from . import reconstruction as search
 from .attacks import AttackResult, Threat
 from .checks import check_fisher, check_images, check_seed, check_types, check_whole
@@ -274,7 +274,7 @@ def _attack(source: Trained, targets: torch.Tensor, label: int, threat: Threat, 
     recipe = {"model": source.digest, "targets": store.tensor_digest({"targets": targets}), "label": label,
               "threat": asdict(threat), "search": asdict(config), "seed": seed,
               "weaker": weaker and store.tensor_digest({"z": weaker.z[-1], "y": weaker.y[-1]}),
-              "code": store.code_digest(labels, model, settings, attacks, search)}
+              "code": store.code_digest(labels, model, settings, threats, attacks, search)}
 
     def make():
         result = search.reconstruct(source.net, targets, label, threat, config, seed, weaker)

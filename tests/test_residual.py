@@ -25,6 +25,7 @@ from sa_lib.residual import (
     interval,
     is_equivalent,
     pooled_spread,
+    power,
     residual_knowledge,
     seeds_needed,
     verdict,
@@ -278,6 +279,23 @@ def test_seeds_needed_is_the_number_that_reaches_the_power():
     assert seeds_needed(this_model, margin=0.3) < seeds_needed(this_model)
     with pytest.raises(ValueError, match="^margin must be above 0 and power in"):
         seeds_needed(CLEAR, power=1.0)
+
+
+@pytest.mark.parametrize("models", [1, 5])
+@pytest.mark.parametrize("share", [0.05, 0.085, 0.16])
+def test_the_power_reaches_90_percent_at_the_number_of_seeds_needed(models, share):
+    residual = replace(CLEAR, spread=share * 10.0, image_error=0.0, models=models)
+    needed = seeds_needed(residual)
+    reached, before = (power(replace(residual, controls=count, models=1 if models == 1 else count))
+                       for count in (needed, needed - 1))
+    assert before < 0.9 <= reached
+
+
+def test_there_is_no_power_without_a_spread_or_a_rho():
+    assert math.isnan(power(UNDEFINED))
+    assert math.isnan(power(replace(CLEAR, spread=math.nan)))
+    assert power(replace(CLEAR, spread=100.0)) == 0.0
+    assert power(replace(CLEAR, spread=0.0, image_error=0.0)) == 1.0
 
 
 @pytest.mark.parametrize("residual, text", [

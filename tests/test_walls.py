@@ -45,7 +45,7 @@ def imported(name):
 
 
 @pytest.mark.parametrize("name, modules", [
-    ("sa_lib.residual", {"sa_lib.checks"}),
+    ("sa_lib.residual", {"sa_lib.checks", "sa_lib.quantiles"}),
     ("sa_lib.store.archive", {"sa_lib.store.digests", "sa_lib.store.files"}),
     ("sa_lib.store.artifacts", {"sa_lib.checks", "sa_lib.settings", "sa_lib.store.archive", "sa_lib.store.digests",
                                 "sa_lib.store.files"})])

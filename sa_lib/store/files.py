@@ -5,8 +5,6 @@ import uuid
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import platformdirs
-
 __all__ = ["cache_root", "expanded", "write_atomically"]
 
 
@@ -23,6 +21,8 @@ def cache_root() -> Path:
     """
     if named := os.environ.get("SA_CACHE"):
         return expanded(named)
+    import platformdirs  # the audit of a reader's model must work without it
+
     with suppress(RuntimeError):  # platformdirs raises it for a user without a home, as in some containers
         if (folder := expanded(platformdirs.user_cache_dir("sa_lib"))).is_absolute():
             return folder
