@@ -33,25 +33,27 @@ def student(t: np.ndarray | float, freedom: np.ndarray | float) -> np.ndarray:
     t, freedom = np.broadcast_arrays(np.asarray(t, float), np.asarray(freedom, float))
     scale = np.sqrt(freedom)
     near = t <= scale
+    share = np.empty(t.shape)
     # Up to 45 degrees the integral from 0, above it that of the tail.
-    angle = np.where(near, np.arctan2(t, scale), np.arctan2(scale, t))[..., None]
-    power = freedom[..., None] - 1
-    y = NODES**POWER
-    tail = WEIGHTS * POWER * NODES**(POWER - 1)
-    inner = np.where(near[..., None], WEIGHTS * np.cos(angle * NODES)**power, tail * np.sin(angle * y)**power)
-    share = _density(freedom) * angle[..., 0] * inner.sum(-1)
+    angle, power = np.arctan2(t[near], scale[near])[:, None], freedom[near][:, None] - 1
+    share[near] = angle[:, 0] * (np.cos(angle * NODES)**power @ WEIGHTS)
+    angle, power = np.arctan2(scale[~near], t[~near])[:, None], freedom[~near][:, None] - 1
+    share[~near] = angle[:, 0] * (np.sin(angle * NODES**POWER)**power @ (WEIGHTS * POWER * NODES**(POWER - 1)))
+    share *= _density(freedom)
     return np.clip(np.where(near, share, 1 - share), 0, 1)
 
 
 def student_quantile(level: float, freedom: np.ndarray | float) -> np.ndarray:
     """The t with P(|T| <= t) = level, a number in (0, 1).
 
-    Newton's method in the angle. Its distribution function is concave, so from an angle below the answer, such as that
-    of the normal quantile, the steps only rise.
+    Newton's method in the angle, whose distribution function is concave, from the expansion about the normal quantile
+    (Abramowitz & Stegun 1964, 26.7.5).
     """
     freedom = np.asarray(freedom, float)
     scale, density = np.sqrt(freedom), _density(freedom)
-    angle = np.arctan2(float(torch.special.ndtri(torch.tensor((1 + level) / 2, dtype=torch.double))), scale)
+    z = float(torch.special.ndtri(torch.tensor((1 + level) / 2, dtype=torch.double)))
+    start = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    angle = np.arctan2(start, scale)
     for _ in range(60):
         step = (level - student(scale * np.tan(angle), freedom)) / (density * np.cos(angle)**(freedom - 1))
         angle = np.clip(angle + step, 0, np.pi / 2 - 1e-12)
