@@ -9,18 +9,23 @@ This module and all that it imports need PyTorch and NumPy alone.
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from .audit_attack import ATTACKERS, Plan, attacks, behavior, shortfall
 from .audit_report import ROLES, Finding, Report
-from .checks import LARGEST, check_number, shorten
-from .residual import MARGIN, residual_knowledge
+from .checks import LARGEST, check_name, check_names, check_number, check_seed, check_types, shorten
+from .decoders import Decoder, decoder_of, is_smooth
+from .reconstruction import SearchConfig
+from .residual import MARGIN, Residual, residual_knowledge
+from .settings import with_defaults
 from .store import file_digest, tensor_digest
+from .threats import THREATS, AttackResult
 
-__all__ = ["Report", "audit_errors"]
+__all__ = ["Report", "audit", "audit_errors"]
 
 COLUMNS = ("model", "role", "image", "error")
 # The name of the only attack in a table without a column `threat`.
@@ -85,7 +90,130 @@ def audit_errors(table: str | Path | Mapping[str, Sequence[Any]] | Any, margin: 
         "same for all models, and the images held out from their training.",))
 
 
-def residual_of(errors: Mapping[str, torch.Tensor], roles: Mapping[str, Sequence[str]]):
+@with_defaults()
+def audit(subject: Any, *, baseline: Any, never: Sequence[Any], images: torch.Tensor, label: int | None = None,
+          z_shape: tuple[int, ...] | int | None = None, y_shape: tuple[int, ...] | int | None = None,
+          prior: Callable[[int, torch.Generator], torch.Tensor] | None = None,
+          distance: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+          threats: Sequence[str] | None = None, attacker: str | None = None, search: SearchConfig = SearchConfig(),
+          margin: float = MARGIN, seed: int = 0, folder: str | Path | None = None,
+          progress: Callable[[str], None] | None = None) -> Report:
+    """Attack decoders to reproduce images of a class, and compare: rho of the subject.
+
+    Args:
+        subject: the model that had to forget the class: anything with `decode(z, y)`, or that function itself; a
+            module of PyTorch in evaluation mode, or a `model.CVAE`. Without labels, `decode(z)`. It is not changed.
+        baseline: the subject before it had to forget, of the same kind.
+        never: models that never saw the class, at least one; about nine usually give a verdict. They should be trained
+            as the subject was.
+        images: floating-point [N, ...], N at least 2, of the class, held out from the training of all models, and in
+            the range in which the models draw. 100 are usual.
+        label: the class, a place in y; None without labels.
+        z_shape: of one latent. A `CVAE` knows its own shapes.
+        y_shape: of one label, as one-hot numbers; None: `decode` takes z alone. If a model takes the number of the
+            class, wrap it: ``lambda z, y: model(z, y @ model.embedding.weight)``.
+        prior: (count, generator) -> latents [count, *z_shape]; standard normal by default.
+        distance: (images [R, ...], targets [R, ...]) -> [R], 0 or more; squared error by default.
+        threats: names in `threats.THREATS`; by default "y on the simplex" and "y free", without labels "z in the prior"
+            and "z free". Each attack starts from the answers of those with less freedom, which are made too.
+        attacker: a name in `audit_attack.ATTACKERS`; by default "gauss-newton", or "adam" if there is a `distance` or
+            the models have no forward-mode derivatives.
+        search: the budget.
+        margin: rho is as good as 0 if it is this near to it.
+        folder: finished attacks are kept there, and found again. Those on a function are not, for its weights are
+            hidden, nor those with a `distance`.
+        progress: called with a line of text before each attack.
+
+    Raises:
+        TypeError, ValueError: an argument is not allowed, or a model cannot be called as described.
+        FloatingPointError: a model's images are not finite.
+    """
+    check_types(never=(never, (list, tuple)), images=(images, torch.Tensor), search=(search, SearchConfig),
+                folder=(folder, (str, Path, type(None))))
+    check_number(margin=margin)
+    if images.ndim < 2 or len(images) < 2 or not images.is_floating_point() or not bool(images.isfinite().all()):
+        raise ValueError("images must be finite floating-point [N, ...] with at least two images, got "
+                         f"{images.dtype} {list(images.shape)}")
+    if not never:
+        raise ValueError("never must be at least one model that never saw the class, got none")
+    models = {"baseline": baseline, "subject": subject} | {f"never {k}": one for k, one in enumerate(never, 1)}
+    decoders = {name: decoder_of(model, tuple(images.shape[1:]), z_shape, y_shape, prior, images.device, name)
+                for name, model in models.items()}
+    asked, chain = _threats(decoders["subject"], threats)
+    attacker, notes = _attacker(decoders, distance, attacker)
+    plan = Plan(images.detach().float(), label, chain, attacker, distance, search, check_seed(seed),
+                None if folder is None else Path(folder), progress or (lambda line: None))
+    digests = {name: behavior(models[name], decoder) for name, decoder in decoders.items()}
+    kept = {name: digest if whole else None for name, (digest, whole) in digests.items()}
+    results = {name: attacks(plan, name, decoder, kept[name]) for name, decoder in decoders.items()}
+    short = {threat: max(shortfall(plan, name, decoders[name], kept[name], threat, results[name][threat])
+                         for name in ("subject", "never 1")) for threat in asked}
+    return _report(plan, results, short, margin, {name: digest for name, (digest, _) in digests.items()},
+                   (*notes, *_range_notes(decoders, plan.targets)))
+
+
+def _threats(decoder: Decoder, asked: Sequence[str] | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of the threat models asked for, and of all up to the last one, in their order."""
+    possible = [name for name, threat in THREATS.items() if (decoder.classes or threat.y == "label")
+                and (decoder.prior is None or threat.z != "prior")]
+    usual = [name for name in (("y on the simplex", "y free") if decoder.classes else ("z in the prior", "z free"))
+             if name in possible]
+    asked = usual if asked is None else asked
+    check_names(possible, threats=asked)
+    if not asked:
+        raise ValueError(f"threats must be at least one of {', '.join(possible)}, got none")
+    asked = tuple(name for name in possible if name in asked)
+    return asked, tuple(possible[:possible.index(asked[-1]) + 1])
+
+
+def _attacker(decoders: Mapping[str, Decoder], distance: Any, attacker: str | None) -> tuple[str, tuple[str, ...]]:
+    """The attacker's name, and a note where it is not the one of the book."""
+    if len({(one.latent_dim, one.classes) for one in decoders.values()}) > 1:
+        shapes = ", ".join(f"{name}: {one.latent_dim} and {one.classes}" for name, one in decoders.items())
+        raise ValueError(f"models must have latents and labels of the same lengths, got {shapes}")
+    if attacker is not None:
+        check_name(ATTACKERS, attacker=attacker)
+        if attacker == "gauss-newton" and distance is not None:
+            raise ValueError("attacker must be 'adam' or 'cma' for a distance that is not the squared error, got "
+                             "'gauss-newton'")
+        return attacker, ()
+    if distance is not None:
+        return "adam", ("The distance is not the squared error, so the attacker is Adam.",)
+    if all(map(is_smooth, decoders.values())):
+        return "gauss-newton", ()
+    return "adam", ("A model has no forward-mode derivatives, or they are 0, so the attacker is Adam.",)
+
+
+def _range_notes(decoders: Mapping[str, Decoder], targets: torch.Tensor) -> tuple[str, ...]:
+    """A note where the models draw in a range that is not that of the images."""
+    z = decoders["baseline"].draw(64, torch.Generator().manual_seed(0)).to(decoders["baseline"].where)
+    with torch.no_grad():
+        drawn = decoders["baseline"].decode(z, torch.zeros(64, decoders["baseline"].classes, device=z.device))
+    (low, high), (least, most) = (tuple(map(float, t.aminmax())) for t in (drawn, targets))
+    if low < least - 0.25 * (most - least) or high > most + 0.25 * (most - least):
+        return (f"The images have pixels from {least:.2g} to {most:.2g}, and the baseline draws from {low:.2g} to "
+                f"{high:.2g}: if these are other units, the numbers mean nothing.",)
+    return ()
+
+
+def _report(plan: Plan, results: Mapping[str, Mapping[str, AttackResult]], short: Mapping[str, float], margin: float,
+            digests: Mapping[str, str], notes: Sequence[str]) -> Report:
+    roles = {"baseline": ("baseline",), "subject": ("subject",),
+             "never": tuple(name for name in results if name not in ("baseline", "subject"))}
+    errors = {threat: {name: its[threat].errors.detach().double().cpu() for name, its in results.items()}
+              for threat in short}
+    findings = {threat: Finding(residual_of(own, roles), short[threat], margin) for threat, own in errors.items()}
+    return Report(
+        findings, roles, errors, tuple(map(str, range(len(plan.targets)))), ATTACKERS[plan.attacker],
+        {"images": tensor_digest({"images": plan.targets}), **digests,
+         "errors": tensor_digest({f"{threat}/{name}": values for threat, own in errors.items()
+                                  for name, values in own.items()})},
+        (*notes, "The models were attacked as they are. Damage can hide a class: audit the model once more after a "
+                 "little further training on the other classes, with controls that got the same."),
+        plan.targets, {threat: results["subject"][threat] for threat in short})
+
+
+def residual_of(errors: Mapping[str, torch.Tensor], roles: Mapping[str, Sequence[str]]) -> Residual:
     """The `Residual` of errors [N] of models by name, with the models of each role; see `audit_errors`."""
     subjects, baselines = roles["subject"], roles["baseline"]
     if not all(map(roles.get, ROLES)) or len(baselines) not in (1, len(subjects)):

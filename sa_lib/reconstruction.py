@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch.func import jvp, vmap
 
-from .checks import check_config, check_images, check_seed, check_types
-from .labels import CLASSES, check_label, one_hot
+from .checks import LARGEST, check_config, check_images, check_seed, check_types, is_whole, shorten
+from .decoders import Decoder, decoder_of
+from .labels import check_label
 from .model import CVAE
 from .settings import with_native_products
 from .threats import AttackResult, Threat, decoded, prior_radius
@@ -25,7 +26,8 @@ __all__ = ["Problem", "SearchConfig", "reconstruct", "search"]
 DISTURBANCE = 0.15
 NEAREST = 5  # targets whose answers are tried as starts
 SCALES = (1.0, 1.0, 2.0, 4.0)  # of the pool where y is free: answers far from 0 are common there
-CHUNK = 4096  # starts whose derivatives are in memory at once
+CHUNK = 4096  # starts whose derivatives are in memory at once,
+MOST = 2**26  # or fewer, with this many numbers in all
 
 
 @dataclass(frozen=True)
@@ -49,14 +51,15 @@ class SearchConfig:
 
 
 @torch.no_grad()
-def reconstruct(model: CVAE, targets: torch.Tensor, label: int, threat: Threat, config: SearchConfig = SearchConfig(),
-                seed: int = 0, weaker: AttackResult | None = None) -> AttackResult:
+def reconstruct(model: CVAE | Decoder, targets: torch.Tensor, label: int | None, threat: Threat,
+                config: SearchConfig = SearchConfig(), seed: int = 0,
+                weaker: AttackResult | None = None) -> AttackResult:
     """The inputs with which the model's images come nearest to targets, in squared error summed over the pixels.
 
     Args:
-        model: frozen; it is not changed. Its encoder proposes starts too.
-        targets: [N, 1, 28, 28], of one class; the answer to one is tried for the others.
-        label: the class, 0-9.
+        model: frozen; it is not changed. Its encoder, if it has one, proposes starts too.
+        targets: [N, 1, 28, 28], or of the decoder's shape, of one class; the answer to one is tried for the others.
+        label: the class, from 0; None for a decoder without labels.
         weaker: the result on the same targets under a threat model with less freedom. Its answers are starts, and the
             result is nowhere above it.
 
@@ -68,10 +71,13 @@ def reconstruct(model: CVAE, targets: torch.Tensor, label: int, threat: Threat, 
         ValueError: `targets` are no images, `label` is not allowed, or `weaker` has other targets.
         FloatingPointError: the model's images are not finite.
     """
-    check_types(model=(model, CVAE), threat=(threat, Threat), config=(config, SearchConfig),
+    check_types(model=(model, (CVAE, Decoder)), threat=(threat, Threat), config=(config, SearchConfig),
                 weaker=(weaker, (AttackResult, type(None))))
-    check_images(targets, "targets")
-    check_label(label)
+    if isinstance(model, CVAE):
+        check_images(targets, "targets")
+        check_label(label)
+        model = decoder_of(model, (1, 28, 28))
+    _check_attack(model, targets, label, threat)
     if weaker is not None and len(weaker.errors) != len(targets):
         raise ValueError(f"weaker must be of the same {len(targets)} targets, got {len(weaker.errors)}")
     problem = Problem(model, targets, label, threat)
@@ -111,19 +117,35 @@ def search(problem: "Problem", config: SearchConfig, seed: int,
     return budget, answers.moments()
 
 
-class Problem:
+def _check_attack(decoder: Decoder, targets: torch.Tensor, label: int | None, threat: Threat) -> None:
+    """Refuse targets, a label or a threat model that are none of this decoder's."""
+    check_types(targets=(targets, torch.Tensor))
+    if (tuple(targets.shape[1:]) != decoder.image_shape or not len(targets) or not targets.is_floating_point()
+            or not (targets.abs() <= LARGEST).all()):
+        raise ValueError(f"targets must be finite floating-point [N, {', '.join(map(str, decoder.image_shape))}] with "
+                         f"at least one image, got {targets.dtype} {list(targets.shape)}")
+    if not (is_whole(label) and 0 <= label < decoder.classes if decoder.classes else label is None):
+        allowed = f"a whole number from 0 to {decoder.classes - 1}" if decoder.classes else "None without labels"
+        raise ValueError(f"label must be {allowed}, got {shorten(label)}")
+    if not decoder.classes and threat.y != "label":
+        raise ValueError(f"threat must leave y alone where the decoder has none, got {threat}")
+    if decoder.prior is not None and threat.z == "prior":
+        raise ValueError("threat must not be in the ball of a normal prior where the decoder has another prior, got "
+                         f"{threat}")
+
+
+class _Problem:
     """The unknowns of a threat model, and the errors of the images that a model draws for them.
 
     A row of unknowns is z where y is the label, and (z, y) or (z, logits of y) else.
     """
 
-    def __init__(self, model: CVAE, targets: torch.Tensor, label: int, threat: Threat):
-        self.model, self.threat, self.latent = model, threat, model.config.latent_dim
-        self.where = next(model.parameters()).device
+    def __init__(self, model: Decoder, targets: torch.Tensor, label: int | None, threat: Threat):
+        self.model, self.threat, self.latent, self.classes = model, threat, model.latent_dim, model.classes
+        self.where = model.where
         self.targets = targets.to(self.where)
-        self.group = len(targets)  # of targets that share a model
-        self.label = one_hot(torch.tensor([label])).to(self.where)
-        self.unknowns = self.latent + (0 if threat.y == "label" else CLASSES)
+        self.label = model.label(label)
+        self.unknowns = self.latent + (0 if threat.y == "label" else self.classes)
         self.radius = prior_radius(self.latent) if threat.z == "prior" else math.inf
 
     def raw(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -131,7 +153,7 @@ class Problem:
         if self.threat.y == "label":
             return z
         # The logits of a one-hot vector itself would be infinite.
-        return torch.cat([z, (0.98 * y + 0.02 / CLASSES).log() if self.threat.y == "simplex" else y], 1)
+        return torch.cat([z, (0.98 * y + 0.02 / self.classes).log() if self.threat.y == "simplex" else y], 1)
 
     def inputs(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """z and y for rows of unknowns."""
@@ -141,11 +163,11 @@ class Problem:
         return z, y.softmax(1) if self.threat.y == "simplex" else y
 
     def images(self, values: torch.Tensor) -> torch.Tensor:
-        """[R, 784]"""
+        """[R, D], the pixels of an image in a row."""
         return self.model.decode(*self.inputs(values)).flatten(1)
 
     def differences(self, values: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-        """Images less their targets, [R, 784]."""
+        """Images less their targets, [R, D]."""
         return self.images(values) - self.targets.flatten(1)[own]
 
     def allowed(self, values: torch.Tensor) -> torch.Tensor:
@@ -178,7 +200,8 @@ class Problem:
 
     def normal_equations(self, values: torch.Tensor, own: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """J'J [R, P, P] and J'(image - target) [R, P], with J the derivative of the image by its P unknowns."""
-        parts = [self._equations(v, o) for v, o in zip(values.split(CHUNK), own.split(CHUNK), strict=True)]
+        rows = max(1, min(CHUNK, MOST // (self.unknowns * math.prod(self.model.image_shape))))
+        parts = [self._equations(v, o) for v, o in zip(values.split(rows), own.split(rows), strict=True)]
         return torch.cat([a for a, _ in parts]), torch.cat([g for _, g in parts])
 
     def _equations(self, values: torch.Tensor, own: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -222,17 +245,18 @@ def _descend(problem: Problem, values: torch.Tensor, own: torch.Tensor,
 
 def _pool(problem: Problem, count: int, generator: torch.Generator) -> torch.Tensor:
     """Random unknowns [count, P]: z from the prior; y all labels in turn, mixtures of two, and of all."""
-    z = torch.randn(count, problem.latent, generator=generator)
+    z, classes = problem.model.draw(count, generator), problem.classes
     if problem.threat.y == "label":
         return problem.allowed(z.to(problem.where))
-    first, second = torch.randint(CLASSES, (2, count), generator=generator)
+    first, second = torch.randint(classes, (2, count), generator=generator)
     share = torch.rand(count, 1, generator=generator)
-    all_ten = torch.empty(count, CLASSES).exponential_(generator=generator)
+    all_of_them = torch.empty(count, classes).exponential_(generator=generator)
+    one_hot = torch.eye(classes)
     kind = torch.arange(count) % 4
-    pure = one_hot(torch.arange(count) // 4 % CLASSES)
-    pair = share * one_hot(first) + (1 - share) * one_hot(second)
-    y = torch.where((kind < 2)[:, None], pure, torch.where((kind == 2)[:, None], pair,
-                                                           all_ten / all_ten.sum(1, keepdim=True)))
+    pure = one_hot[torch.arange(count) // 4 % classes]
+    pair = share * one_hot[first] + (1 - share) * one_hot[second]
+    mixed = all_of_them / all_of_them.sum(1, keepdim=True)
+    y = torch.where((kind < 2)[:, None], pure, torch.where((kind == 2)[:, None], pair, mixed))
     if problem.threat.y == "free":
         scale = torch.tensor(SCALES)[torch.arange(count) // 4 % len(SCALES)][:, None]
         z, y = scale * z, scale * y
@@ -241,10 +265,15 @@ def _pool(problem: Problem, count: int, generator: torch.Generator) -> torch.Ten
 
 def _starts(problem: Problem, pool: torch.Tensor, count: int) -> torch.Tensor:
     """The best unknowns [N, count, P] for each target, of the pool and of the encoder's codes under all labels."""
-    labels = problem.label if problem.threat.y == "label" else torch.eye(CLASSES, device=problem.where)
-    chosen = torch.cat([problem.codes(labels), pool[problem.best(pool, count)]], 1)
-    own = torch.arange(len(chosen), device=problem.where).repeat_interleave(chosen.shape[1])
-    error = problem.differences(chosen.flatten(0, 1), own).square().sum(1).view(len(chosen), -1)
+    targets, chosen = len(problem.targets), pool[problem.best(pool, count)]
+    if problem.model.encode is not None:
+        classes = 1 if problem.threat.y == "label" else problem.classes
+        y = (problem.label if classes == 1 else torch.eye(classes, device=problem.where)).repeat(targets, 1)
+        z = problem.model.encode(problem.targets.repeat_interleave(classes, 0), y)
+        codes = problem.allowed(problem.raw(z, y)).view(targets, classes, -1)
+        chosen = torch.cat([codes, chosen], 1)
+    own = torch.arange(targets, device=problem.where).repeat_interleave(chosen.shape[1])
+    error = problem.differences(chosen.flatten(0, 1), own).square().sum(1).view(targets, -1)
     best = error.topk(min(count, error.shape[1]), largest=False).indices
     return chosen.gather(1, best[:, :, None].expand(-1, -1, chosen.shape[2]))
 
@@ -275,7 +304,7 @@ class _Answers:
         self.kept.append((self.error, self.z, self.y))
 
     def moments(self) -> tuple[torch.Tensor, ...]:
-        """error [K, N], z [K, N, latent_dim] and y [K, N, 10] at all kept moments, or now if there are none."""
+        """error [K, N], z [K, N, latent_dim] and y [K, N, classes] at all kept moments, or now if there are none."""
         return tuple(map(torch.stack, zip(*(self.kept or [(self.error, self.z, self.y)]))))
 
 

@@ -8,12 +8,19 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-from sa_lib.audit import audit_errors
+import foreign
+from sa_lib import audit_attack, trained
+from sa_lib.attacks import THREATS
+from sa_lib.audit import audit, audit_errors
+from sa_lib.model import ModelConfig, build
+from sa_lib.reconstruction import SearchConfig
 from sa_lib.residual import residual_knowledge, verdict
 
 
@@ -156,6 +163,229 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
         audit_errors(tmp_path / "nothing.csv")
 
 
+# Decoders ---------------------------------------------------------------------------------------------------------
+
+SEARCH = SearchConfig(pool=256, starts=2, iterations=10, rounds=2)
+SHAPES = {"z_shape": foreign.Z_SHAPE, "y_shape": foreign.CLASSES}
+
+
+@pytest.fixture(scope="module")
+def models():
+    return foreign.make()
+
+
+@pytest.fixture(scope="module")
+def real():
+    _, _, images, labels = foreign.digit_images()
+    return images[labels == foreign.LABEL][:12]
+
+
+def test_a_foreign_model_is_audited_where_the_answer_is_known(models, real):
+    knowing, hiding, never = models["baseline"], models["subject"], models["never"]
+    plan = {"baseline": knowing, "images": real, "label": foreign.LABEL, "search": SEARCH, **SHAPES}
+    itself = audit(knowing, never=never, **plan, threats=["y on the simplex"])
+    assert itself.rho == 1 and itself.verdict in ("residue", "unresolved")
+    hidden = audit(hiding, never=never, **plan)
+    assert hidden.findings["y free"].residual.rho > 0.7
+    ignorant = audit(never[0], never=never[1:], **plan, threats=["y on the simplex"])
+    assert abs(ignorant.rho) < 0.4 and ignorant.verdict not in ("residue", "gone")
+
+
+def random_cvaes(count):
+    return [build(ModelConfig(latent_dim=2, hidden=(16, 8)), seed).eval().requires_grad_(False)
+            for seed in range(count)]
+
+
+def test_the_numbers_are_those_of_the_chapters(digits):
+    nets, images = random_cvaes(4), digits.test_images[digits.test_labels == 3][:5]
+    own = [trained.Trained(net, pd.DataFrame(), 0.0, str(n)) for n, net in enumerate(nets)]
+    report = audit(nets[0], baseline=nets[1], never=nets[2:], images=images, label=3, search=SEARCH)
+    for threat, errors in report.errors.items():
+        for name, model in zip(("subject", "baseline", "never 1", "never 2"), own):
+            result = trained.reconstruction(model, images, 3, THREATS[threat], SEARCH)
+            assert torch.equal(errors[name], result.errors.double()), (threat, name)
+        assert report.findings[threat].shortfall == max(
+            trained.shortfall(model, images, 3, THREATS[threat], SEARCH) for model in (own[0], own[2]))
+
+
+def linear(seed, size=(3, 4, 4)):
+    """A decoder without labels, of colored images: a function."""
+    weight = torch.randn(2, 48, generator=torch.Generator().manual_seed(seed))
+    return lambda z: (z @ weight).sigmoid().view(-1, *size)
+
+
+COLORED = {"baseline": linear(0), "never": [linear(1), linear(2)], "z_shape": 2, "search": SEARCH}
+
+
+def colored(count=4):
+    return linear(0)(torch.randn(count, 2, generator=torch.Generator().manual_seed(9)))
+
+
+def test_functions_without_labels_and_of_any_shape():
+    report = audit(linear(0), images=colored(), **COLORED)
+    assert list(report.findings) == ["z in the prior", "z free"]
+    assert report.rho == 1 and float(report.errors["z free"]["subject"].max()) < 1e-3
+
+
+def test_another_prior_and_another_distance():
+    def prior(count, generator):
+        return 3 * torch.rand(count, 2, generator=generator)
+
+    def distance(images, targets):
+        return (images - targets).abs().flatten(1).sum(1)
+
+    report = audit(linear(0), images=colored(), prior=prior, distance=distance, **COLORED)
+    assert list(report.findings) == ["z free"]
+    assert report.attacker.startswith("Adam") and "distance" in report.notes[0]
+    answer = report.answers["z free"]
+    torch.testing.assert_close(distance(answer.images[-1], colored()), answer.errors)
+    assert float(answer.errors.mean()) < 0.2 * float(report.errors["z free"]["never 1"].mean())
+
+
+class Backward(torch.autograd.Function):
+    @staticmethod
+    def forward(context, values):
+        return values.clone()
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient
+
+
+def test_a_decoder_without_forward_derivatives_is_attacked_by_adam():
+    report = audit(lambda z: Backward.apply(linear(0)(z)), images=colored(), threats=["z free"], **COLORED)
+    assert report.attacker.startswith("Adam") and "forward-mode" in report.notes[0]
+    assert report.rho == pytest.approx(1, abs=0.05)
+
+
+def test_a_black_box_is_refused_by_gradients_and_found_by_cma():
+    def black(decode):
+        return lambda z: (decode(z) * 255).round() / 255
+
+    box = {"baseline": black(linear(0)), "never": [black(linear(1)), black(linear(2))], "z_shape": 2, "search": SEARCH,
+           "images": colored(2), "threats": ["z free"]}
+    with pytest.raises(ValueError, match="must be differentiable .* the attacker 'cma' needs none"):
+        audit(black(linear(0)), **box)
+    pytest.importorskip("cma")
+    report = audit(black(linear(0)), **box, attacker="cma")
+    assert report.attacker.startswith("CMA-ES") and float(report.errors["z free"]["subject"].max()) < 0.1
+
+
+def test_cma_is_asked_for_where_it_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cma", None)
+    with pytest.raises(ValueError, match="pip install cma"):
+        audit(linear(0), images=colored(), attacker="cma", **COLORED)
+
+
+def test_what_the_attack_found_can_be_saved_and_repeated(tmp_path):
+    report = audit(linear(0), images=colored(), **COLORED)
+    report.save_inputs(tmp_path / "attack.npz")
+    with np.load(tmp_path / "attack.npz", allow_pickle=False) as file:
+        found = {name: torch.from_numpy(file[name]) for name in file}
+    assert torch.equal(found["targets"], colored())
+    torch.testing.assert_close(linear(0)(found["z free/z"]), found["z free/images"])
+    torch.testing.assert_close((found["z free/images"] - found["targets"]).square().flatten(1).sum(1),
+                               found["z free/errors"], rtol=1e-3, atol=1e-6)
+    assert found["z free/y"].shape == (4, 0)
+
+
+class Linear(nn.Module):
+    def __init__(self, seed):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.layer = nn.Linear(2, 48)
+
+    def decode(self, z):
+        return self.layer(z).sigmoid().view(-1, 3, 4, 4)
+
+
+def modules():
+    first, *never = (Linear(seed).eval().requires_grad_(False) for seed in range(3))
+    return {"baseline": first, "never": never, "z_shape": 2, "images": colored(), "search": SEARCH}
+
+
+def counted(monkeypatch):
+    made, attack = [], audit_attack._attack
+    monkeypatch.setattr(audit_attack, "_attack", lambda *a: made.append(a[2]) or attack(*a))
+    return made
+
+
+def test_finished_attacks_are_found_again_and_damaged_ones_made_again(tmp_path, monkeypatch):
+    made, lines = counted(monkeypatch), []
+    first = audit(modules()["never"][0], **modules(), folder=tmp_path, progress=lines.append)
+    count, files = len(made), sorted(tmp_path.iterdir())
+    assert count == len(files) < len(lines)  # the subject is one of the controls
+    assert audit(modules()["never"][0], **modules(), folder=tmp_path).to_json() == first.to_json()
+    assert len(made) == count
+    files[0].write_bytes(files[0].read_bytes()[:100])
+    files[1].write_bytes(b"")
+    assert audit(modules()["never"][0], **modules(), folder=tmp_path).to_json() == first.to_json()
+    assert len(made) == count + 2
+
+
+def test_another_model_and_a_function_are_attacked_anew(tmp_path, monkeypatch):
+    made = counted(monkeypatch)
+    audit(Linear(7).eval(), **modules(), folder=tmp_path)
+    count = len(made)
+    audit(Linear(8).eval(), **modules(), folder=tmp_path)
+    assert len(made) - count == 5  # the attacks on the subject under three threat models, two of them longer too
+    audit(linear(0), images=colored(), folder=tmp_path / "functions", **COLORED)
+    assert not (tmp_path / "functions").exists()
+
+
+class Noisy(Linear):
+    def decode(self, z):
+        return super().decode(z) + torch.rand(len(z), 1, 1, 1)
+
+
+REFUSED = {
+    "training mode": ({"subject": Linear(0)}, "subject must be in evaluation mode"),
+    "noise": ({"subject": Noisy(0).eval()}, "subject must draw the same image .* switch off its noise"),
+    "wrong images": ({"subject": linear(0, (1, 6, 8))}, r"subject must draw images of the shape \[8, 3, 4, 4\]"),
+    "wrong latents": ({"z_shape": 3}, "baseline must draw images for z of 3 numbers"),
+    "no latents": ({"z_shape": ()}, "z_shape must be one whole number or more"),
+    "no shape": ({"z_shape": None}, "z_shape must be a tuple or list"),
+    "a label too many": ({"y_shape": 4}, "must draw images for z of 2 numbers and y of 4"),
+    "NaN": ({"subject": lambda z: linear(0)(z) * math.nan}, "subject must draw finite"),
+    "no model": ({"subject": 3}, "subject must be a function or have a decode"),
+    "no control": ({"never": []}, "never must be at least one model"),
+    "a control alone": ({"never": linear(1)}, "never must be a list or tuple"),
+    "one image": ({"images": colored(1)}, "at least two images"),
+    "broken images": ({"images": colored() * math.nan}, "images must be finite"),
+    "whole numbers": ({"images": colored().byte()}, "images must be finite floating-point"),
+    "a label without labels": ({"label": 3}, "label must be None without labels, got 3"),
+    "another threat": ({"threats": ["y free"]}, "threats must be a list of names among random search"),
+    "no threat": ({"threats": []}, "threats must be at least one of"),
+    "another attacker": ({"attacker": "sgd"}, "attacker must be one of gauss-newton, adam, cma"),
+    "margin": ({"margin": -1.0}, "margin must be a finite number"),
+    "prior": ({"prior": lambda count, generator: torch.rand(count, 3)}, "prior must give 2 numbers for each latent"),
+    "distance": ({"distance": lambda a, b: (a - b).square().flatten(1).sum(1), "attacker": "gauss-newton"},
+                 "attacker must be 'adam' or 'cma'"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_an_audit_that_cannot_be_is_refused_in_a_sentence(case):
+    changes, message = REFUSED[case]
+    arguments = {"subject": linear(0), "images": colored(), **COLORED, **changes}
+    with pytest.raises((TypeError, ValueError), match=message) as caught:
+        audit(arguments.pop("subject"), **arguments)
+    assert ", got " in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_label_that_is_none_of_the_models_is_refused(models, real):
+    for label in (None, 5, -1, 1.0):
+        with pytest.raises(ValueError, match="label must be a whole number from 0 to 4, got"):
+            audit(models["subject"], baseline=models["baseline"], never=models["never"], images=real, label=label,
+                  search=SEARCH, **SHAPES)
+
+
+def test_images_in_other_units_are_noticed():
+    report = audit(linear(0), images=colored() * 0.01, **COLORED)
+    assert any("other units" in note for note in report.notes)
+    assert not any("other units" in note for note in audit(linear(0), images=colored(), **COLORED).notes)
+
+
 # The report -------------------------------------------------------------------------------------------------------
 
 def test_the_report_as_json_has_a_schema_and_the_digests(tmp_path):
@@ -223,3 +453,21 @@ def test_torch_and_numpy_are_enough_for_errors(tmp_path):
                      "print(report.to_json())", path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["verdict"] == "residue"
+
+
+def test_torch_and_numpy_are_enough_for_a_decoder():
+    code = """
+import torch
+from sa_lib.audit import audit
+from sa_lib.reconstruction import SearchConfig
+def linear(seed):
+    weight = torch.randn(2, 48, generator=torch.Generator().manual_seed(seed))
+    return lambda z: (z @ weight).sigmoid()
+report = audit(linear(0), baseline=linear(0), never=[linear(1), linear(2)], images=linear(0)(torch.randn(4, 2)),
+               z_shape=2, search=SearchConfig(64, 1, 5, 1))
+report.to_html()
+print(report.rho)
+"""
+    done = run_alone(code)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) == 1
