@@ -8,6 +8,7 @@ This module and all that it imports need PyTorch and NumPy alone.
 """
 
 import csv
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -141,8 +142,9 @@ def audit(subject: Any, *, baseline: Any, never: Sequence[Any], images: torch.Te
                 for name, model in models.items()}
     asked, chain = _threats(decoders["subject"], threats)
     attacker, notes = _attacker(decoders, distance, attacker)
+    count = len(models) * len(chain) + 2 * len(asked)
     plan = Plan(images.detach().float(), label, chain, attacker, distance, search, check_seed(seed),
-                None if folder is None else Path(folder), progress or (lambda line: None))
+                None if folder is None else Path(folder), _numbered(progress, count))
     digests = {name: behavior(models[name], decoder) for name, decoder in decoders.items()}
     kept = {name: digest if whole else None for name, (digest, whole) in digests.items()}
     results = {name: attacks(plan, name, decoder, kept[name]) for name, decoder in decoders.items()}
@@ -150,6 +152,12 @@ def audit(subject: Any, *, baseline: Any, never: Sequence[Any], images: torch.Te
                          for name in ("subject", "never 1")) for threat in asked}
     return _report(plan, results, short, margin, {name: digest for name, (digest, _) in digests.items()},
                    (*notes, *_range_notes(decoders, plan.targets)))
+
+
+def _numbered(progress: Callable[[str], None] | None, count: int) -> Callable[[str], None]:
+    """The same with the number of the attack before each line."""
+    done = itertools.count(1)
+    return lambda line: progress(f"{next(done)} of {count}: {line}") if progress else None
 
 
 def _threats(decoder: Decoder, asked: Sequence[str] | None) -> tuple[tuple[str, ...], tuple[str, ...]]:

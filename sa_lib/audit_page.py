@@ -61,7 +61,7 @@ def page(report: Any) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>",
         f"<h1>{escape(title)}</h1>",
-        f"<p>{escape(_sentence(facts['advice']))} The threat model that decides: {escape(facts['threat'])}.</p>",
+        f"<p>{escape(report.sentence)} The threat model that decides: {escape(facts['threat'])}.</p>",
         number_line(facts["findings"], facts["margin"]),
         "<h2>Under each threat model</h2>",
         _table(threats, "threat model", f"ρ with its 95 % interval, from {facts['images']} images. Margin: "
@@ -116,10 +116,6 @@ def number_line(findings: Mapping[str, Mapping[str, Any]], margin: float) -> str
     said = "; ".join(f"{name}: {_rho(one)}" for name, one in findings.items())
     return (f'<svg viewBox="0 0 {WIDTH} {bottom + 6}" role="img" aria-label="{escape(f"Number line of rho. {said}")}">'
             + "".join(parts) + "</svg>")
-
-
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."
 
 
 def _rho(one: Mapping[str, Any]) -> str:

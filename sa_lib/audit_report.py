@@ -60,7 +60,7 @@ class Finding:
     @property
     def advice(self) -> str:
         """The verdict in a sentence, with the way on where it is open."""
-        several = "controls and unlearned models" if self.residual.models > 1 else "controls"
+        several = f"{self.needed:g} controls and unlearned models" if self.residual.models > 1 else f"{self.needed:g}"
         count = f"{self.residual.controls} {'control' if self.residual.controls == 1 else 'controls'}"
         return {
             "gone": f"no more is left than in models that never saw the class, within {self.margin:g}",
@@ -74,7 +74,7 @@ class Finding:
             "no interval": "one control says nothing about chance; two give an interval, and about nine usually give "
                            "a verdict",
             "inconclusive": f"inconclusive with {count}; " + (
-                f"about {self.needed:g} {several} would do" if math.isfinite(self.needed)
+                f"about {several} would do" if math.isfinite(self.needed)
                 else "more controls alone would not do, it takes more images"),
             NOT_CONVERGED: f"ten times the budget lowers the attacker's error by {self.shortfall:.1%}; with more than "
                            f"{CONVERGED:.0%}, there is no verdict: give the attacker more rounds",
@@ -142,6 +142,13 @@ class Report:
     def verdict(self) -> str:
         """That of the threat model that decides."""
         return self.finding.verdict
+
+    @property
+    def sentence(self) -> str:
+        """The verdict and the way on, for a person to read."""
+        advice = self.finding.advice
+        text = advice if advice.startswith(self.verdict) else f"{self.verdict}: {advice}"
+        return f"{text[0].upper()}{text[1:]}."
 
     def asdict(self) -> dict[str, Any]:
         """The report as JSON values, without the errors of single images and the attacker's inputs."""

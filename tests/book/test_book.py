@@ -406,7 +406,7 @@ def test_every_verb_has_a_help(capsys, verb):
 
 def test_the_command_line_is_installed_as_sa_book():
     scripts = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["scripts"]
-    assert scripts == {"sa-book": "sa_lib.book.__main__:main"}
+    assert scripts.keys() == {"sa-book", "sa-audit"}
     module, _, function = scripts["sa-book"].partition(":")
     assert getattr(import_module(module), function) is main
 
