@@ -18,11 +18,12 @@ STYLE = """
 body { margin: 0 auto; padding: 1rem; max-width: 46rem; background: var(--paper); color: var(--ink);
   font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
 h1 { font-size: 1.5rem; line-height: 1.25; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-svg { display: block; width: 100%; height: auto; } svg text { fill: var(--ink); font: 11px system-ui, sans-serif; }
+svg { display: block; width: 100%; max-width: 32rem; height: auto; }
+svg text { fill: var(--ink); font: 11px system-ui, sans-serif; paint-order: stroke; stroke: var(--paper);
+  stroke-width: 3px; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: left; overflow-wrap: normal;
   white-space: nowrap; font-variant-numeric: tabular-nums; }
-caption { text-align: left; color: var(--soft); padding-bottom: .3rem; }
 dt { font-weight: 600; margin-top: .6rem; } dd { margin: 0; } .soft { color: var(--soft); font-size: .9rem; }
 code { font-size: .85em; }
 """
@@ -142,5 +143,5 @@ def _table(rows: Mapping[str, Mapping[str, str]], name: str, caption: str) -> st
 
     head = f"<tr>{cells('th', [name, *next(iter(rows.values()))])}</tr>"
     body = "".join(f"<tr>{cells('td', [key, *row.values()])}</tr>" for key, row in rows.items())
-    return (f'<div class="wide" tabindex="0"><table><caption>{escape(caption)}</caption><thead>{head}</thead>'
-            f"<tbody>{body}</tbody></table></div>")
+    return (f'<p class="soft">{escape(caption)}</p>\n<div class="wide" tabindex="0" role="region" '
+            f'aria-label="{escape(caption)}"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>')
