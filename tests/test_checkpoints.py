@@ -2,12 +2,15 @@
 
 import argparse
 import os
+import pathlib
 import re
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from sa_lib import store
 from sa_lib.checkpoints import import_official, load_model, read_model, save_model
@@ -262,3 +265,96 @@ def test_a_file_of_either_kind_is_read(tmp_path):
     assert torch.equal(theirs.decoder.layers[4].weight, state["fc6.weight"])
     with pytest.raises(FileNotFoundError):
         read_model(tmp_path / "none")
+
+
+# Files of others --------------------------------------------------------------------------------------------------
+
+class Notebook(nn.Module):
+    """The model of the notebook that this book follows, with the names of its layers."""
+
+    def __init__(self, latent=25, outer=64, inner=128):
+        super().__init__()
+        self.inner = inner
+        self.enc_conv = nn.Sequential(nn.Conv2d(11, outer, 4, 2, 1), nn.ReLU(), nn.Conv2d(outer, inner, 4, 2, 1),
+                                      nn.ReLU())
+        self.enc_fc_mu, self.enc_fc_logvar = nn.Linear(inner * 49, latent), nn.Linear(inner * 49, latent)
+        self.dec_fc = nn.Linear(latent + 10, inner * 49)
+        self.dec_conv = nn.Sequential(nn.ConvTranspose2d(inner, outer, 4, 2, 1), nn.ReLU(),
+                                      nn.ConvTranspose2d(outer, 1, 4, 2, 1), nn.Sigmoid())
+
+    def decode(self, z, y):
+        return self.dec_conv(self.dec_fc(torch.cat([z, y], 1)).view(-1, self.inner, 7, 7))
+
+    def encode(self, x, y):
+        h = self.enc_conv(torch.cat([x, y[:, :, None, None].expand(-1, -1, 28, 28)], 1)).flatten(1)
+        return self.enc_fc_mu(h), self.enc_fc_logvar(h)
+
+
+@pytest.mark.parametrize("sizes", [{}, {"latent": 3, "outer": 4, "inner": 5}])
+def test_a_checkpoint_of_the_notebook_draws_the_same_pixels(tmp_path, sizes):
+    torch.manual_seed(0)
+    theirs = Notebook(**sizes).eval()
+    torch.save(theirs.state_dict(), tmp_path / "cvae.pt")
+    ours = read_model(tmp_path / "cvae.pt")
+    z, y, x = torch.randn(5, ours.config.latent_dim), one_hot(torch.arange(5)), torch.rand(5, 1, 28, 28)
+    torch.testing.assert_close(ours.decode(z, y), theirs.decode(z, y), rtol=0, atol=1e-6)
+    torch.testing.assert_close(ours.encode(x, y), theirs.encode(x, y), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [(512, 256, 8), (400, 200, 20), (6, 5, 3)])
+def test_the_official_model_in_any_of_its_settings(tmp_path, sizes):
+    model = build(ModelConfig(latent_dim=sizes[2], hidden=sizes[:2]), 0)
+    path = save_official(tmp_path / "official.pt", named_as_official(model))
+    assert read_model(path).config == model.config
+    assert_same_weights(read_model(path), model)
+
+
+def named_as_official(model):
+    names = dict(zip(("encoder.layers.0", "encoder.layers.2", "encoder.mean", "encoder.log_var", "decoder.layers.0",
+                      "decoder.layers.2", "decoder.layers.4"), ("fc1", "fc2", "fc31", "fc32", "fc4", "fc5", "fc6")))
+    return {f"{names[name.rpartition('.')[0]]}.{name.rpartition('.')[2]}": weight
+            for name, weight in model.state_dict().items()}
+
+
+WRAPPED = {
+    "bare": lambda state: state,
+    "state_dict": lambda state: {"state_dict": state, "epoch": 3},
+    "model_state_dict": lambda state: {"model_state_dict": state, "loss": np.float64(0.25), "best": np.float32(1)},
+    "Lightning": lambda state: {"state_dict": {f"model.{name}": value for name, value in state.items()},
+                                "pytorch-lightning_version": "2.2.0", "callbacks": {}, "hyper_parameters": {"lr": 1.0}},
+    "a path": lambda state: {"model": state, "folder": pathlib.PurePosixPath("runs/3"), "step": np.int64(7)},
+    "compiled and parallel": lambda state: {f"module._orig_mod.model.{name}": value for name, value in state.items()},
+}
+
+
+@pytest.mark.parametrize("layout", ["official", "ours"])
+@pytest.mark.parametrize("case", WRAPPED)
+def test_weights_in_any_usual_wrapping_are_read(tmp_path, case, layout):
+    model = build(SMALL, 0)
+    state = named_as_official(model) if layout == "official" else dict(model.state_dict())
+    torch.save(WRAPPED[case](state), tmp_path / "file.pt")
+    assert_same_weights(read_model(tmp_path / "file.pt"), model)
+
+
+def test_safetensors_without_our_header_are_read(tmp_path):
+    model = build(SMALL, 0)
+    save_file(named_as_official(model), tmp_path / "weights.safetensors")
+    assert_same_weights(read_model(tmp_path / "weights.safetensors"), model)
+
+
+def test_a_model_saved_whole_is_refused_with_the_way_to_convert_it(tmp_path):
+    torch.save({"model": Notebook(3, 4, 5)}, tmp_path / "whole.pt")
+    with pytest.raises(ValueError, match=r"got 'model' with a .*Notebook; where the model can be loaded, save its "
+                                         r"weights alone, with torch.save\(model.state_dict\(\)"):
+        read_model(tmp_path / "whole.pt")
+
+
+def test_weights_of_another_model_are_refused_with_their_names(tmp_path):
+    torch.save({"unet.down.weight": torch.zeros(3, 3)}, tmp_path / "unet.pt")
+    with pytest.raises(ValueError, match=r"unet.pt must hold a CVAE with layers as .*got \['unet.down'\]"):
+        read_model(tmp_path / "unet.pt")
+    state = Notebook(3, 4, 5).state_dict()
+    state["enc_conv.0.weight"] = torch.zeros(4, 1, 4, 4)  # an encoder without the label
+    torch.save(state, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match=r"enc_conv.0.weight must be floating-point \[4, 11, 4, 4\], got"):
+        read_model(tmp_path / "other.pt")

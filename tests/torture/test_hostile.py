@@ -68,6 +68,11 @@ def notebook(alt="a line"):
         "kernelspec": {"name": "python3", "display_name": "x"}, "sa_lib": made})).encode()
 
 
+def official_name(name):
+    layer, _, part = name.rpartition(".")
+    return f"{checkpoints.LAYOUTS['official'][layer]}.{part}"
+
+
 def cases(folder):
     """Every kind of file that the library reads, in a folder of its own."""
     path = folder / "file"
@@ -90,7 +95,7 @@ def cases(folder):
         return path.read_bytes()
 
     official = {"model": {f"fc1.{n}": torch.zeros(3) for n in "ab"}, "config": Namespace(z_dim=8)}
-    theirs = {"model": {checkpoints._official_name(n): w for n, w in build(ModelConfig(), 0).state_dict().items()},
+    theirs = {"model": {official_name(n): w for n, w in build(ModelConfig(), 0).state_dict().items()},
               "config": Namespace(z_dim=8)}
 
     def idx(content):
