@@ -20,7 +20,7 @@ parameters := $(shared) $(if $(FORGET),-p forget "$(FORGET)") \
               $(if $(SEED),-p seed "$(SEED)")
 
 .PHONY: book run render check sweep evidence evidence-check models pdf sync new-chapter repo
-.PHONY: test torture bench lint site-test colab-test colab-constraints links audit environment clean
+.PHONY: test torture bench lint dist site-test colab-test colab-constraints links audit environment clean
 
 book: run  ## run the missing chapters, then render the site
 	@$(python) -m sa_lib.book render --run "$(RUN)"
@@ -87,6 +87,9 @@ audit: environment  ## list the licenses of the installed packages and, with pip
 	@$(python) -m pip --disable-pip-version-check install -qqq pip-audit || \
 	    { echo "error: pip-audit could not be installed; check the network" >&2; exit 1; }
 	@$(python) -m pip_audit --local --skip-editable --progress-spinner off
+
+dist: environment  ## build the wheel and the source archive, and try both in clean environments
+	@$(python) tools/dist.py
 
 pdf: environment  ## print the rendered site as _build/book.pdf; needs Chromium
 	@$(python) tools/pdf.py _build/html

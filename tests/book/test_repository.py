@@ -160,8 +160,8 @@ def test_a_workflow_has_only_the_rights_that_it_needs(path):
     assert workflow["permissions"] == {"contents": "read"}
     assert "secrets" not in text
     rights = {name: job["permissions"] for name, job in workflow["jobs"].items() if "permissions" in job}
-    assert rights == ({"publish": {"pages": "write", "id-token": "write"}, "executed": {"contents": "write"}}
-                      if path.stem == "book" else {})
+    assert rights == {"book": {"publish": {"pages": "write", "id-token": "write"}, "executed": {"contents": "write"}},
+                      "release": {"attach": {"contents": "write"}}}.get(path.stem, {})
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=[path.stem for path in WORKFLOWS])
@@ -172,7 +172,7 @@ def test_a_workflow_runs_nothing_but_make_and_pinned_actions(path):
             if "uses" in step:
                 assert re.search(rf"{re.escape(step['uses'])}  # v\d+\.\d+\.\d+\n", text)
                 assert re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40}", step["uses"])
-            elif name != "executed":  # see the next test
+            elif name not in ("executed", "attach"):  # see the next tests
                 command, *targets = step["run"].split()
                 assert command == "make"
                 assert set(targets) <= TARGETS
@@ -187,11 +187,19 @@ def test_the_job_that_may_write_to_the_repository_runs_no_code_of_it():
     assert commands[-1].endswith("HEAD:refs/heads/executed")
 
 
+def test_the_job_that_may_write_to_a_release_runs_no_code_of_the_repository():
+    download, attach = yaml.safe_load((PROJECT / ".github" / "workflows" / "release.yml").read_text()
+                                      )["jobs"]["attach"]["steps"]
+    assert download["uses"].startswith("actions/download-artifact@")
+    (command,) = attach["run"].strip().splitlines()
+    assert command.startswith('gh release create "$GITHUB_REF_NAME" dist/*')
+
+
 def test_the_workflows_lint_test_publish_run_as_colab_does_and_check_links():
     texts = {path.stem: path.read_text() for path in WORKFLOWS}
     for name, text in (("tests", "make lint"), ("tests", "make test"), ("tests", "pull_request"), ("book", "make book"),
                        ("book", "make check"), ("book", "path: _build/html"), ("book", "path: _build/executed/*.ipynb"),
-                       ("colab", "make colab-test"), ("links", "make links")):
+                       ("colab", "make colab-test"), ("links", "make links"), ("release", "make dist")):
         assert text in texts[name], name
     for weekly in ("colab", "links"):
         assert re.search(r'cron: "\d+ \d+ \* \* 1"', texts[weekly])
