@@ -28,12 +28,18 @@ from runs import PROJECT
 from sa_lib import (
     attack_tables,
     attacks,
+    audit,
+    audit_attack,
+    audit_command,
+    audit_page,
+    audit_report,
     chapter,
     checkpoints,
     checks,
     claims,
     comparison,
     data,
+    decoders,
     evaluation,
     evidence,
     experiment,
@@ -46,15 +52,18 @@ from sa_lib import (
     model,
     playground,
     probes,
-    recipe,
+    quantiles,
     reconstruction,
     residual,
+    searches,
     store,
+    threats,
     trained,
     training,
     unlearning,
     validation,
 )
+from sa_lib import images as images_module
 from sa_lib import labels as labels_module
 from sa_lib.book import notebooks, site
 from sa_lib.book.__main__ import main
@@ -348,6 +357,7 @@ CALLS = {
     residual.seeds_needed: (
         dict(residual=RESIDUAL, margin=0.1, power=0.9),
         dict(residual=no_tensor, margin=rate, power=st.sampled_from([-1.0, 0.0, 1.0, math.nan]))),
+    residual.power: (dict(residual=RESIDUAL, margin=0.1), dict(residual=no_tensor, margin=rate)),
     residual.pooled_spread: (dict(never=[ROWS]), dict(never=no_tensor | st.just([ROWS[:1]]))),
     attacks.relearn: (
         dict(model=NET, images=IMAGES, label=9, judge=JUDGE, steps=2, every=1, samples=3),
@@ -536,7 +546,7 @@ ELSEWHERE = {
     recipe.train: "test_recipe.py", recipe.forget: "test_recipe.py", recipe.fisher_of_batch_means: "test_recipe.py",
     recipe.RecipeConfig: "test_recipe.py", methods.surgery: "unlearn", unlearning.gradients: "unlearn",
     methods.ewc_penalty: "unlearn", **{method.loss: "unlearn" for method in methods.METHODS.values()},
-    attacks.AttackResult: "attack makes it", attacks.decoded: "attack",
+    attacks.AttackResult: "attack makes it", threats.Decodes: "a protocol", attacks.decoded: "attack",
     residual.Residual: "residual_knowledge makes it",
     figures.in_book_style: "a decorator",
     store.Artifact: "get_or_make makes it", store.Part: "part makes it", store.code_digest: "modules, not values",
@@ -548,8 +558,9 @@ ELSEWHERE = {
     # For every chapter, below.
     experiment.Parameters: "validate makes it", experiment.Profile: "PROFILES", experiment.validate: "below",
 }
-# Modules whose functions have tests of their own: the checks, and the tables on the pages of chapters.
-TESTED_ALONE = (checks, attack_tables, claims, comparison, sa_lib.settings)
+# Modules whose functions have tests of their own: the checks, the tables on the pages of chapters, and audits.
+TESTED_ALONE = (checks, attack_tables, claims, comparison, sa_lib.settings, audit, audit_attack, audit_command,
+                audit_page, audit_report, decoders, images_module, quantiles, searches)
 
 
 def sentence(error):
