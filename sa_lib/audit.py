@@ -11,6 +11,7 @@ import csv
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def audit_errors(table: str | Path | Mapping[str, Sequence[Any]] | Any, margin: 
     digests["errors"] = tensor_digest({f"{threat}/{model}": values for threat, models in tensors.items()
                                        for model, values in models.items()})
     findings = {threat: Finding(residual_of(models, by_role), margin=margin) for threat, models in tensors.items()}
-    return Report(findings, by_role, tensors, images, "yours; its errors were given", digests, (
+    return Report(findings, by_role, tensors, images, "yours; its errors were given", digests, notes=(
         "The errors were given. Their attacker, its budget and the images cannot be checked here: they must be the "
         "same for all models, and the images held out from their training.",))
 
@@ -216,6 +217,8 @@ def _report(plan: Plan, results: Mapping[str, Mapping[str, AttackResult]], short
         {"images": tensor_digest({"images": plan.targets}), **digests,
          "errors": tensor_digest({f"{threat}/{name}": values for threat, own in errors.items()
                                   for name, values in own.items()})},
+        {"label": plan.label, "threats": list(plan.threats), "attacker": plan.attacker, "seed": plan.seed,
+         "distance": "squared error" if plan.distance is None else "given", "search": asdict(plan.search)},
         (*notes, "The models were attacked as they are. Damage can hide a class: audit the model once more after a "
                  "little further training on the other classes, with controls that got the same."),
         plan.targets, {threat: results["subject"][threat] for threat in short})

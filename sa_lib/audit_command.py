@@ -15,7 +15,7 @@ import torch
 
 from .audit import Report, audit, audit_errors
 from .audit_attack import ATTACKERS
-from .checks import shorten
+from .checks import check_seed, check_types, check_whole, shorten
 from .images import load_images
 from .reconstruction import SearchConfig
 from .residual import MARGIN
@@ -67,6 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 if there is a report; 2 if there was an error; 130 if it was interrupted.
     """
     options = _parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # not every terminal has a ρ
     started = time.perf_counter()
 
     def progress(line: str) -> None:
@@ -104,9 +107,17 @@ def _report(options: argparse.Namespace, progress: Callable[[str], None]) -> Rep
                 raise ValueError("--images must name the images of the class where the function returns none, got none")
             made["images"] = load_images(options.images, options.label)
         label = options.label if made.get("y_shape") else None  # without labels it only chooses the images
-        images = made.pop("images")[:options.targets]
+        images = _sample(made.pop("images"), options)
         return audit(made.pop("subject"), images=images, label=label, **made, **shared)
     return _of_checkpoint(options, shared, progress)
+
+
+def _sample(images: torch.Tensor, options: argparse.Namespace) -> torch.Tensor:
+    """Some of the images, drawn at random: the first ones are often of one person or scene."""
+    check_whole(**{"--targets": options.targets})
+    check_types(images=(images, torch.Tensor))
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(check_seed(options.seed)))
+    return images[order[:options.targets].sort().values]
 
 
 def _made(path: Path, function: str) -> dict[str, Any]:
@@ -161,7 +172,7 @@ def _of_checkpoint(options: argparse.Namespace, shared: Mapping[str, Any], progr
         training(f"a model that never saw {options.label}, seed {seed}")
         never.append(run.never_saw(dataset, options.label, seed).net)
     if options.images:
-        images = load_images(options.images, options.label)[:options.targets]
+        images = _sample(load_images(options.images, options.label), options)
     else:
         images = data.held_out(dataset, options.label, options.targets, options.seed)
     subject = read(options.source)

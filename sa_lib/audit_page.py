@@ -72,7 +72,7 @@ def page(report: Any) -> str:
         "<h2>How to read the numbers</h2>\n<dl>",
         *(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in MEANINGS.items()),
         "</dl>\n<h2>The limits of this page</h2>\n<ul>",
-        f"<li>The attacker: {escape(facts['attacker'])}.</li>",
+        f"<li>The attacker: {escape(facts['attacker'])}.{escape(_settings(facts['settings']))}</li>",
         *(f"<li>{escape(note)}</li>" for note in facts["notes"]),
         "<li>The page is about these attacks. No attack proves that there is no better one.</li>",
         '</ul>\n<h2>Digests</h2>\n<p class="soft">SHA-256 of everything that the page is about.</p>',
@@ -117,6 +117,12 @@ def number_line(findings: Mapping[str, Mapping[str, Any]], margin: float) -> str
     said = "; ".join(f"{name}: {_rho(one)}" for name, one in findings.items())
     return (f'<svg viewBox="0 0 {WIDTH} {bottom + 6}" role="img" aria-label="{escape(f"Number line of rho. {said}")}">'
             + "".join(parts) + "</svg>")
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    flat = {**settings, **settings.get("search", {})}
+    told = (f"{name} {value}" for name, value in flat.items() if name not in ("search", "threats", "attacker"))
+    return f" Its settings: {', '.join(told)}." if settings else ""
 
 
 def _rho(one: Mapping[str, Any]) -> str:

@@ -98,6 +98,7 @@ class Report:
         images: names of the N images.
         attacker: of whom the errors are.
         digests: name -> SHA-256 (hex) of an input: a file, the errors, the images, the behavior of a model.
+        settings: those of the attack, as JSON values; empty where it is not known.
         notes: sentences on the conduct of this audit that a reader of its numbers must know.
         targets: the images [N, ...], where the audit had them.
         answers: threat model -> the attacker's best inputs for the first subject, where the audit had its decoder.
@@ -109,6 +110,7 @@ class Report:
     images: tuple[str, ...]
     attacker: str
     digests: Mapping[str, str]
+    settings: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     targets: torch.Tensor | None = None
     answers: Mapping[str, AttackResult] = field(default_factory=dict)
@@ -160,7 +162,8 @@ class Report:
             "models": {role: list(names) for role, names in self.roles.items()}, "images": len(self.images),
             "mean_errors": {threat: {model: float(values.mean()) for model, values in models.items()}
                             for threat, models in self.errors.items()},
-            "attacker": self.attacker, "notes": list(self.notes), "digests": dict(self.digests)}
+            "attacker": self.attacker, "settings": dict(self.settings), "notes": list(self.notes),
+            "digests": dict(self.digests)}
 
     def to_json(self) -> str:
         """The report as JSON text; `schema` names its version, and null stands for a number that is not finite."""

@@ -78,6 +78,8 @@ def decoder_of(model: Any, image_shape: tuple[int, ...], z_shape: tuple[int, ...
             depend on its own inputs alone, and be the same each time.
     """
     if isinstance(model, CVAE):
+        if prior is not None:
+            raise ValueError(f"prior must be None for a CVAE, whose prior is standard normal, got {shorten(prior)}")
         return Decoder(model.decode, model.config.latent_dim, CLASSES, (1, 28, 28), next(model.parameters()).device,
                        lambda x, y: model.encode(x, y)[0])
     if isinstance(model, nn.Module) and model.training:

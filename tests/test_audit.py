@@ -380,6 +380,22 @@ def test_a_label_that_is_none_of_the_models_is_refused(models, real):
                   search=SEARCH, **SHAPES)
 
 
+def test_a_report_has_the_settings_of_its_attack():
+    report = audit(linear(0), images=colored(), seed=5, **COLORED)
+    assert json.loads(report.to_json())["settings"] == {
+        "label": None, "threats": ["random search", "z in the prior", "z free"], "attacker": "gauss-newton", "seed": 5,
+        "distance": "squared error", "search": {"pool": 256, "starts": 2, "iterations": 10, "rounds": 2}}
+    assert "seed 5, distance squared error, pool 256" in report.to_html()
+    assert json.loads(audit_errors(columns()).to_json())["settings"] == {}
+
+
+def test_a_cvae_has_its_own_prior(digits):
+    nets = random_cvaes(3)
+    with pytest.raises(ValueError, match="prior must be None for a CVAE"):
+        audit(nets[0], baseline=nets[1], never=nets[2:], images=digits.test_images[:3], label=3,
+              prior=lambda count, generator: torch.rand(count, 2))
+
+
 def test_images_in_other_units_are_noticed():
     report = audit(linear(0), images=colored() * 0.01, **COLORED)
     assert any("other units" in note for note in report.notes)

@@ -34,6 +34,8 @@ def partly():
     return {"subject": linear(1)}
 """
 
+THREES = ["mymodels.py:make", "--label", "3", "--images", "real.npz"]
+
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
@@ -95,6 +97,9 @@ def test_checkpoints_with_all_that_they_need(here, capsys, monkeypatch):
     (["errors.csv", "--out", "errors.csv"], "--out must be a folder, got the file errors.csv"),
     (["errors.csv", "--margin", "-1"], "margin must be a finite number"),
     (["errors.csv", "--margin", "nan"], "margin must be a finite number"),
+    ([*THREES, "--targets", "0"], "--targets must be a whole number"),
+    ([*THREES, "--targets", "1"], "at least two images"),
+    ([*THREES, "--seed", "-1"], "seed must be a whole number"),
 ])
 def test_bad_input_is_refused_in_a_sentence(here, capsys, command, message):
     assert main(command) == 2
