@@ -114,7 +114,7 @@ def audit(subject: Any, *, baseline: Any, never: Sequence[Any], images: torch.Te
         z_shape: of one latent. A `CVAE` knows its own shapes.
         y_shape: of one label, as one-hot numbers; None: `decode` takes z alone. If a model takes the number of the
             class, wrap it: ``lambda z, y: model(z, y @ model.embedding.weight)``.
-        prior: (count, generator) -> latents [count, *z_shape]; standard normal by default.
+        prior: (count, generator) -> latents `[count, *z_shape]`; standard normal by default.
         distance: (images [R, ...], targets [R, ...]) -> [R], 0 or more; squared error by default.
         threats: names in `threats.THREATS`; by default "y on the simplex" and "y free", without labels "z in the prior"
             and "z free". Each attack starts from the answers of those with less freedom, which are made too.

@@ -32,7 +32,7 @@ class Plan:
     """An attack that is the same for every model.
 
     Attributes:
-        targets: [N, *image_shape].
+        targets: `[N, *image_shape]`.
         label: the class; None without labels.
         threats: names in `threats.THREATS`, in their order: each attack starts from the answers of the one before.
         attacker: a name in `ATTACKERS`.

@@ -89,7 +89,7 @@ class Finding:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """The result of an audit.
+    """The result of an audit. Its `rho` is that of the threat model that decides; NaN if it is undefined.
 
     Attributes:
         findings: by threat model, from the least free one on; at least one.

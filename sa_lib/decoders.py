@@ -30,12 +30,12 @@ class Decoder:
     """A frozen decoder as an attacker sees it.
 
     Attributes:
-        decode: latents [R, latent_dim] and label vectors [R, classes] -> images [R, *image_shape].
+        decode: latents [R, latent_dim] and label vectors [R, classes] -> images `[R, *image_shape]`.
         latent_dim: numbers in a latent.
         classes: numbers in a label vector; 0 for a model without labels.
         image_shape: of one image.
         where: the device of its inputs.
-        encode: images [R, *image_shape] and label vectors -> latents [R, latent_dim], as proposals; None: no encoder.
+        encode: images `[R, *image_shape]` and label vectors -> latents [R, latent_dim], as proposals; None: no encoder.
         prior: a count and a generator of the CPU -> latents [count, latent_dim]; None: standard normal.
     """
 
@@ -69,7 +69,7 @@ def decoder_of(model: Any, image_shape: tuple[int, ...], z_shape: tuple[int, ...
     Args:
         model: `decode(z [R, *z_shape], y [R, *y_shape]) -> images [R, *image_shape]`; without y if `y_shape` is None.
             If it is a module of PyTorch, it must be in evaluation mode. It is not changed.
-        prior: (count, generator) -> latents [count, *z_shape]; standard normal by default.
+        prior: (count, generator) -> latents `[count, *z_shape]`; standard normal by default.
         where: the device of the inputs of a function; that of a module is the one of its weights.
         name: the argument to be named in a message.
 
