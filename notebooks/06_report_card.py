@@ -6,7 +6,8 @@
 # One page about one model: which classes it had to forget, at what cost, and
 # how it stands against every attack of this book. The model may be the book's
 # own, or **yours**: any checkpoint that `sa_lib` can load, including one of the
-# official implementation of Selective Amnesia.
+# official implementation of Selective Amnesia. For a model of any other kind,
+# `sa-audit` writes such a page; see *Audit your model* in the book.
 #
 # ```sh
 # papermill notebooks/06_report_card.ipynb out.ipynb -p model mine.safetensors -p forget 9
@@ -48,9 +49,9 @@ from itertools import product
 import pandas as pd
 import torch
 
-from sa_lib import (attack_tables, attacks, chapter, claims,
-                    data, evaluation, experiment, figures,
-                    residual, trained)
+from sa_lib import (attack_tables, attacks, audit, chapter,
+                    claims, data, evaluation, experiment,
+                    figures, residual, trained)
 from sa_lib.attacks import THREATS
 
 started = time.perf_counter()
@@ -142,12 +143,12 @@ def attacked_by(threat, k, state):
         m, real[k], k, THREATS[threat], run.search, run.seed)
         for name, m in states[state].items()}
     error = {name: r.errors for name, r in results.items()}
-    rho[k, threat, state] = residual.residual_knowledge(
-        torch.stack([error[name] for name in never]),
-        error["this model"], error["baseline"])
+    rho[k, threat, state] = audit.residual_of(error, roles)
     errors[k, threat, state] = error
 
 
+roles = {"baseline": ["baseline"], "subject": ["this model"],
+         "never": list(never)}
 errors, rho = {}, {}
 for k, threat, state in product(classes, threats, states):
     with chapter.part(f"Attack on {k}, {threat}, {state}"):
@@ -158,7 +159,7 @@ for k, threat, state in product(classes, threats, states):
 # rounds lower the error by at most 2 %.
 
 # %%
-shortfall = {(k, threat): float("nan")
+shortfall = {(k, threat): float("inf")
              for k, threat in product(classes, threats)}
 for k, threat in shortfall:
     with chapter.part(f"Shortfall on {k}, {threat}"):
@@ -166,12 +167,14 @@ for k, threat in shortfall:
             models[name], real[k], k, THREATS[threat],
             run.search, run.seed)
             for name in ("this model", next(iter(never))))
+findings = {key: audit.Finding(r, shortfall[key[:2]])
+            for key, r in rho.items()}
 judged = {key: r for key, r in rho.items()
           if shortfall[key[:2]] <= residual.CONVERGED}
 
 # %% tags=["remove-input"]
 attacked = pd.DataFrame([{"class": k, "threat model": threat, "state": state, "ρ": str(r), "resolution": r.resolution, "shortfall": f"{shortfall[k, threat]:.1%}",
-                          "verdict": residual.verdict(r) if (k, threat, state) in judged else "not converged"}
+                          "verdict": findings[k, threat, state].verdict}
                          for (k, threat, state), r in rho.items()])
 chapter.show_table(attacked.set_index("class"), "Every attack on this model: ρ with its 95 % interval, the gap "
                    "between the controls in units of their spread, the shortfall of the attacker, and the verdict.", {"resolution": "{:.0f}"})
@@ -275,15 +278,16 @@ run.finish("06_report_card", {
 
 # %% tags=["hide-cell"]
 k, threat = classes[0], "y on the simplex"
-error, audit = errors[k, threat, "as it is"], {}
+error, places = errors[k, threat, "as it is"], {}
 for name in models:
-    others = torch.stack([error[n] for n in never if n != name])
-    r = residual.residual_knowledge(others, error[name],
-                                    error["baseline"])
-    audit[name] = {"gray": tables[name].loc[k, "gray"],
+    others = [n for n in never if n != name]
+    r = audit.residual_of(error, {
+        "baseline": ["baseline"], "subject": [name],
+        "never": others})
+    places[name] = {"gray": tables[name].loc[k, "gray"],
                    "ρ": str(r), "verdict": residual.verdict(r)}
 chapter.show_table(
-    pd.DataFrame.from_dict(audit, orient="index")
+    pd.DataFrame.from_dict(places, orient="index")
     .rename_axis("in the place of this model"),
     f"The card's lines for {k}, {threat}.")
 
@@ -295,7 +299,7 @@ chapter.show_table(
 # saw a class has nothing to hide.
 
 # %% tags=["hide-cell"]
-wrong = [name for name in never if audit[name]["verdict"]
+wrong = [name for name in never if places[name]["verdict"]
          in ("residue", "over-forgotten")]
 grays = [tables[name].loc[k, "gray"] for name in never]
 chapter.say(

@@ -27,7 +27,7 @@ from .settings import with_defaults
 from .store import file_digest, tensor_digest
 from .threats import THREATS, AttackResult
 
-__all__ = ["Report", "audit", "audit_errors"]
+__all__ = ["Finding", "Report", "audit", "audit_errors", "residual_of"]
 
 COLUMNS = ("model", "role", "image", "error")
 # The name of the only attack in a table without a column `threat`.
@@ -225,7 +225,12 @@ def _report(plan: Plan, results: Mapping[str, Mapping[str, AttackResult]], short
 
 
 def residual_of(errors: Mapping[str, torch.Tensor], roles: Mapping[str, Sequence[str]]) -> Residual:
-    """The `Residual` of errors [N] of models by name, with the models of each role; see `audit_errors`."""
+    """The `Residual` of errors [N] by model, on the same images, with the names of the models of each role.
+
+    Raises:
+        ValueError: a role has no model, or the baselines are neither one nor one for each subject; else as
+            `residual.residual_knowledge`.
+    """
     subjects, baselines = roles["subject"], roles["baseline"]
     if not all(map(roles.get, ROLES)) or len(baselines) not in (1, len(subjects)):
         raise ValueError("models must be at least one subject, one that never saw the class, and one baseline, or one "
