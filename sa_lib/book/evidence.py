@@ -35,7 +35,7 @@ SEARCH = {
     "saliency": [{"peak_lr": 1e-3}, {"peak_lr": 4e-3}, {"forget": 0.1}, {"salient": 0.2}],
     "salun": [{"peak_lr": 1e-3}, {"steps": 3000}, {"forget": 3.255}, {"salient": 1.0}],
     "gradient_surgery": [{"steps": 50}, {"steps": 200}, {"peak_lr": 1e-4}, {"peak_lr": 4e-4}],
-    "uno": [{"peak_lr": 1e-3}, {"steps": 1600}, {"forget": 0.78125}, {"forget": 78.125}],
+    "uno": [{"peak_lr": 4e-3}, {"steps": 400}, {"forget": 0.78125}, {"forget": 78.125}],
     "fine_tune": [{"peak_lr": 4e-3}, {"peak_lr": 1.6e-2}, {"steps": 3200}, {"steps": 3200, "peak_lr": 1.6e-2}],
     "unseen": [{"peak_lr": 8e-3}, {"steps": 1600}, {"fresh": 0.5}, {"fresh": 0.85}],
 }
