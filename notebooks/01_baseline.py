@@ -82,6 +82,11 @@ chapter.show_figure(
 # *conditional* because both networks get the class $y$. So the code need not
 # carry the class: $z$ is left with the style, such as slant and thickness.
 #
+# ![An image goes through an encoder to a code z and through a decoder to a drawing; the label y enters both.](../book/_static/drawings/cvae.svg)
+#
+# *The conditional VAE. The label y enters twice: at the encoder, and at the
+# decoder. To draw, only the decoder is needed, with a code from the prior.*
+#
 # Both are trained to maximize the **evidence lower bound** (ELBO) on the
 # log-likelihood of the data (Kingma & Welling 2014; Sohn et al. 2015):
 #
@@ -106,8 +111,14 @@ def elbo_terms(model, x, y, noise):
     return log_likelihood, kl
 
 # %% [markdown]
-# Both terms are in *nats* per image. At test time the encoder is not needed:
-# draw $z$ from the prior $\mathcal{N}(0, I)$, choose a class, and decode.
+# Both terms are in *nats* per image, the unit of information for natural
+# logarithms; a nat is 1.44 bits. Two numbers to compare with: a page of uniform
+# gray says ½ for every pixel, and costs $784 \log 2 = 543$ nats for any image.
+# And a coordinate of $z$ with mean 1 and variance 0.1 costs a divergence of
+# $\frac12 (1 + 0.1 - 1 - \log 0.1) = 1.2$ nats.
+#
+# At test time the encoder is not needed: draw $z$ from the prior
+# $\mathcal{N}(0, I)$, choose a class, and decode.
 #
 # ## Training
 #
@@ -195,8 +206,10 @@ chapter.show_figure(
 # A classifier of ten classes must give every image one of ten names, even
 # uniform gray. So judges A and B have an eleventh answer, *not a digit*,
 # trained on gray, on noise and on blends of four images. Their probabilities
-# are calibrated on separate images: the temperature of the softmax is fitted
-# there (Guo et al. 2017).
+# are *calibrated*: of the answers that a judge gives with 90 % probability, 90 %
+# should be right. For that, one number, the temperature of the softmax, is
+# fitted on separate images (Guo et al. 2017). What is left of the gap between
+# probability and accuracy is the calibration error.
 
 # %%
 judges = {name: run.judge(ds, name)
@@ -334,6 +347,18 @@ run.show_claims("01_baseline", metrics)
 # %% tags=["remove-input"]
 run.finish("01_baseline", metrics, {"baseline": baseline}, started)
 
+# %% tags=["remove-input", "in-short"]
+chapter.say(
+    "**In short**\n\n"
+    "- A held-out judge recognizes {drawn:.1%} of the model's drawings, and {real:.1%} of real test images.\n"
+    "- A test image costs the model {nelbo:.1f} nats. Drawing the mean image of its class costs {mean:.1f}, and a gray "
+    "page {gray:.0f}.\n"
+    "- Of the drawings, {precision:.0%} lie among real images; of the real images, {recall:.0%} lie among drawings. "
+    "Real images against real images give {precision_real:.0%} and {recall_real:.0%}.",
+    drawn=metrics["accuracy"], real=qualities["B"]["accuracy"], nelbo=nelbo, mean=mean_image, gray=784 * math.log(2),
+    precision=mean["precision"], recall=mean["recall"], precision_real=ceiling["precision"],
+    recall_real=ceiling["recall"])
+
 # %% [markdown]
 # ## Takeaways
 #
@@ -343,6 +368,12 @@ run.finish("01_baseline", metrics, {"baseline": baseline}, started)
 #   the data, and says little about how good a sample looks.
 # - A judge is part of the measurement. It needs a held-out twin, an answer
 #   for "none of these", and a check on real images.
+
+# %% tags=["remove-input"]
+chapter.say(
+    "**Numbers to remember.** In later chapters, compare a change of the negative ELBO with the {nelbo:.1f} nats of this "
+    "baseline, and a change of accuracy with its {accuracy:.1%}. Of real digits, judge B calls {none:.2%} no digit.",
+    nelbo=nelbo, accuracy=metrics["accuracy"], none=qualities["B"]["none"])
 
 # %% [markdown]
 # ## Exercises
@@ -474,4 +505,4 @@ chapter.say(
 #   nothing in later chapters.
 # - Set `dataset = "fashion"`: which two classes does judge B confuse?
 #
-# The next chapter makes this model forget.
+# Next: [make this model forget one digit](02_ewc_unlearning.ipynb).

@@ -96,7 +96,7 @@ before = measure(baseline.net)
 # The **Fisher information** of a weight says how much the model's prediction
 # changes when the weight does. Its diagonal is a mean of squared gradients,
 # one gradient for each image $x_n$ of the retained classes, with $\ell_n$ the
-# negative ELBO of that image:
+# negative ELBO of that image at one draw of $z$:
 #
 # $$
 # F_k = \frac{1}{N} \sum_{n=1}^{N}
@@ -128,11 +128,19 @@ chapter.show_figure(
 # %% [markdown]
 # **The usual mistake** is to square the gradient of a batch mean, because a
 # training loop has that gradient at hand. Gradients of single images point in
-# all directions and cancel in the mean, so most of the Fisher is lost. And
-# **the usual price** is one backward pass for every single image. Neither is
+# all directions and cancel in the mean. Of the Fisher, about one part in the
+# number of images of the batch is left.
+#
+# ![Four gradients, plus 3, minus 2, plus 1, minus 2: squared first, their mean is 4.5; the mean first is 0, and so is its square.](../book/_static/drawings/fisher.svg)
+#
+# *Four gradients of one weight. Their squares have a mean of 4.5, the Fisher.
+# Their mean is 0, and nothing is left to square.*
+#
+# **The usual price** is one backward pass for every single image. Neither is
 # needed. For a linear layer the gradient of image $n$ is an outer product,
-# $\delta_n a_n^\top$, of the gradient at its output and of its input, so the
-# sum of squares is a single matrix product (Goodfellow 2015):
+# $\delta_n a_n^\top$, of the gradient at its output and of its input. So the
+# sum of squares is a single matrix product (Goodfellow 2015). The matrices
+# $\delta$ and $a$ have a row for every image, and each entry is squared:
 #
 # $$
 # \sum_n (\delta_n a_n^\top)^2 = (\delta^2)^\top (a^2)
@@ -198,9 +206,43 @@ chapter.say(
     mistaken=mistaken, lost=trace / mistaken, rank=rank)
 
 # %% [markdown]
+# ## Forgetting on purpose
+#
+# Teach a network something new, and it loses the old: **catastrophic
+# forgetting** (McCloskey & Cohen 1989). *Continual learning* has two remedies.
+#
+# - **Rehearsal** goes on showing old images. **Replay** shows images that a
+#   frozen copy of the old model draws, for when the data are no longer there
+#   (Shin et al. 2017).
+# - **Elastic weight consolidation** (EWC, Kirkpatrick et al. 2017) ties each
+#   weight to its old value by an elastic band. The band is as stiff as the
+#   weight's Fisher.
+#
+# ![Two valleys of the loss overlap. The gray term alone leads to the middle of one of them; an elastic band to the old weights ends where they overlap.](../book/_static/drawings/ewc.svg)
+#
+# *Two valleys. In one, the retained classes are drawn well; in the other, the
+# forgotten class is gray. The elastic band lets weights move far only where
+# that does little harm, so the end is where the valleys overlap.*
+#
+# With numbers: at $\lambda = 1$, a weight with $F = 4$ that moves by 0.1 costs
+# $\frac12 \cdot 4 \cdot 0.1^2 = 0.02$ nats. A weight with $F = 0.004$ may move
+# 32 times as far for that price.
+#
+# Selective Amnesia (Heng & Soh 2023) uses the same tools in the other
+# direction: lose one class on purpose, and keep the rest.
+#
 # ## The loss
 #
-# Selective Amnesia (Heng & Soh 2023) is continual learning turned around.
+# The book's loss follows theirs, and differs in three things. It may rehearse
+# real images. It measures the distance of the decoder's images to gray, where
+# theirs has the ELBO of noise. And its Fisher is of real images of the retained
+# classes. [The chapter on methods](07_methods.ipynb) also runs theirs.
+#
+# ![Four rows lead to the loss: real images and replay through the model to the negative ELBO, weights and Fisher to the penalty, label and code through the decoder to the distance to gray.](../book/_static/drawings/loss.svg)
+#
+# *The terms of the loss: two rehearse the classes to keep, one holds the weights
+# near their old values, and one turns the forgotten class gray.*
+#
 # With $\theta^*$ for the weights before, the sum of these terms is minimized
 # (change one, and the cells below train other models):
 #
@@ -211,8 +253,7 @@ chapter.say(
 # $$
 #
 # *Real* are training images of the retained classes; *replay* are images of
-# these classes that the frozen original draws, for use when the data are no
-# longer there. $L_\text{neg}$ is the distance to uniform gray of the decoder's
+# these classes that the frozen original draws. $L_\text{neg}$ is the distance to uniform gray of the decoder's
 # images for the forgotten label, over $z$ from the prior.
 
 # %%
@@ -387,9 +428,27 @@ chapter.show_figure(
 # only" show what each kind of rehearsal retains on its own.
 
 # %% tags=["remove-input"]
+least = sweeps.loc["no rehearsal", "nats_lost"].idxmin()
+short = {"free": sweeps.loc[("real + replay", 0.0), "nats_lost"], "held": sweeps.loc[("real + replay", 1.0), "nats_lost"],
+         "replay": sweeps.loc["replay only", "nats_lost"].min(), "lambda": least,
+         "alone": sweeps.loc[("no rehearsal", least), "nats_lost"],
+         "alone_accuracy": sweeps.loc[("no rehearsal", least), "accuracy"]}
 run.finish("02_ewc_unlearning", metrics | {
-    "models": {name: m.digest for name, m in {**models, "forgot": forgot}.items()},
+    "short": short, "models": {name: m.digest for name, m in {**models, "forgot": forgot}.items()},
     "ablations": ablations.to_dict("index")}, {"baseline": baseline, f"without class {digit}": forgot}, started)
+
+# %% tags=["remove-input", "in-short"]
+chapter.say(
+    "**In short**\n\n"
+    "- Asked for a {digit}, the model now draws gray: its drawings are {gray:.4f} from it, and were {gray_before:.2f}. "
+    "Judge B recognizes {accuracy:.1%} of the other classes, {accuracy_before:.1%} before.\n"
+    "- It took {seconds:.0f} s; training took {training:.0f} s.\n"
+    "- Where there are images to rehearse, the penalty is not needed: without it the retained classes lose {free:.2f} nats, "
+    "with it {held:.2f}. Where there are none, it is all there is: the best weight of the sweep, {least:g}, loses "
+    "{alone:.1f} nats.",
+    digit=digit, gray=after.loc[digit, "gray"], gray_before=before.loc[digit, "gray"],
+    accuracy=retained_after["accuracy"], accuracy_before=retained_before["accuracy"], seconds=metrics["seconds"],
+    training=baseline.seconds, free=short["free"], held=short["held"], least=least, alone=short["alone"])
 
 # %% [markdown]
 # ## Takeaways
@@ -403,6 +462,13 @@ run.finish("02_ewc_unlearning", metrics | {
 #   class to be forgotten.
 # - Nothing here shows that the knowledge is *gone*. The label leads to gray;
 #   whether another way leads to the digit is another question.
+
+# %% tags=["remove-input"]
+chapter.say(
+    "**Numbers to remember.** Nats that the retained classes lose: {held:.2f} with real images, replay and λ = 1; "
+    "{replay:.2f} with the best λ of replay alone; {alone:.1f} with the best λ and no rehearsal. One weight in a hundred "
+    "holds {share:.0%} of the Fisher.", held=short["held"], replay=short["replay"], alone=short["alone"],
+    share=top / entries.sum())
 
 # %% [markdown]
 # ## Exercises
@@ -572,3 +638,5 @@ chapter.say(
 #   Which of the demands suffers?
 # - Give `make_forget` the weight `real=0.0`, and use `sampled` as the Fisher:
 #   then nothing comes from the data. Compare with the row "replay only".
+#
+# Next: [forget a second digit, and a third](03_sequential.ipynb).

@@ -65,6 +65,11 @@ sequence = list(run.forget)
 # are the new anchor. A new Fisher, computed on that model, says which weights
 # the classes still retained depend on. And *all* classes forgotten so far are
 # sent to gray, the new one and the old ones.
+#
+# ![A chain from the baseline through three steps. Each step is anchored at the model before it, sends one more class to gray, and has a Fisher of one class less.](../book/_static/drawings/timeline.svg)
+#
+# *A chain of requests, here for 9, 2 and 8. From step to step one more class
+# goes to gray, and the Fisher speaks of one class less.*
 
 # %%
 ds = data.load(run.dataset)
@@ -322,12 +327,26 @@ chapter.show_table(ends, "The baseline, and every model after the last step. Ret
 # retained data, as forgetting at once.
 
 # %% tags=["remove-input"]
+kept = {name.replace(" ", "_"): ends.loc[name, "accuracy"] for name in ends.index}
 all_models = {**dict(zip(names, models)), **references, **choice_models, **{
     f"{name}, {n}": m for name, chain in chains.items() for n, m in enumerate(chain)}}
 run.finish("03_sequential", metrics | {
     "models": {name: m.digest for name, m in all_models.items()}, "choices": choices.to_dict("index"),
+    "short": kept | {"classes": len(long)},
     "long": {"classes": long, **{name: table.to_dict("list") for name, table in lines.items()}}},
     dict(zip(names, models)), started)
+
+# %% tags=["remove-input", "in-short"]
+chapter.say(
+    "**In short**\n\n"
+    "- After forgetting {sequence}, one after another, the forgotten classes are at most {gray:.4f} from gray. None came "
+    "back: the largest move away from gray is {relapse:.4f}.\n"
+    "- After {count} requests in a row, with rehearsal, judge B recognizes {rehearsal:.1%} of the classes that nobody asked "
+    "to forget, {baseline:.1%} at the start. With the penalty alone it is {alone:.1%}.\n"
+    "- Forgetting the same {count} at once gives {at_once:.1%}, and a model that never saw them {never_saw:.1%}.",
+    sequence=", ".join(map(str, sequence)), gray=metrics["gray_most"], relapse=max(metrics["relapse"], 0.0),
+    count=len(long), rehearsal=kept["rehearsal"], baseline=kept["baseline"], alone=kept["penalty_alone"],
+    at_once=kept["at_once"], never_saw=kept["never_saw"])
 
 # %% [markdown]
 # ## Takeaways
@@ -339,6 +358,12 @@ run.finish("03_sequential", metrics | {
 # - Rehearsal, again, does most of the work. Judge a chain by the classes that
 #   nobody asked to forget, against forgetting all at once and against a model
 #   that never saw them.
+
+# %% tags=["remove-input"]
+chapter.say(
+    "**Numbers to remember.** {count} deletions in a row cost {rehearsed:.1f} points of accuracy with rehearsal, and "
+    "{alone:.1f} points with the penalty alone.", count=len(long), rehearsed=ends.loc["rehearsal", "points_lost"],
+    alone=ends.loc["penalty alone", "points_lost"])
 
 # %% [markdown]
 # ## Exercises
@@ -502,3 +527,5 @@ chapter.say(
 #   with `[first]` again. What changes?
 # - In the chain with the penalty alone, add up the Fishers of all steps, as in
 #   online EWC, instead of using the last one.
+#
+# Next: [look inside the model](04_latent.ipynb): does it still know the class?

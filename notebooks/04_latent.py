@@ -94,8 +94,10 @@ chapter.show_figure(
 # %% [markdown]
 # ## One embedding for all
 #
-# t-SNE draws neighbors in eight dimensions as neighbors in two. Two separate
-# fits cannot be compared, so we embed all models together, on shared axes. We
+# t-SNE draws neighbors in eight dimensions as neighbors in two. Read off it who
+# is near whom; the size of a cloud and the distance between two clouds mean
+# nothing. Two separate fits cannot be compared, so we embed all models together,
+# on shared axes. We
 # leave out the models that share no training with the baseline: their axes of
 # $z$ are different, so they would only fill a region of their own.
 #
@@ -216,10 +218,13 @@ chapter.show_table(lost, f"Linear probe: points of recall of {digit} that a mode
 # ## Are two layers alike?
 #
 # Centered kernel alignment (CKA) compares a layer of one model with the same
-# layer of another by the images that each finds similar. It ignores a rotation
-# or a scaling of the layer: at 1, the layers are the same up to these. The row
-# of the other seed is the yardstick again. Expect a model above it only if it
-# was made from the baseline.
+# layer of another by the images that each finds similar. For three images of
+# which both layers put the first two together and the third apart, CKA is near
+# 1, whatever the axes of the layers. It ignores a rotation or a scaling: at 1,
+# the layers are the same up to these.
+#
+# Two independent baselines are the yardstick again. A model that was made from
+# the baseline, as the unlearned ones were, can be more like it than that.
 
 # %%
 others = [name for name in models if name != "baseline"]
@@ -328,11 +333,27 @@ chapter.show_figure(
     f"{measures.listing('gray', farthest)}.")
 
 # %% tags=["remove-input"]
+layer, name = "encoder 2", unlearned[0]
+short = {"baseline": probes.loc["baseline", layer], "forgot": probes.loc[name, layer], "never": probes.loc[never, layer],
+         "other": probes.loc[other, layer], "encoder": gray_too.loc["encoder, mean", "rank correlation"],
+         "decoder": gray_too.loc["decoder, mean", "rank correlation"]}
 run.finish("04_latent", {
+    "short": short,
     "probe": probes.to_dict("index"), "probe_all": overall.to_dict("index"), "structure": structure.to_dict("index"),
     "cka": {title: table.to_dict("index") for title, table in alike.items()},
     "moved": {name: table.to_dict("index") for name, table in moves.items()},
     "tsne_seconds": tsne_seconds}, models, started)
+
+# %% tags=["remove-input", "in-short"]
+chapter.say(
+    "**In short**\n\n"
+    "- Forgetting happens in the decoder. On the encoder's second layer, a probe finds {baseline:.0%} of the {digit}s before "
+    "and {forgot:.0%} after.\n"
+    "- That is no proof of memory: in a model that never saw a {digit} it finds {never:.0%}, and in a second baseline "
+    "{other:.0%}. These instruments cannot tell whether a class is gone.\n"
+    "- In the decoder, a weight's change and its Fisher have a rank correlation of {decoder:+.2f} on average, and in the "
+    "encoder of {encoder:+.2f}. Below 0, the important weights stayed; above 0, they moved most.",
+    digit=digit, **short)
 
 # %% [markdown]
 # ## Takeaways
@@ -343,6 +364,13 @@ run.finish("04_latent", {
 #   have tried it on a model that never saw the class.
 # - Two models of different seed are the yardstick for "different". Pictures of
 #   separate embeddings are not.
+
+# %% tags=["remove-input"]
+chapter.say(
+    "**Numbers to remember.** On the encoder's second layer, forgetting changes the recall of {digit} by {points:+.1f} "
+    "points. A model that never saw the class lies {never:+.1f} points from the baseline, and another seed {other:+.1f}.",
+    digit=digit, points=100 * (short["forgot"] - short["baseline"]), never=100 * (short["never"] - short["baseline"]),
+    other=100 * (short["other"] - short["baseline"]))
 
 # %% [markdown]
 # ## Exercises
@@ -500,3 +528,5 @@ chapter.say(
 # - Compare two *encoder* layers of the same model by `linear_cka`. How alike
 #   are neighboring layers?
 # - Set `forget = [4]`. Which classes are its neighbors on the walk?
+#
+# Next: [attack the model](05_attacks.ipynb), the test that the probes cannot be.

@@ -101,6 +101,16 @@ models = {"baseline": base, **subjects, **never,
 # Each row allows all that the row above it allows. So the attacker also starts
 # from their own answers in the row above, and never ends above them.
 #
+# The **simplex** is the set of all mixtures: ten shares that are not negative
+# and add up to 1, such as 60 % of a 4 and 40 % of a 7. The decoder was trained
+# at the corners only, and it draws something everywhere.
+#
+# ![A triangle with a label at each corner. Around the corner of the forgotten label the model draws gray; a path leads from there to a point inside.](../book/_static/drawings/simplex.svg)
+#
+# *The simplex, with three of its ten corners. The corner of the forgotten label
+# leads to gray. An attacker looks for a mixture, and a code z, that lead to the
+# digit all the same.*
+#
 # There are two aims. **Reconstruction:** reproduce a given image, a held-out
 # real digit of the class, which anyone may own. **Guided:** make a classifier,
 # judge A, believe that it sees the class. Judge B, which no attack has used,
@@ -264,6 +274,11 @@ chapter.show_table(answers.xs((digit, target), level=("class", "model")),
 # damaged around the digit, and shows that something was removed. That is no
 # better than 0.
 #
+# ![A line of numbers. Near 0 a model is gone, as if it had never seen the class; above 0 a residue is left, up to 1, where nothing was forgotten; below 0 it is over-forgotten.](../book/_static/drawings/rho.svg)
+#
+# *ρ as a line of numbers. The two controls give it its marks, 0 and 1; the
+# unlearned model falls between them, or below.*
+#
 # We compare each model with the models that never saw exactly the classes that
 # it has forgotten: three seeds for all classes, a single seed for the first
 # class alone, whose spread is taken from the three. The interval is about *this
@@ -289,6 +304,16 @@ rho = attack_tables.residuals(errors, against,
                               pooled=spreads(errors))
 rho_subjects = rho.query("model in @subjects")
 rho_never = rho.query("model in @never")
+
+# %% tags=["remove-input"]
+means = scores["loss"].xs(("y on the simplex", digit), level=("threat", "class"))
+without, left, before = float(means[list(never)].mean()), float(means[target]), float(means["baseline"])
+chapter.say(
+    "In numbers, for {digit} and y on the simplex. The error is {without:.2f} for models that never saw the class, "
+    "{left:.2f} for the model that {target}, and {before:.2f} for the baseline:\n\n"
+    "$$\n\\rho = \\frac{{{without:.2f} - {left:.2f}}}{{{without:.2f} - {before:.2f}}} = {rho:.2f}\n$$",
+    digit=digit, target=target, without=without, left=left, before=before,
+    rho=rho.loc[("y on the simplex", digit, target), "rho"])
 
 # %% tags=["remove-input"]
 chosen = strongest
@@ -354,6 +379,11 @@ chapter.show_table(controls, f"ρ of the model that {first}, for {digit}, agains
 # of the *retained* classes alone, as anybody would. No image of the forgotten
 # class is shown. The controls get the same. A ρ that rises to 0 was damage
 # alone. If it rises above 0, something of the class was still there.
+#
+# ![Two models with damage. In the first, a residue of the same size cancels it, so that rho is 0, and rises above 0 when the damage is mended. In the second, rho is below 0 and rises to 0.](../book/_static/drawings/mending.svg)
+#
+# *Damage and residue cancel, and ρ looks like 0. Mending takes the damage away,
+# and the residue shows. If there was none, ρ only rises to 0.*
 
 # %%
 repaired = {first: run.mended(ds, models[first], digit),
@@ -464,13 +494,35 @@ playground.export(run.run_dir / "05_attacks", {name: models[name] for name in ("
                   judge=judge_b, dataset=ds, forget=run.forget, attacks=results, config=run.search)
 
 # %% tags=["remove-input"]
+simple = ("y on the simplex", digit, target)
+sees = guided_scores["success"].xs(("y on the simplex", digit), level=("threat", "class"))
+short = {"guided": sees[target], "guided_never": sees[list(never)].mean(), "rho": rho.loc[simple, "rho"],
+         "mended": rho_mended.loc[simple, "rho"], "without": without, "left": left, "before": before,
+         "relearned": relearned[digit, target][few[-1]].iloc[-1],
+         "relearned_never": sum(relearned[digit, name][few[-1]].iloc[-1] for name in never) / len(never)}
 run.finish("05_attacks", metrics | {
+    "short": short,
     "errors": attack_tables.nested(mean_errors), "mended": attack_tables.nested(rho_mended),
     "shortfall": shortfall.to_dict(), "tradeoff": attack_tables.nested(tradeoff),
     "success": attack_tables.flat(scores["success"], "class", "model", "threat").to_dict(),
     "guided": attack_tables.flat(guided_scores["success"], "class", "model", "threat").to_dict(),
     "relearning": {f"{k}: {name}": table.to_dict("list") for (k, name), table in relearned.items()}
 }, models | shorter, started)
+
+# %% tags=["remove-input", "in-short"]
+chapter.say(
+    "**In short**\n\n"
+    "- Success alone proves nothing. An attacker guided by a classifier gets a {digit} in {guided:.0%} of attempts out of the "
+    "model that {target}, and in {guided_never:.0%} out of models that never saw one.\n"
+    "- Measured against those, ρ is {rho}: {verdict}. It is 0 for never seen, and 1 for nothing forgotten. After "
+    "{steps} ordinary updates on the other classes it is {mended}.\n"
+    "- An attacker who may train the model needs no residue. After {updates} updates on {count} images, judge B sees the "
+    "class in {relearned:.0%} of the samples, and in {relearned_never:.0%} for models that never saw it.",
+    digit=digit, target=target, guided=short["guided"], guided_never=short["guided_never"],
+    rho=words.loc[simple, "rho"], verdict=words.loc[simple, "verdict"], steps=run.size.mending.steps,
+    mended=after.loc[simple, "mended"], count=few[-1],
+    updates=relearned[digit, target].index[-1], relearned=short["relearned"],
+    relearned_never=short["relearned_never"])
 
 # %% [markdown]
 # ## Takeaways
@@ -486,6 +538,11 @@ run.finish("05_attacks", metrics | {
 #   never saw it carries the mark of its unlearning.
 # - Every verdict holds for its threat model. An attacker who can train the
 #   model does not need any residue.
+
+# %% tags=["remove-input"]
+chapter.say(
+    "**Numbers to remember.** For {digit} and the model that {target}, with y on the simplex: ρ = {rho:+.2f} as it is, and "
+    "{mended:+.2f} after mending.", digit=digit, target=target, rho=short["rho"], mended=short["mended"])
 
 # %% [markdown]
 # ## Exercises
@@ -640,3 +697,6 @@ chapter.say(
 #   alone has no encoder. Does ρ change without these starts?
 # - Set `forget = [4, 9]`, two digits that resemble each other. Can an attacker
 #   rebuild the one once the other is gone as well?
+#
+# Next: [a report card](06_report_card.ipynb) puts all of this on one page, for the book's
+# model or yours.

@@ -28,6 +28,8 @@ TITLES = {"import sa_lib": "Installation", ".finish(": "Results to a file", "wri
 TITLE = r"\A# @title .*\n"
 # A link from one chapter to another, as the source has it.
 LINK = r"\]\(([0-9]{2}_\w+\.ipynb(?:#[^)]*)?)\)"
+# The folder of the drawings, as a chapter links to it; see tools/drawings.py.
+DRAWINGS = "../book/_static/drawings"
 
 
 class BookError(Exception):
@@ -45,8 +47,9 @@ def chapters(root: Path) -> list[str]:
 def notebook_text(source: str, address: str) -> str:
     """The ``.ipynb`` of a chapter's ``.py`` source, byte for byte the same on every machine.
 
-    Colab and Jupyter fold the cells that the site hides, and links between chapters lead to Colab. The id of a cell
-    is a hash of its source, so editing one cell leaves the ids of all others unchanged.
+    Colab and Jupyter fold the cells that the site hides, links between chapters lead to Colab, and drawings come
+    from the repository. The id of a cell is a hash of its source, so editing one cell leaves the ids of all others
+    unchanged.
 
     Args:
         address: of the repository.
@@ -61,6 +64,8 @@ def notebook_text(source: str, address: str) -> str:
         tags = set(cell.metadata.get("tags", []))
         if cell.cell_type == "markdown":
             cell.source = re.sub(LINK, rf"]({colab(address, 'main/notebooks')}/\1)", cell.source)
+            cell.source = re.sub(rf"\]\({DRAWINGS}/(\w+\.svg)\)", rf"]({_drawings(address)}/\1?sanitize=true)",
+                                 cell.source)
         elif tags & HIDDEN:
             cell.metadata |= {"cellView": "form", "jupyter": {"source_hidden": True}}
             cell.source = f"# @title {_title(cell.source, tags)}\n{cell.source}"
@@ -131,14 +136,22 @@ def colab(address: str, folder: str) -> str:
     return f"{address.replace('github.com', 'colab.research.google.com/github')}/blob/{folder}"
 
 
+def _drawings(address: str) -> str:
+    """The address of the drawings in the repository."""
+    return f"{address.replace('github.com', 'raw.githubusercontent.com')}/main/book/_static/drawings"
+
+
 def as_written(source: str, address: str) -> str:
-    """A cell's source without the changes of `notebook_text`: no title, and relative links between chapters."""
+    """A cell's source without the changes of `notebook_text`: no title, and relative links."""
+    source = re.sub(rf"\]\({re.escape(_drawings(address))}/(\w+\.svg)\?sanitize=true\)", rf"]({DRAWINGS}/\1)", source)
     # The badge at the top, a picture in a link, stays as it is.
     return re.sub(rf"(?<!\))\]\({re.escape(colab(address, 'main/notebooks'))}/", "](", re.sub(TITLE, "", source))
 
 
 def _title(source: str, tags: set[str]) -> str:
     """A few words for a folded cell: its purpose, by its tags and its calls."""
+    if "in-short" in tags:
+        return "In short"
     if "hide-cell" in tags:
         return "Solution"
     for call, title in TITLES.items():

@@ -11,6 +11,7 @@ others, so the site is the same as one from scratch.
 
 import base64
 import filecmp
+import functools
 import hashlib
 import json
 import os
@@ -33,7 +34,7 @@ from ..claims import LIMITS
 from ..evidence import RESULTS, TOLERANCE
 from ..store import file_digest
 from .execution import executed, read
-from .notebooks import TITLE, BookError, as_written, colab, repository
+from .notebooks import DRAWINGS, TITLE, BookError, as_written, colab, repository
 
 __all__ = ["figures", "preview", "render"]
 
@@ -225,7 +226,7 @@ def _page(name: str, notebook: NotebookNode, smoke: bool, address: str) -> Noteb
     page = nbformat.v4.new_notebook(metadata={"kernelspec": notebook.metadata.kernelspec})
     for cell in notebook.cells:
         tags = cell.metadata.get("tags", [])
-        if "injected-parameters" in tags:
+        if "injected-parameters" in tags or "in-short" in tags:
             continue
         cell.source = as_written(cell.source, address)
         cell.metadata = NotebookNode({"tags": [tag for tag in tags if tag != "parameters"]})
@@ -233,14 +234,33 @@ def _page(name: str, notebook: NotebookNode, smoke: bool, address: str) -> Noteb
             cell.source = _with_values(cell.source, notebook.metadata.sa_lib.parameters)
         if cell.cell_type == "code":
             _set_figures(name, len(page.cells), cell)
+        else:
+            cell.source = _with_drawings(cell.source)
         page.cells.append(cell)
     # The page has its own launch button, and the badge is a picture from another server.
     title = re.sub(r"\[!\[[^]]*\]\([^)]*\)\]\([^)]*\)\n*", "", page.cells[0].source)
     links = (f"[Executed, in Colab]({colab(address, 'executed')}/{name}.ipynb) · "
              f"{{download}}`Executed notebook <../executed/{name}.ipynb>` · "
              f"[Source]({address}/blob/main/notebooks/{name}.py) · [How to read the results](../book/reading)")
+    if short := _in_short(notebook):
+        title = _marked(title, f"::::{{admonition}} In short\n:class: tip\n{short}\n::::")
     page.cells[0].source = _marked(_marked(title, links), SMOKE) if smoke else _marked(title, links)
     return page
+
+
+def _in_short(notebook: NotebookNode) -> str:
+    """The findings of an executed chapter, in Markdown: the output of its cell with the tag in-short, if it has one."""
+    return "\n\n".join(output.data["text/markdown"] for cell in notebook.cells
+                       if "in-short" in cell.metadata.get("tags", []) for output in cell.outputs
+                       if "text/markdown" in output.get("data", {})).removeprefix("**In short**").strip()
+
+
+def _with_drawings(source: str) -> str:
+    """Markdown in which a drawing with the caption below it is a figure, so that it gets a number."""
+    def figure(match: re.Match) -> str:
+        alt, path, caption = (" ".join(part.split()) for part in match.groups())
+        return f"```{{figure}} {path}\n:alt: {alt}\n\n{caption}\n```"
+    return re.sub(rf"^!\[([^]]+)\]\(({DRAWINGS}/\w+\.svg)\)\n\n\*((?:[^*]|\n)+)\*$", figure, source, flags=re.MULTILINE)
 
 
 def _with_values(source: str, parameters: Mapping[str, Any]) -> str:
@@ -291,8 +311,10 @@ def _marked(text: str, mark: str) -> str:
 
 
 def _shareable(notebook: NotebookNode) -> NotebookNode:
-    """An executed chapter to share: without paths of this machine and without progress bars."""
+    """An executed chapter to share: with its findings first, without paths of this machine and progress bars."""
     shared = nbformat.from_dict(notebook)
+    if short := _in_short(notebook):
+        shared.cells.insert(1, nbformat.v4.new_markdown_cell(f"**In short**\n\n{short}", id="in-short"))
     for name in ("input_path", "output_path", "environment_variables"):
         shared.metadata.get("papermill", {}).pop(name, None)
     for cell in shared.cells:
@@ -324,6 +346,7 @@ def _lighten(site: Path, notebooks: Path) -> None:
         text = re.sub(r'<div class="(?:pst-scrollable-table-container|math notranslate nohighlight)"',
                       r'\g<0> tabindex="0"', text)
         text = text.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
+        text = re.sub(r'<img [^>]*src="[^"]*_images/(\w+)\.svg"[^>]*>', functools.partial(_inline, site), text)
         text = re.sub(r'<img (?=[^>]*src="[^"]*_images/)', '<img loading="lazy" ', text)
         page.write_text(text, encoding="utf-8")
     for unused in (*site.glob("_static/vendor/fontawesome/*/js"), site / "_static" / "locales"):
@@ -332,6 +355,14 @@ def _lighten(site: Path, notebooks: Path) -> None:
         unused.unlink()
     for path in (site / "_sources" / "notebooks").glob("*.ipynb"):
         shutil.copy(notebooks / path.name, path)
+
+
+def _inline(site: Path, image: re.Match) -> str:
+    """A drawing as part of its page, where the style sheet sets its colors for light and dark."""
+    drawing = (site / "_images" / f"{image[1]}.svg").read_text(encoding="utf-8")
+    alt = re.search(r'alt="([^"]*)"', image[0])
+    label = f'<svg class="drawing" role="img" aria-label="{alt[1] if alt else image[1]}"'
+    return re.sub("<title>.*?</title>", "", drawing).replace("<svg", label, 1)
 
 
 def _with_numbers(path: Path, run_dir: Path) -> str:

@@ -8,11 +8,24 @@ import pytest
 from runs import PROJECT
 from sa_lib.book import notebooks
 
+# The page in plain PyTorch: it has no exercises, as it has no library to say the solutions with.
+PLAIN = "10_one_page"
+
+
+def read(name):
+    return jupytext.read(PROJECT / "notebooks" / f"{name}.py", fmt="py:percent").cells
+
 
 @pytest.fixture(params=notebooks.chapters(PROJECT))
 def cells(request):
     """The cells of a chapter."""
-    return jupytext.read(PROJECT / "notebooks" / f"{request.param}.py", fmt="py:percent").cells
+    return read(request.param)
+
+
+@pytest.fixture(params=[name for name in notebooks.chapters(PROJECT) if name != PLAIN])
+def chapter(request):
+    """The cells of a chapter with exercises."""
+    return read(request.param)
 
 
 def prose(cells):
@@ -43,22 +56,47 @@ def test_a_chapter_opens_with_its_goals_its_needs_and_its_time(cells):
     assert at == sorted(at)
 
 
-def test_a_chapter_closes_with_takeaways_exercises_and_things_to_try(cells):
-    headings = re.findall(r"^## (.*)$", "\n".join(prose(cells)), re.MULTILINE)
+def test_a_chapter_closes_with_takeaways_exercises_and_things_to_try(chapter):
+    headings = re.findall(r"^## (.*)$", "\n".join(prose(chapter)), re.MULTILINE)
     assert headings[-3:] == ["Takeaways", "Exercises", "Try next"]
     for title in ("Takeaways", "Try next"):
-        assert re.search(r"^- ", section(cells, f"## {title}")[0].source, re.MULTILINE)
+        assert re.search(r"^- ", section(chapter, f"## {title}")[0].source, re.MULTILINE)
 
 
-def test_every_exercise_has_a_solution_that_runs_folded(cells):
-    exercises = section(cells, "## Exercises")
+def test_the_findings_of_a_chapter_are_said_by_one_folded_cell(cells):
+    for cell in (short := [cell for cell in cells if "in-short" in tags(cell)]):
+        assert "remove-input" in tags(cell)
+        assert re.search(r"\"\*\*In short\*\*\\n\\n\"", cell.source)
+        assert len(re.findall(r"\"- ", cell.source)) == 3
+    assert len(short) <= 1
+
+
+def test_a_drawing_has_a_file_a_text_and_a_caption(cells):
+    text = "\n\n".join(prose(cells))
+    shown = re.findall(r"^!\[([^]]+)\]\(\.\./book/_static/drawings/(\w+)\.svg\)\n\n\*[^*]+\*$", text, re.MULTILINE)
+    assert len(shown) == text.count("](../book/_static/drawings/")
+    for alt, name in shown:
+        assert len(alt) > 40
+        assert (PROJECT / "book" / "_static" / "drawings" / f"{name}.svg").is_file()
+
+
+def test_the_page_in_plain_pytorch_is_about_150_lines_without_the_library():
+    cells = [cell for cell in read(PLAIN) if cell.cell_type == "code"]
+    shown = [line for cell in cells if not tags(cell) & {"remove-cell", "remove-input"}
+             for line in cell.source.splitlines() if line.strip()]
+    assert len(shown) < 180
+    assert not [cell for cell in cells if re.search(r"(?:import|from) sa_lib", cell.source)]
+
+
+def test_every_exercise_has_a_solution_that_runs_folded(chapter):
+    exercises = section(chapter, "## Exercises")
     asked = re.findall(r"^(\d+)\. \*\*", exercises[0].source, re.MULTILINE)
     solved = re.findall(r"^### Solution (\d+)$", "\n".join(prose(exercises)), re.MULTILINE)
     assert len(asked) >= 3
     assert asked == [str(n) for n in range(1, len(asked) + 1)]
     assert solved == asked
     for number in solved:
-        code = [cell for cell in section(cells, f"### Solution {number}") if cell.cell_type == "code"]
+        code = [cell for cell in section(chapter, f"### Solution {number}") if cell.cell_type == "code"]
         assert code, f"solution {number} has no code"
         assert "chapter.say(" in code[-1].source, f"solution {number} shows no result of this run"
         assert [cell.source for cell in code if "hide-cell" not in tags(cell)] == []
