@@ -679,7 +679,7 @@ plain = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | t
                      max_leaves=8)
 
 
-@pytest.mark.parametrize("name", CHAPTERS)
+@pytest.mark.parametrize("name", [name for name in CHAPTERS if name != "10_one_page"])  # which has no library
 def test_a_chapter_takes_a_parameter_as_it_is_or_refuses_it(name, amount, tally):
     assert isinstance(validated(name), experiment.Parameters)
     declared = sorted(values(name))
