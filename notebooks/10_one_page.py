@@ -41,9 +41,9 @@ from torchvision import datasets, transforms, utils
 digit = forget[0] if isinstance(forget, list) else forget
 if digit not in range(10):
     raise ValueError(f"forget must be a digit, got {forget!r}")
+torch.manual_seed(seed)
 smoke = profile == "smoke"  # a quick try on few, small images
 gpu = "cuda" if torch.cuda.is_available() else "cpu"
-torch.manual_seed(seed)
 
 # %% [markdown]
 # ## 1. The data
@@ -206,7 +206,7 @@ def forget_loss():
 
 minimize(forgot.parameters(), forget_loss,
          100 if smoke else 1000, lr=1e-3)
-forgot.requires_grad_(False)
+forgot = forgot.requires_grad_(False)
 
 # %% tags=["remove-input"]
 models = {"baseline": baseline, f"forgot {digit}": forgot, f"never saw {digit}": never}

@@ -347,7 +347,10 @@ def _lighten(site: Path, notebooks: Path) -> None:
                       r'\g<0> tabindex="0"', text)
         text = text.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
         text = re.sub(r'<img [^>]*src="[^"]*_images/(\w+)\.svg"[^>]*>', functools.partial(_inline, site), text)
-        text = re.sub(r'<img (?=[^>]*src="[^"]*_images/)', '<img loading="lazy" ', text)
+        text = re.sub(r'<img (?=[^>]*src="[^"]*_images/([^"]+\.png)")', functools.partial(_lazy, site), text)
+        for part, scope in (("thead", "col"), ("tbody", "row")):  # a screen reader names the cells of a table by these
+            text = re.sub(rf"<{part}>.*?</{part}>", lambda rows, scope=scope: re.sub(
+                r"<th(?=[ >])(?![^>]*scope=)", f'<th scope="{scope}"', rows[0]), text, flags=re.DOTALL)
         page.write_text(text, encoding="utf-8")
     for unused in (*site.glob("_static/vendor/fontawesome/*/js"), site / "_static" / "locales"):
         shutil.rmtree(unused, ignore_errors=True)
@@ -355,6 +358,13 @@ def _lighten(site: Path, notebooks: Path) -> None:
         unused.unlink()
     for path in (site / "_sources" / "notebooks").glob("*.ipynb"):
         shutil.copy(notebooks / path.name, path)
+
+
+def _lazy(site: Path, image: re.Match) -> str:
+    """The beginning of a picture that is loaded when it comes near, with its size, so that nothing moves then."""
+    data = (site / "_images" / image[1]).read_bytes()[16:24]  # of the PNG's IHDR
+    width, height = (int.from_bytes(data[at:at + 4], "big") for at in (0, 4))
+    return f'<img loading="lazy" width="{width}" height="{height}" '
 
 
 def _inline(site: Path, image: re.Match) -> str:

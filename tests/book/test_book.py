@@ -85,7 +85,8 @@ def tiny_project(folder):
     shutil.copytree(PROJECT / "book", folder / "book")
     (folder / "book" / "intro.md").write_text(
         "# Welcome\n\nThe share is {{01_tiny.share:.3f}}. {cite:p}`heng2023`\n")
-    (folder / "book" / "reading.md").write_text("# How to read the results\n")
+    for name, title in (("reading", "How to read the results"), ("shows", "What this shows")):
+        (folder / "book" / f"{name}.md").write_text(f"# {title}\n")  # without the numbers of other chapters
     for name in ("_config.yml", "pyproject.toml"):
         shutil.copy(PROJECT / name, folder)
     (folder / "_toc.yml").write_text("format: jb-book\nroot: book/intro\nchapters:\n" + "".join(
@@ -381,6 +382,38 @@ def test_a_run_becomes_a_site(tiny):
     (tiny / RUN / "run.json").write_text('{"parameters": {"forget": 5, "profile": "smoke"}}')
     with pytest.raises(BookError, match="01_tiny in .* was made with another forget"):
         site.render(tiny, RUN)
+
+
+SHORT_AND_DRAWN = '''
+# %% [markdown]
+# ![Two controls on a line.](../book/_static/drawings/rho.svg)
+#
+# *A line of
+# numbers.*
+
+# %% tags=["remove-input", "in-short"]
+chapter.say("**In short**\\n\\n- The share is {share:.2f}.", share=forget / 8)
+'''
+
+
+def test_findings_come_first_and_a_drawing_is_a_figure_in_the_colors_of_its_page(tiny):
+    source = tiny / "notebooks" / "01_tiny.py"
+    source.write_text(source.read_text() + SHORT_AND_DRAWN)
+    run.run(tiny, RUN, {"forget": 6})
+    written = (tiny / "notebooks" / "01_tiny.ipynb").read_text()
+    assert f"](https://raw.githubusercontent.com/{SLUG}/main/book/_static/drawings/rho.svg?sanitize=true)" in written
+    assert "# @title In short" in written
+    text = (site.render(tiny, RUN).parent / "notebooks" / "01_tiny.html").read_text()
+    assert text.count("The share is 0.75.") == 1
+    assert text.index("The share is 0.75.") < text.index("It rises to 6.")
+    assert re.search(r"Fig\. 2\s*</span><span[^>]*>A line of numbers\.", text)
+    assert '<svg class="drawing" role="img" aria-label="Two controls on a line."' in text
+    assert "<title>" not in text.partition('<svg class="drawing"')[2].partition("</svg>")[0]
+    assert re.search(r'<img loading="lazy" width="\d+" height="\d+" [^>]*alt="A rising line."', text)
+    shared = nbformat.read(tiny / "_build" / "executed" / "01_tiny.ipynb", 4)
+    assert shared.cells[1].source == "**In short**\n\n- The share is 0.75."
+    notebooks.adopt(tiny, "01_tiny")
+    assert "](../book/_static/drawings/rho.svg)" in source.read_text()
 
 
 # The command line ---------------------------------------------------------------------------
