@@ -213,8 +213,9 @@ chapter.say(
 #
 # - **Rehearsal** goes on showing old images. **Replay** shows images that a
 #   frozen copy of the old model draws, for when the data are no longer there
-#   (Shin et al. 2017).
-# - **Elastic weight consolidation** (EWC, Kirkpatrick et al. 2017) ties each
+#   ([Shin et al. 2017](https://arxiv.org/abs/1705.08690)).
+# - **Elastic weight consolidation** (EWC,
+#   [Kirkpatrick et al. 2017](https://arxiv.org/abs/1612.00796)) ties each
 #   weight to its old value by an elastic band. The band is as stiff as the
 #   weight's Fisher.
 #
@@ -228,8 +229,9 @@ chapter.say(
 # $\frac12 \cdot 4 \cdot 0.1^2 = 0.02$ nats. A weight with $F = 0.004$ may move
 # 32 times as far for that price.
 #
-# Selective Amnesia (Heng & Soh 2023) uses the same tools in the other
-# direction: lose one class on purpose, and keep the rest.
+# Selective Amnesia ([Heng & Soh 2023](https://arxiv.org/abs/2305.10120)) uses
+# the same tools in the other direction: lose one class on purpose, and keep the
+# rest.
 #
 # ## The loss
 #
@@ -411,24 +413,32 @@ chapter.show_figure(
     + " of the retained samples.")
 
 # %% [markdown]
-# **What does EWC add?** Compare the values of λ in each situation.
-#
-# - *Retained data are at hand.* If the row with λ = 0 meets all demands,
-#   rehearsal alone is enough there, and the penalty is not needed.
-# - *Only replay is at hand.* If a larger λ lowers the negative ELBO of the
-#   retained classes, and raises the distance to gray, the penalty protects the
-#   retained classes at the expense of forgetting.
-# - *Nothing is rehearsed.* A λ does the whole job only if its row says "yes"
-#   three times. If no row does, no λ of the sweep both forgets the class and
-#   retains the others. If accuracy falls again at the largest λ, more is not
-#   always better.
+# **What does EWC add?** That depends on what can be rehearsed. The next table
+# has one row for each situation: without the penalty, and with the λ of the
+# sweep at which the retained classes lose least.
+
+# %% tags=["remove-input"]
+best = {name: sweeps.loc[name, "nats_lost"].idxmin() for name in situations}
+chapter.show_table(
+    pd.DataFrame([{"nats lost, λ = 0": sweeps.loc[(name, 0.0), "nats_lost"], "best λ": lam,
+                   "nats lost, best λ": sweeps.loc[(name, lam), "nats_lost"],
+                   "accuracy, best λ": sweeps.loc[(name, lam), "accuracy"],
+                   "drawn gray": bool(sweeps.loc[(name, lam), "gray"] <= LIMITS["gray"])} for name, lam in best.items()],
+                 index=list(best)),
+    f"What the penalty is worth. Drawn gray: the class {digit} is within {LIMITS['gray']} of gray at the best λ.",
+    {"nats lost, λ = 0": "{:.2f}", "best λ": "{:g}", "nats lost, best λ": "{:.2f}", "accuracy, best λ": "{:.1%}"})
+
+# %% [markdown]
+# A penalty that protects the retained classes also holds back the class to
+# forget. Where "drawn gray" says "no", the λ that protects best keeps the class
+# away from gray.
 #
 # **And the other terms?** If the class is not forgotten without the gray term,
 # then this term forgets it, and not neglect. The rows "real only" and "replay
 # only" show what each kind of rehearsal retains on its own.
 
 # %% tags=["remove-input"]
-least = sweeps.loc["no rehearsal", "nats_lost"].idxmin()
+least = best["no rehearsal"]
 short = {"free": sweeps.loc[("real + replay", 0.0), "nats_lost"], "held": sweeps.loc[("real + replay", 1.0), "nats_lost"],
          "replay": sweeps.loc["replay only", "nats_lost"].min(), "lambda": least,
          "alone": sweeps.loc[("no rehearsal", least), "nats_lost"],

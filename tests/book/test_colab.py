@@ -22,6 +22,7 @@ from sa_lib.experiment import PROFILES
 from sa_lib.model import ARCHITECTURES
 
 CHAPTERS = notebooks.chapters(PROJECT)
+PLAIN = "10_one_page"  # it does not use the library, so it does not install it
 ADDRESS = notebooks.repository(PROJECT)
 CHOICES = {"dataset": DATASETS, "profile": PROFILES, "architecture": ARCHITECTURES}
 TYPES = {"integer": int, "string": str, "raw": object}
@@ -160,7 +161,7 @@ def execute(colab, notebook):
 
 
 @pytest.mark.parametrize("name", [
-    name if name == "01_baseline" else pytest.param(name, marks=pytest.mark.colab) for name in CHAPTERS])
+    name if name == "01_baseline" else pytest.param(name, marks=pytest.mark.colab) for name in CHAPTERS if name != PLAIN])
 def test_a_chapter_alone_runs_twice_and_once_more_after_a_restart(colab, name):
     notebook = read(name)
     form = tagged(notebook, "parameters")
@@ -185,3 +186,15 @@ def test_a_chapter_alone_runs_twice_and_once_more_after_a_restart(colab, name):
         assert any("text/markdown" in output.get("data", {}) for cell in run for output in cell.get("outputs", []))
     assert (colab / "content" / "runs" / "full" / name / "metrics.json").is_file()
     assert {path: path.stat().st_mtime_ns for path in torch.glob("*.py")} == before
+
+
+@pytest.mark.colab
+def test_the_page_in_plain_pytorch_runs_without_the_library(colab):
+    notebook = read(PLAIN)
+    form = tagged(notebook, "parameters")
+    form.source = form.source.replace('profile = "full"', 'profile = "smoke"')
+    done = execute(colab, notebook)
+    assert not [path for path in (colab / "env").rglob("sa_lib*")]
+    assert any("ρ = (" in str(output) for cell in done.cells for output in cell.get("outputs", []))
+    metrics = json.loads((colab / "content" / "runs" / "full" / PLAIN / "metrics.json").read_text())
+    assert metrics["errors"]["baseline"] < metrics["errors"]["never saw 9"]
