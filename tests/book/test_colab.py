@@ -161,7 +161,8 @@ def execute(colab, notebook):
 
 
 @pytest.mark.parametrize("name", [
-    name if name == "01_baseline" else pytest.param(name, marks=pytest.mark.colab) for name in CHAPTERS if name != PLAIN])
+    name if name == "01_baseline" else pytest.param(name, marks=pytest.mark.colab)
+    for name in CHAPTERS if name != PLAIN])
 def test_a_chapter_alone_runs_twice_and_once_more_after_a_restart(colab, name):
     notebook = read(name)
     form = tagged(notebook, "parameters")
