@@ -1,7 +1,8 @@
-"""Make the confirmatory trials of ``results/protocol.json``, cell by cell; see `sa_lib.trials`.
+"""Make the confirmatory trials of ``results/protocol.json``; see `sa_lib.trials`.
 
-A cell is one class and one seed. Its models are trained, made to forget, mended and attacked in stacks, see
-`sa_lib.stack`. A cell that is done is kept in ``runs/trials``, so a run that was stopped goes on where it was.
+The models of a class are trained, made to forget, mended and attacked side by side, see `sa_lib.stack`: on a GPU those
+of all seeds at once, on processor cores those of one seed at a time. What is done is kept in ``runs/trials``, so a run
+that was stopped goes on where it was.
 """
 
 import datetime
@@ -9,8 +10,9 @@ import functools
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -27,6 +29,7 @@ from ..model import ModelConfig, device
 from ..reconstruction import SearchConfig
 from ..stack import Stack
 from ..store import tensor_digest, write_atomically
+from ..threats import AttackResult
 from ..trained import MENDING
 from ..training import TrainingConfig
 from ..trials import RESULTS, protocol
@@ -34,82 +37,118 @@ from ..unlearning import UnlearningConfig
 from .cluster import connected, workers_for
 from .execution import machine
 
-__all__ = ["make", "measured"]
+__all__ = ["Size", "further", "make", "measured", "share"]
 
 SAMPLES = 500  # drawn for each class to measure a model
 FEW = 100  # training images of the class to learn it again
+BLOCK = 64  # models attacked at once, as far as the memory of a GPU allows
+
+
+@dataclass(frozen=True)
+class Size:
+    """The size of the trials; a test has a smaller one than the book.
+
+    Attributes:
+        longest: the most updates of a method or of mending.
+    """
+
+    shape: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    search: SearchConfig = SearchConfig()
+    longest: int = 10_000
+
+    def capped(self, config: UnlearningConfig) -> UnlearningConfig:
+        """A configuration with at most `longest` updates."""
+        return replace(config, steps=min(config.steps, self.longest))
 
 
 def make(root: Path, seeds: int | None = None, scheduler: str | None = None) -> int:
-    """Make the missing cells on a cluster, seed by seed, and write the table; return the number of its cells.
+    """Make what is missing on a cluster, and write the table; return the number of classes times seeds in it.
 
     Args:
         seeds: only the first of the protocol.
     """
     frozen = protocol()
-    cells = [(label, seed) for seed in frozen["seeds"][:seeds] for label in frozen["classes"]]
+    chosen = frozen["seeds"][:seeds]
     folder = root / "runs" / "trials"
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [cell for cell in cells if not _kept(folder, *cell)]
-    print(f"trials: {len(cells)} cells, {len(cells) - len(missing)} of them done", flush=True)
-    with connected(scheduler, workers_for(os.cpu_count() or 1)) as client:
-        futures = {client.submit(measured, *cell, pure=False, priority=-place): cell
-                   for place, cell in enumerate(missing)}
-        for future in as_completed(futures):
-            label, seed = futures[future]
-            with write_atomically(folder / f"{label}-{seed}.json") as temporary:
-                temporary.write_text(json.dumps(future.result()), encoding="utf-8")
-            print(f"class {label}, seed {seed}", flush=True)
-    return write(folder, cells)
-
-
-def write(folder: Path, cells: Sequence[tuple[int, int]]) -> int:
-    """Write the table of the cells that are there, and return their number."""
-    kept = [rows for cell in cells if (rows := _kept(folder, *cell))]
+    missing = [(label, seed) for seed in chosen for label in frozen["classes"] if not _kept(folder, label, seed)]
+    print(f"trials: {len(missing)} of {len(frozen['classes']) * len(chosen)} are missing", flush=True)
+    if device().type == "cuda":  # in this process, for a GPU is faster with one large stack than with several small
+        for label in dict.fromkeys(label for label, _ in missing):
+            _keep(folder, label, measured(label, [seed for own, seed in missing if own == label]))
+    else:
+        with connected(scheduler, workers_for(os.cpu_count() or 1)) as client:
+            futures = {client.submit(measured, label, [seed], pure=False, priority=-place): label
+                       for place, (label, seed) in enumerate(missing)}
+            for future in as_completed(futures):
+                _keep(folder, futures[future], future.result())
+    kept = [row for seed in chosen for label in frozen["classes"] for row in _kept(folder, label, seed)]
     with write_atomically(RESULTS / "trials.csv") as temporary:
-        pd.DataFrame([row for rows in kept for row in rows]).to_csv(temporary, index=False)
-    return len(kept)
+        pd.DataFrame(kept).to_csv(temporary, index=False)
+    return len({(row["class"], row["seed"]) for row in kept})
+
+
+def _keep(folder: Path, label: int, rows: Sequence[Mapping[str, Any]]) -> None:
+    for seed in sorted({row["seed"] for row in rows}):
+        with write_atomically(folder / f"{label}-{seed}.json") as temporary:
+            temporary.write_text(json.dumps([row for row in rows if row["seed"] == seed]), encoding="utf-8")
+        print(f"class {label}, seed {seed}", flush=True)
 
 
 def _kept(folder: Path, label: int, seed: int) -> list[dict]:
-    """The rows of a cell that was made before; empty if there is none, or a damaged one."""
+    """The rows that were made before; empty if there are none, or damaged ones."""
     try:
         return json.loads((folder / f"{label}-{seed}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []
 
 
-def measured(label: int, seed: int) -> list[dict]:
-    """The rows of a cell, one for each model as it is and one for each mended model."""
-    frozen, dataset = protocol(), data.load("mnist")
-    baseline, fishers = _start(seed)
-    never = stack.train(dataset, ModelConfig(), TrainingConfig(), [seed], [label])
-    models = {"baseline": baseline, "never saw": stack.forget(never, dataset, label, further(UnlearningConfig()),
-                                                              [seed])}
-    protect = [fisher.combine(fishers, {k: int((dataset.train_labels == k).sum()) for k in retain_set(label)})]
+def measured(label: int, seeds: Sequence[int], dataset: Dataset | None = None, size: Size = Size()) -> list[dict]:
+    """The rows of a class: for each seed, one for each model as it is, and one for each mended model.
+
+    Args:
+        dataset: the protocol's by default.
+        size: of the models and of their training, by default that of the book.
+    """
+    frozen, dataset = protocol(), dataset or _images()
+    base, fishers = _start(tuple(seeds), dataset, size)
+    never = stack.train(dataset, size.shape, size.training, seeds, [label])
+    plain = further(size.capped(UnlearningConfig()))
+    models = {"baseline": base, "never saw": stack.forget(never, dataset, label, plain, seeds)}
+    counts = {k: int((dataset.train_labels == k).sum()) for k in retain_set(label)}
+    protect = [fisher.combine(own, counts) for own in fishers]
     for name in frozen["methods"]:
-        method = METHODS[name]
-        models[name] = stack.forget(baseline, dataset, label, method, [seed], protect if method.config.ewc else ())
-    kinds = [*models]
+        method = replace(METHODS[name], config=size.capped(METHODS[name].config))
+        models[name] = stack.forget(base, dataset, label, method, seeds, protect if method.config.ewc else ())
     together = stack.joined([*models.values()])
+    places = [(name, seed) for name in models for seed in seeds]
     rows = [{"class": label, "seed": seed, "model": name, "state": "as is", **values,
              "share": share(METHODS[name].config) if name in METHODS else None}
-            for name, values in zip(kinds, _measures(together, dataset, label), strict=True)]
-    mended = stack.forget(together[1:], dataset, label, further(MENDING), [seed] * (len(kinds) - 1))
-    rows += [{"class": label, "seed": seed, "model": name, "state": "mended"} for name in kinds[1:]]
+            for (name, seed), values in zip(places, _measures(together, dataset, label), strict=True)]
+    others = places[len(seeds):]
+    mended = stack.forget(together[len(seeds):], dataset, label, further(size.capped(MENDING)),
+                          [seed for _, seed in others])
+    rows += [{"class": label, "seed": seed, "model": name, "state": "mended"} for name, seed in others]
     targets = data.held_out(dataset, label, frozen["targets"], 0).to(device())
-    for row, own in zip(rows, [*together, *mended], strict=True):
-        row |= _attacked(own, targets, label, check=seed == frozen["seeds"][0])
+    found = _attacked(stack.joined([together, mended]), targets, label, size.search,
+                      [place for place, row in enumerate(rows) if row["seed"] == frozen["seeds"][0]])
     made = {"date": datetime.date.today().isoformat(), "processor": machine()["processor"]}
-    return [row | made for row in rows]
+    return [row | own | made for row, own in zip(rows, found, strict=True)]
 
 
 @functools.lru_cache(maxsize=1)
-def _start(seed: int) -> tuple[Stack, dict[int, Diagonal]]:
-    """The baseline of a seed, and its Fisher of each class: all cells of the seed begin with them."""
-    dataset = data.load("mnist")
-    baseline = stack.train(dataset, ModelConfig(), TrainingConfig(), [seed])
-    return baseline, fisher.dataset_fishers(baseline.models()[0], dataset, seed)
+def _start(seeds: tuple[int, ...], dataset: Dataset, size: Size) -> tuple[Stack, list[dict[int, Diagonal]]]:
+    """The baselines, and the Fisher of each class of each of them: all classes begin with them."""
+    base = stack.train(dataset, size.shape, size.training, seeds)
+    return base, [fisher.dataset_fishers(model, dataset, seed)
+                  for model, seed in zip(base.models(), seeds, strict=True)]
+
+
+@functools.cache
+def _images() -> Dataset:
+    """The protocol's data, once for all classes."""
+    return data.load(protocol()["data"])
 
 
 def further(config: UnlearningConfig) -> Method:
@@ -125,22 +164,31 @@ def share(config: UnlearningConfig, training: TrainingConfig = TrainingConfig(),
     return config.steps * step / (training.epochs * images)
 
 
-def _attacked(model: Stack, targets: torch.Tensor, label: int, check: bool) -> Mapping[str, float | str]:
-    """The errors of the attack, and, if asked for, its shortfall; see `trained.shortfall`."""
-    threat, search = THREATS[protocol()["threat"]], SearchConfig()
-    result = stack.reconstruct(model, targets, label, threat, search)
-    found: dict[str, float | str] = {"errors": json.dumps([round(e, 2) for e in result.errors.tolist()])}
-    if check:
-        short = result.of(slice(max(1, len(targets) // 5)))
-        long = stack.reconstruct(model, targets[:len(short.errors)], label, threat,
+def _attacked(models: Stack, targets: torch.Tensor, label: int, search: SearchConfig,
+              checked: Sequence[int]) -> list[dict[str, float | str]]:
+    """The errors of the attack on each model, and the shortfall of the `checked` ones; see `trained.shortfall`."""
+    threat = THREATS[protocol()["threat"]]
+    blocks = [stack.reconstruct(models[first:first + BLOCK], targets, label, threat, search)
+              for first in range(0, len(models), BLOCK)]
+    errors, z, y = (torch.cat(parts).unflatten(0, (len(models), -1))
+                    for parts in zip(*((block.loss[0], block.z[0], block.y[0]) for block in blocks)))
+    found: list[dict[str, float | str]] = [
+        {"errors": json.dumps([round(error, 2) for error in own])} for own in errors.tolist()]
+    if checked:
+        some = max(1, len(targets) // 5)
+        rows = torch.tensor(checked, device=errors.device)
+        short = AttackResult([0], *(part[rows, :some].flatten(0, 1)[None] for part in (errors, z, y)), torch.empty(0))
+        long = stack.reconstruct(models[checked], targets[:some], label, threat,
                                  replace(search, rounds=10 * search.rounds), 1, short)
-        found["shortfall"] = float(1 - long.errors.mean() / short.errors.mean())
+        means = [one.errors.view(len(checked), some).mean(1) for one in (long, short)]
+        for row, value in zip(checked, (1 - means[0] / means[1]).tolist(), strict=True):
+            found[row]["shortfall"] = value
     return found
 
 
 def _measures(models: Stack, dataset: Dataset, label: int) -> list[dict[str, float | str]]:
     """The measures of chapter 7 on each model."""
-    judge = trained.judge(dataset, JudgeConfig("B"), 0)
+    judge = trained.judge(dataset, JudgeConfig("B", epochs=60 if dataset.name == "digits" else JudgeConfig.epochs), 0)
     own = dataset.train_images[dataset.train_labels == label]
     few = own[torch.randperm(len(own), generator=torch.Generator().manual_seed(0))[:FEW]]
     back = stack.relearn(models, few, label, judge).mean(1)

@@ -56,10 +56,12 @@ from sa_lib import (
     reconstruction,
     residual,
     searches,
+    stack,
     store,
     threats,
     trained,
     training,
+    trials,
     unlearning,
     validation,
 )
@@ -541,6 +543,10 @@ ELSEWHERE = {
     training.start_at_mean: "trained.cvae",
     fisher.dataset_fishers: "trained.fishers", fisher.own_fisher: "trained.own_fisher",
     judges.new_judge: "trained.judge", judges.train_judge: "trained.judge",
+    **dict.fromkeys((unlearning.batch_of, unlearning.draws, unlearning.labeled, unlearning.refresh,
+                     unlearning.salient_masks), "unlearn"),
+    **dict.fromkeys((reconstruction.Problem, reconstruction.search, reconstruction.check_attack,
+                     reconstruction.random_unknowns), "reconstruct"),
     unlearning.Batch: "unlearn makes it", unlearning.unlearned_copy: "trained.unlearned",
     methods.distance_to_gray: "a loss, which makes no GPU wait", methods.Method: "trained.forgotten",
     recipe.train: "test_recipe.py", recipe.forget: "test_recipe.py", recipe.fisher_of_batch_means: "test_recipe.py",
@@ -560,7 +566,7 @@ ELSEWHERE = {
 }
 # Modules whose functions have tests of their own: the checks, the tables on the pages of chapters, and audits.
 TESTED_ALONE = (checks, attack_tables, claims, comparison, sa_lib.settings, audit, audit_attack, audit_command,
-                audit_page, audit_report, decoders, images_module, quantiles, searches)
+                audit_page, audit_report, decoders, images_module, quantiles, searches, stack, trials)
 
 
 def sentence(error):

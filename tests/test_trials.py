@@ -1,0 +1,121 @@
+"""The confirmatory trials: the protocol, the rows of a class, and rho over seeds."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sa_lib import trials
+from sa_lib.book import trials as making
+from sa_lib.methods import METHODS
+from sa_lib.model import ModelConfig
+from sa_lib.reconstruction import SearchConfig
+from sa_lib.residual import CONVERGED, MARGIN, RESOLUTION
+from sa_lib.threats import THREATS
+from sa_lib.training import TrainingConfig
+from sa_lib.unlearning import UnlearningConfig
+
+SMALL = making.Size(ModelConfig(latent_dim=3, hidden=(16, 12)), TrainingConfig(epochs=3),
+                    SearchConfig(pool=64, starts=2, iterations=3, rounds=2), longest=3)
+
+
+@pytest.fixture(scope="module")
+def measured(digits):
+    return pd.DataFrame(making.measured(3, [10, 11], digits, SMALL))
+
+
+def test_the_protocol_has_the_limits_of_the_book():
+    frozen = trials.protocol()
+    assert (frozen["margin"], frozen["resolution"], frozen["converged"]) == (MARGIN, RESOLUTION, CONVERGED)
+    assert set(frozen["methods"]) <= METHODS.keys()
+    assert frozen["threat"] in THREATS
+    assert len(set(frozen["seeds"])) == len(frozen["seeds"]) >= 8
+
+
+def images_of_3(dataset):
+    return int((dataset.test_labels == 3).sum())
+
+
+def test_a_class_has_a_row_for_each_model_seed_and_state(measured, digits):
+    frozen = trials.protocol()
+    names = ["baseline", "never saw", *frozen["methods"]]
+    expected = {(name, seed, "as is") for name in names for seed in (10, 11)}
+    expected |= {(name, seed, "mended") for name in names[1:] for seed in (10, 11)}
+    assert set(zip(measured["model"], measured["seed"], measured["state"])) == expected
+    assert len(measured) == len(expected)
+    assert set(measured["errors"].map(json.loads).map(len)) == {min(frozen["targets"], images_of_3(digits))}
+    assert (measured["shortfall"].notna() == (measured["seed"] == frozen["seeds"][0])).all()
+    as_is = measured[measured["state"] == "as is"]
+    assert as_is[["probability", "gray", "accuracy", "nelbo", "relearning"]].notna().all(axis=None)
+    assert as_is["digest"].nunique() == len(as_is)
+
+
+def test_a_seed_alone_is_the_first_of_a_stack(measured, digits):
+    """The baselines and the models that never saw the class begin with the weights of their seed."""
+    alone = pd.DataFrame(making.measured(3, [10], digits, SMALL)).set_index(["model", "state"])["errors"]
+    both = measured[measured["seed"] == 10].set_index(["model", "state"])["errors"]
+    for key in alone.index:
+        assert np.mean(json.loads(both[key])) == pytest.approx(np.mean(json.loads(alone[key])), rel=0.2)
+
+
+@pytest.mark.parametrize("name, share", [("unseen", 0.525), ("distillation", 0.225), ("ewc_gray", 0.148)])
+def test_the_share_counts_what_the_steps_see(name, share):
+    assert making.share(METHODS[name].config) == pytest.approx(share, abs=0.001)
+
+
+def test_mending_has_no_other_term():
+    config = making.further(UnlearningConfig(steps=7, batch=9)).config
+    assert (config.steps, config.batch, config.replay, config.ewc, config.gray) == (7, 9, 0.0, 0.0, 0.0)
+
+
+def test_a_run_goes_on_where_it_was_and_counts_complete_seeds(tmp_path, monkeypatch, measured):
+    frozen = {**trials.protocol(), "classes": [3, 4], "seeds": [10, 11]}
+    monkeypatch.setattr(making, "protocol", lambda: frozen)
+    monkeypatch.setattr(making, "RESULTS", tmp_path)
+    monkeypatch.setattr(making, "device", lambda: type("GPU", (), {"type": "cuda"}))
+    asked = []
+
+    def fake(label, seeds):
+        asked.append((label, tuple(seeds)))
+        rows = measured[measured["seed"].isin(seeds)].astype(object).where(measured.notna(), None)
+        return [{**row, "class": label} for row in rows.to_dict("records")]
+
+    monkeypatch.setattr(making, "measured", fake)
+    assert making.make(tmp_path, 1) == 2
+    (tmp_path / "runs" / "trials" / "4-10.json").write_text("half a fi")
+    assert making.make(tmp_path) == 4
+    assert sorted(asked) == [(3, (10,)), (3, (11,)), (4, (10,)), (4, (10, 11))]
+    rows = trials.read(tmp_path / "trials.csv")
+    assert list(rows.index.unique("class")) == [3, 4]
+    assert trials.rho(rows, "ewc_gray").controls == 2
+    assert trials.rho(rows, "ewc_gray", "mended", [3]).models == 2
+    half = pd.read_csv(tmp_path / "trials.csv").query("seed == 10 or `class` == 3")
+    half.to_csv(tmp_path / "half.csv", index=False)
+    assert list(trials.read(tmp_path / "half.csv").index.unique("seed")) == [10]
+
+
+def test_a_known_rho_is_found(tmp_path):
+    random = np.random.default_rng(0)
+    rows = []
+    for seed in range(4):
+        noise = random.normal(0, 0.05)
+        for model, state, level in (("baseline", "as is", 4.0), ("never saw", "as is", 10 + noise),
+                                    ("ewc_gray", "as is", 8.5 + noise), ("never saw", "mended", 10 + noise),
+                                    ("ewc_gray", "mended", 7.0 + noise)):
+            rows += [{"class": k, "seed": seed, "model": model, "state": state,
+                      "errors": json.dumps([level + image for image in range(5)])} for k in (0, 1)]
+    pd.DataFrame(rows).to_csv(tmp_path / "table.csv", index=False)
+    table = trials.read(tmp_path / "table.csv")
+    assert trials.rho(table, "ewc_gray").rho == pytest.approx(0.25, abs=0.02)
+    assert trials.rho(table, "ewc_gray", "mended").rho == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("text, message", [
+    (None, "no table at"), ("class,seed\n1,2\n", "must be a table|lacks|must have"), ("\x00", "is not a table|must")])
+def test_what_is_no_table_is_refused(tmp_path, text, message):
+    path = tmp_path / "trials.csv"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        trials.read(path)
