@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .checks import check_name, check_table, check_types
+from .checks import check_name, check_types
 from .residual import Residual, residual_knowledge
 
 __all__ = ["RESULTS", "protocol", "read", "rho"]
@@ -46,7 +46,8 @@ def read(path: str | Path = RESULTS / "trials.csv") -> pd.DataFrame:
         table = pd.read_csv(path)
     except (ValueError, OverflowError) as error:
         raise ValueError(f"{path} is not a table: {' '.join(str(error).split())}") from None
-    check_table("class", "seed", "model", "state", "errors", **{str(path): table})
+    if missing := {"class", "seed", "model", "state", "errors"} - set(table.columns):
+        raise ValueError(f"{path} is not the table of the trials: it lacks {', '.join(sorted(missing))}")
     complete = table.groupby("seed")["class"].nunique() == table["class"].nunique()
     table = table[table["seed"].map(complete)]
     return table.assign(errors=[np.array(json.loads(text)) for text in table["errors"]]).set_index(
