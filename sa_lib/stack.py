@@ -75,10 +75,10 @@ class Stack:
 
         Args:
             inputs: tensors [K, ...], or dictionaries of such; each model gets its row.
-            shared: what all models get.
+            shared: inputs that all models get.
 
         Returns:
-            What the function returns, tensors with K rows.
+            The function's tensors, with K rows.
         """
         call = _caller(self.config)
 
@@ -232,7 +232,7 @@ def recorded(function: Callable[[dict[str, torch.Tensor]], Any],
              example: dict[str, torch.Tensor]) -> Callable[[dict[str, torch.Tensor]], Any]:
     """A function of tensors on a GPU as one recorded graph: its many small kernels are launched at once.
 
-    What it returns is overwritten by the next call.
+    The next call overwrites its result.
 
     Args:
         example: inputs of the shapes that all calls will have.

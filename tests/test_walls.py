@@ -25,6 +25,7 @@ RELATIVES_PER_THOUSAND = 1.0
 SHOWN_LINES = 120
 ONE_PAGE = {"10_one_page": 150}  # the whole idea without the library
 REPORTING_SHARE = 0.7
+IN_SHORT = 15
 CONDITIONALS = 20
 
 
@@ -171,10 +172,18 @@ def tags(cell):
 
 def test_ideas_outweigh_reporting(cells):
     every = [cell for chapter in cells.values() for cell in chapter]
-    reporting = code_lines(cell for cell in every if tags(cell) & {"remove-input", "remove-cell"})
+    reporting = code_lines(cell for cell in every if tags(cell) & {"remove-input", "remove-cell"}
+                           and "in-short" not in tags(cell))
     idea = code_lines(cell for cell in every if tags(cell) <= {"hide-input"})
     print(f"Reporting: {reporting} lines, idea: {idea}, {reporting / idea:.2f}")
     assert reporting <= REPORTING_SHARE * idea
+
+
+def test_the_findings_of_a_chapter_are_short(cells):
+    """They are prose with numbers of the run, so their lines have a limit of their own."""
+    lengths = {name: code_lines(cell for cell in chapter if "in-short" in tags(cell)) for name, chapter in cells.items()}
+    print("Lines of the findings:", lengths)
+    assert {name: count for name, count in lengths.items() if count > IN_SHORT} == {}
 
 
 def calls(chapter, *names):

@@ -1,8 +1,8 @@
 """Make the confirmatory trials of ``results/protocol.json``; see `sa_lib.trials`.
 
 The models of a class are trained, made to forget, mended and attacked side by side, see `sa_lib.stack`: on a GPU those
-of all seeds at once, on processor cores those of one seed at a time. What is done is kept in ``runs/trials``, so a run
-that was stopped goes on where it was.
+of all seeds at once, on processor cores those of one seed at a time. Finished seeds are kept in ``runs/trials``, so a
+run that was stopped goes on where it was.
 """
 
 import datetime
@@ -63,7 +63,7 @@ class Size:
 
 
 def make(root: Path, seeds: int | None = None, scheduler: str | None = None) -> int:
-    """Make what is missing on a cluster, and write the table; return the number of classes times seeds in it.
+    """Make the missing rows on a cluster, and write the table; return the number of classes times seeds in it.
 
     Args:
         seeds: only the first of the protocol.
