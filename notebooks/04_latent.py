@@ -152,9 +152,12 @@ chapter.show_figure(
 # reveals about any shape.
 
 # %%
-count = 4000
-x_train, y_train = ds.train_images[:count], ds.train_labels[:count]
-x_test, y_test = ds.test_images[:count], ds.test_labels[:count]
+generator = torch.Generator().manual_seed(run.seed)
+train = torch.randperm(len(ds.train_labels), generator=generator)
+test = torch.randperm(len(ds.test_labels), generator=generator)
+train, test = train[:4000], test[:4000]  # random samples
+x_train, y_train = ds.train_images[train], ds.train_labels[train]
+x_test, y_test = ds.test_images[test], ds.test_labels[test]
 
 
 def values(net, x):

@@ -465,8 +465,9 @@ chapter.show_table(tradeoff, f"Forgetting {digit} with fewer updates, and withou
 few = [1, 10, 100]
 students = {"baseline", *subjects, *never}
 relearned = {(k, name): pd.DataFrame({
-    n: attacks.relearn(models[name].net, known[k][:n], k, judge_b,
-                       seed=run.seed)
+    n: attacks.relearn(
+        models[name].net, data.training_sample(ds, k, n, run.seed),
+        k, judge_b, seed=run.seed)
     for n in few}) for k, name in pairs if name in students}
 
 # %% tags=["remove-input"]

@@ -206,7 +206,8 @@ for k, (name, m) in product(classes, models.items()):
     curves[k, name] = pd.Series(dtype=float)
     with chapter.part(f"Relearning of {k}, {name}"):
         curves[k, name] = attacks.relearn(
-            m.net, seen[k][:100], k, judge_b, seed=run.seed)
+            m.net, data.training_sample(ds, k, 100, run.seed), k,
+            judge_b, seed=run.seed)
 relearned = pd.Series({key: curve.mean() for key, curve
                        in curves.items()}).unstack(sort=False)
 

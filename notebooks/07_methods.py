@@ -230,7 +230,7 @@ rho = {threat: {name: residual.residual_knowledge(
 # ones. The time of the baseline and of retrain is that of the whole training.
 
 # %%
-few = ds.train_images[ds.train_labels == digit][:100]
+few = data.training_sample(ds, digit, 100, run.seed)
 curves = {name: attacks.relearn(m.net, few, digit, judge_b,
                                 seed=run.seed)
           for name, m in models.items()}
@@ -307,7 +307,8 @@ chapter.show_table(claims.outcomes(summary.drop(index="baseline"), rho), "How ea
                    f"probability of the class is at most {claims.LIMITS['probability']}, and at most {claims.LIMITS['nats_lost']} nats lost.")
 
 # %% tags=["remove-input"]
-images = ds.test_images[:2000]  # not all: the layers of a convolution are large
+some = torch.randperm(len(ds.test_labels), generator=torch.Generator().manual_seed(run.seed))[:2000]
+images = ds.test_images[some]  # not all: the layers of a convolution are large
 features = latent.activations(base.net, images, latent.neutral(len(images)))["mean"]
 values = {name: {threat: {"value": rho[threat][name].asdict()["rho"]} for threat in threats} for name in models}
 metrics = {
@@ -317,7 +318,7 @@ metrics = {
                       "errors": {t: [round(e, 3) for e in errors[t][name].tolist()] for t in threats},
                       "rho": values[name], "digest": m.digest} for name, m in models.items()},
     "confusion": judge_b.probabilities(real).mean(0)[:10].tolist(),
-    "latent_distances": latent.class_distances(features, ds.test_labels[:2000]).loc[digit].tolist(),
+    "latent_distances": latent.class_distances(features, ds.test_labels[some]).loc[digit].tolist(),
     "ranks": ranks["sum"].to_dict(), "best": ranks.index[0], "worst": ranks.index[-1]}
 run.show_claims("07_methods", metrics)
 

@@ -36,7 +36,7 @@ from .checks import check_name, check_seed, check_types, check_whole
 from .labels import check_label
 from .store import cache_root, expanded, file_digest, tensor_digest, text_digest, write_atomically
 
-__all__ = ["DATASETS", "Dataset", "held_out", "load", "own_digest", "read_idx"]
+__all__ = ["DATASETS", "Dataset", "held_out", "load", "own_digest", "read_idx", "training_sample"]
 
 DATASETS = ("mnist", "fashion", "kmnist", "digits")
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte",
@@ -109,11 +109,21 @@ def held_out(dataset: Dataset, label: int, count: int, seed: int = 0) -> Tensor:
         [count, 1, 28, 28].
     """
     check_types(dataset=(dataset, Dataset))
+    return _some(dataset.test_images, dataset.test_labels, label, count, seed)
+
+
+def training_sample(dataset: Dataset, label: int, count: int, seed: int = 0) -> Tensor:
+    """A random sample of the training images of a class, [count, 1, 28, 28]; see `held_out`."""
+    check_types(dataset=(dataset, Dataset))
+    return _some(dataset.train_images, dataset.train_labels, label, count, seed)
+
+
+def _some(images: Tensor, labels: Tensor, label: int, count: int, seed: int) -> Tensor:
     check_label(label)
     check_whole(count=count)
-    seed = check_seed(seed)
-    own = (dataset.test_labels == label).nonzero()[:, 0]
-    return dataset.test_images[own[torch.randperm(len(own), generator=torch.Generator().manual_seed(seed))[:count]]]
+    own = (labels == label).nonzero()[:, 0]
+    order = torch.randperm(len(own), generator=torch.Generator().manual_seed(check_seed(seed)))
+    return images[own[order[:count]]]
 
 
 def read_idx(data: bytes) -> Tensor:

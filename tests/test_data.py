@@ -301,3 +301,17 @@ def test_an_idx_file_written_by_hand_is_read():
 def test_bytes_that_are_no_idx_file_are_refused(content):
     with pytest.raises(ValueError, match="IDX|bytes"):
         data.read_idx(content)
+
+
+@pytest.mark.parametrize("draw, side", [(data.held_out, "test"), (data.training_sample, "train")])
+def test_a_sample_of_a_class_is_random_without_repeats_and_of_one_side(digits, draw, side):
+    images = getattr(digits, f"{side}_images")
+    own = images[getattr(digits, f"{side}_labels") == 3]
+    few, again, other = draw(digits, 3, 12, 0), draw(digits, 3, 12, 0), draw(digits, 3, 12, 1)
+    places = [int((own == one).flatten(1).all(1).nonzero()[0, 0]) for one in few]
+    assert len(set(places)) == 12
+    assert places != sorted(places)
+    assert torch.equal(few, again)
+    assert not torch.equal(few, other)
+    assert torch.equal(few[:5], draw(digits, 3, 5, 0))
+    assert len(draw(digits, 3, 10**6, 0)) == len(own)

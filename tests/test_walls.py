@@ -181,7 +181,8 @@ def test_ideas_outweigh_reporting(cells):
 
 def test_the_findings_of_a_chapter_are_short(cells):
     """They are prose with numbers of the run, so their lines have a limit of their own."""
-    lengths = {name: code_lines(cell for cell in chapter if "in-short" in tags(cell)) for name, chapter in cells.items()}
+    lengths = {name: code_lines(cell for cell in chapter if "in-short" in tags(cell))
+               for name, chapter in cells.items()}
     print("Lines of the findings:", lengths)
     assert {name: count for name, count in lengths.items() if count > IN_SHORT} == {}
 

@@ -189,8 +189,7 @@ def _attacked(models: Stack, targets: torch.Tensor, label: int, search: SearchCo
 def _measures(models: Stack, dataset: Dataset, label: int) -> list[dict[str, float | str]]:
     """The measures of chapter 7 on each model."""
     judge = trained.judge(dataset, JudgeConfig("B", epochs=60 if dataset.name == "digits" else JudgeConfig.epochs), 0)
-    own = dataset.train_images[dataset.train_labels == label]
-    few = own[torch.randperm(len(own), generator=torch.Generator().manual_seed(0))[:FEW]]
+    few = data.training_sample(dataset, label, FEW)
     back = stack.relearn(models, few, label, judge).mean(1)
     samples = stack.prior_samples(models, torch.arange(CLASSES).repeat_interleave(SAMPLES))
     p = torch.stack([judge.probabilities(drawn) for drawn in samples]).unflatten(1, (CLASSES, SAMPLES))

@@ -335,6 +335,8 @@ CALLS = {
         dict(model=network, targets=images, label=label, threat=no_tensor, config=config, seed=seed,
              weaker=no_tensor.filter(lambda v: v is not None))),
     data.held_out: (dict(dataset=TINY, label=9, count=2), dict(dataset=dataset, label=label, count=count, seed=seed)),
+    data.training_sample: (
+        dict(dataset=TINY, label=9, count=2), dict(dataset=dataset, label=label, count=count, seed=seed)),
     validation.read: (dict(), dict(path=folder)),
     validation.errors: (dict(table=validation.read()), dict(table=table | st.just(TABLE))),
     validation.with_few: (
