@@ -238,8 +238,8 @@ chapter.show_table(relearned.rename_axis("class").round(2), "Relearning: judge B
 #   the unlearning.
 
 # %% tags=["remove-input"]
-chapter.show_table(claims.report_card("this model", list(never), summary, judged, guided, relearned),
-                   f"The report card of this model ({source}), made to forget {classes}.")
+card = claims.report_card("this model", list(never), summary, judged, guided, relearned)
+chapter.show_table(card, f"The report card of this model ({source}), made to forget {classes}.")
 
 # %% tags=["remove-input"]
 numbers = attack_tables.nested(summary)["this model"]
@@ -251,6 +251,16 @@ run.finish("06_report_card", {
                     for threat in threats} for state in states},
     "guided": {f"{k}: {name}": share if share == share else None for (k, name), share in success.items()},
     "relearning": {f"{k}: {name}": curve.tolist() for (k, name), curve in curves.items()}}, models, started)
+
+# %% tags=["remove-input", "in-short"]
+label, _, nats, _, attack = (card.iloc[row] for row in range(5))
+chapter.say(
+    "**In short**\n\n"
+    "- This page is about one model: {source}, made to forget {classes}. Under its label the worst class is {label}.\n"
+    "- Behind the label, {question}: {measured}, so the verdict is *{verdict}*.\n"
+    "- The other classes lost {nats} nats; the limit is {limit}.",
+    source=source, classes=", ".join(map(str, classes)), label=label["answer"], question=attack.name,
+    measured=attack["measured"], verdict=attack["answer"], nats=nats["measured"], limit=nats["limit or control"])
 
 # %% [markdown]
 # ## Takeaways
