@@ -376,22 +376,51 @@ chapter.say(
     nelbo=nelbo, accuracy=metrics["accuracy"], none=qualities["B"]["none"])
 
 # %% [markdown]
+# ## Check yourself
+#
+# Answer first, then unfold.
+#
+# <details><summary>Why do ten labels give one z ten digits in one style?</summary>
+#
+# The label is an input of both networks, so the code need not carry the class.
+# It carries what the label does not say, such as slant and thickness.
+#
+# </details>
+#
+# <details><summary>Why does a judge need the answer "not a digit"?</summary>
+#
+# A classifier of ten classes must name one of them for every image, even for
+# uniform gray. Then a model that draws gray would still get a digit, and the
+# measure would say something false about it.
+#
+# </details>
+#
+# <details><summary>Two models have the same negative ELBO. Are their samples equally good?</summary>
+#
+# Not necessarily. The ELBO bounds how well a model explains the data, as a sum
+# of two terms, and says little about samples. Samples need measures of their
+# own: a judge, precision and recall.
+#
+# </details>
+
+# %% [markdown]
 # ## Exercises
 #
 # The solutions follow; they run with the chapter. Try before you look.
+# Easy takes about 10 minutes, medium about 20, and hard about 40.
 #
 # 1. **A wider prior.** Samples are decoded from $z \sim \mathcal{N}(0, I)$.
 #    Draw from $\mathcal{N}(0, s^2 I)$ with $s$ = 0.5, 1, 1.5 and 2. What
-#    happens to judge B's accuracy, and to the variety within a class?
+#    happens to judge B's accuracy, and to the variety within a class? (easy)
 # 2. **The divergence.** Derive the line of `elbo_terms` that computes `kl` from
 #    $\mathrm{KL}(q \,\|\, p) = \mathbb{E}_q [\log q(z) - \log p(z)]$. Then
 #    estimate that expectation with draws from $q$. How many draws does it take
-#    to be right to a tenth of a nat?
+#    to be right to a tenth of a nat? (medium)
 # 3. **Bits, and slack.** Put the negative ELBO into bits per pixel. The bound is
 #    not tight. With draws $z_1, \dots, z_L$ from $q$,
 #    $\log \frac1L \sum_l p(x, z_l \mid y) / q(z_l \mid x, y)$ bounds
 #    $\log p(x \mid y)$ more closely (Burda et al. 2016). How many nats does
-#    that gain with 32 draws?
+#    that gain with 32 draws? (hard)
 
 # %% [markdown]
 # ### Solution 1

@@ -481,23 +481,52 @@ chapter.say(
     share=top / entries.sum())
 
 # %% [markdown]
+# ## Check yourself
+#
+# Answer first, then unfold.
+#
+# <details><summary>All samples for the label are gray. Is the digit gone from the model?</summary>
+#
+# That is not shown. This label no longer leads to the digit, but another input
+# may. To find out, one has to attack the model.
+#
+# </details>
+#
+# <details><summary>Why is the square of a batch's mean gradient not the Fisher information?</summary>
+#
+# The Fisher is a mean of squares. The gradients of single images point in
+# different directions, so most of them cancels in the mean, before anything is
+# squared.
+#
+# </details>
+#
+# <details><summary>The retained classes are as good as before. Did the penalty do that?</summary>
+#
+# Only a run without the penalty, and all else the same, can tell. Where these
+# classes are rehearsed, rehearsal may do the work alone; without any rehearsal,
+# only the penalty protects them.
+#
+# </details>
+
+# %% [markdown]
 # ## Exercises
 #
 # The solutions follow; they run with the chapter. Try before you look.
+# Easy takes about 10 minutes, medium about 20, and hard about 40.
 #
 # 1. **One weight by hand.** Take 64 images of a retained class and the weight
 #    that matters most to it. Compute its Fisher with one backward pass for each
 #    image, and compare with `fisher_by_class`. What would the square of the
-#    mean gradient have given?
+#    mean gradient have given? (medium)
 # 2. **What $\lambda$ stands for.** Derive the gradient and the curvature of the
 #    penalty. For which $\lambda$ does it stand in for the *mean* loss of the
 #    retained images, for which for the *sum* over all $N$? Check the gradient,
-#    and the penalty's estimate of the damage, on the model above.
+#    and the penalty's estimate of the damage, on the model above. (hard)
 # 3. **$\lambda = 0$, from the curves.** Look at the norms of the gradients, and
 #    predict whether the penalty makes a difference in this run. Then look it
-#    up in the sweep.
+#    up in the sweep. (easy)
 # 4. **Why not squared?** Derive how strongly $\lvert x - \frac12 \rvert$ and
-#    $(x - \frac12)^2$ pull at the logit of a pixel close to gray.
+#    $(x - \frac12)^2$ pull at the logit of a pixel close to gray. (medium)
 
 # %% [markdown]
 # ### Solution 1

@@ -366,22 +366,52 @@ chapter.say(
     alone=ends.loc["penalty alone", "points_lost"])
 
 # %% [markdown]
+# ## Check yourself
+#
+# Answer first, then unfold.
+#
+# <details><summary>Why is the Fisher of "all but the first" wrong for the second step?</summary>
+#
+# It also protects the class that is now to be forgotten. The second step needs
+# the Fisher of the classes that are still retained, computed on the model from
+# which the step starts.
+#
+# </details>
+#
+# <details><summary>The second class is gray. What else must you check?</summary>
+#
+# Whether the first class has come back, which is relapse, and whether the
+# retained classes have changed, which is drift. A step can succeed for its own
+# class and fail for the others.
+#
+# </details>
+#
+# <details><summary>A chain loses more than forgetting at once. Is that the price of forgetting?</summary>
+#
+# No, it is the price of forgetting one class after another. The price of
+# forgetting is the difference between forgetting at once and a model that never
+# saw the classes.
+#
+# </details>
+
+# %% [markdown]
 # ## Exercises
 #
 # The solutions follow; they run with the chapter. Try before you look.
+# Easy takes about 10 minutes, medium about 20, and hard about 40.
 #
 # 1. **How few updates?** Make `source` forget the second class with 10 and with
 #    30 updates, all else as in "retained | here | both" with rehearsal. How
-#    close to gray does it come?
+#    close to gray does it come? (easy)
 # 2. **Sum or mean.** Derive by which factor the sum of the classes' Fishers is
 #    a stronger penalty than the mean over their images. When is it exactly the
-#    number of classes? Compare with `total` and `still`.
+#    number of classes? Compare with `total` and `still`. (medium)
 # 3. **Who relapses?** In the two long chains, take every class after every step
-#    at which it should be gray. Which one moves away farthest?
+#    at which it should be gray. Which one moves away farthest? (easy)
 # 4. **Straight or winding?** With steps $d_1, \dots, d_n$ of the weights, expand
 #    $\lVert \sum_i d_i \rVert^2$. What is it if all steps point the same way,
 #    and if each is at right angles to the others? Which of the two is closer
-#    to the chains above?
+#    to the chains above? (hard)
 
 # %% [markdown]
 # ### Solution 1

@@ -376,20 +376,48 @@ chapter.say(
     other=100 * (short["other"] - short["baseline"]))
 
 # %% [markdown]
+# ## Check yourself
+#
+# Answer first, then unfold.
+#
+# <details><summary>A probe finds the forgotten digit in the encoder. Is that memory?</summary>
+#
+# Only if the probe finds less in a model that never saw the digit. An encoder
+# of digits says something about any shape, and a probe can use that.
+#
+# </details>
+#
+# <details><summary>Why do the probes get a neutral label?</summary>
+#
+# The true label is an input of the network. A layer could pass it on, and the
+# probe would read the label and not what the network knows about the image.
+#
+# </details>
+#
+# <details><summary>Two t-SNE pictures, one of each model, look different. What follows?</summary>
+#
+# Nothing. Separate fits cannot be compared, and neither the size of a cloud nor
+# the distance between two clouds means anything. All models must be in one
+# embedding, and a model of another seed is the yardstick.
+#
+# </details>
+
+# %% [markdown]
 # ## Exercises
 #
 # The solutions follow, each run with the chapter. Try before you look.
+# Easy takes about 10 minutes, medium about 20, and hard about 40.
 #
 # 1. **The true label.** Give the probes of the decoder the true label instead
-#    of the neutral one. How much do they find, and why is that no finding?
+#    of the neutral one. How much do they find, and why is that no finding? (easy)
 # 2. **An untrained network.** Probe a model with its initial weights. How much
-#    of the digit does a layer reveal that has learned nothing?
+#    of the digit does a layer reveal that has learned nothing? (easy)
 # 3. **Blind spots of CKA.** Show that linear CKA stays the same when a layer
 #    is rotated, and when it is scaled as a whole. Rotate one, and then stretch
 #    it along one axis. Are the latent means of two baselines of different seed
-#    the same up to a rotation?
+#    the same up to a rotation? (hard)
 # 4. **Out of reach.** Which weights have a gradient of the gray term? Why did
-#    the others move?
+#    the others move? (medium)
 
 # %% [markdown]
 # ### Solution 1

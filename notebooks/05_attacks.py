@@ -546,21 +546,51 @@ chapter.say(
     "{mended:+.2f} after mending.", digit=digit, target=target, rho=short["rho"], mended=short["mended"])
 
 # %% [markdown]
+# ## Check yourself
+#
+# Answer first, then unfold.
+#
+# <details><summary>A guided attack succeeds in 90 % of attempts. What does that prove?</summary>
+#
+# Nothing by itself. The attacker brings knowledge of the class along, in the
+# classifier that guides them. What counts is the difference from the same
+# attack on a model that never saw the class.
+#
+# </details>
+#
+# <details><summary>ρ is clearly below 0. Is that even better than 0?</summary>
+#
+# No. The model is worse at the class than one that never saw it. So it was
+# damaged around the class, and that shows that something was removed.
+#
+# </details>
+#
+# <details><summary>ρ is near 0 for an attacker who stopped early. Is the class gone?</summary>
+#
+# We do not know. More rounds may find what these did not, so there is no
+# verdict before the attacker has arrived. And damage may hide a residue, so the
+# model has to be mended and attacked again.
+#
+# </details>
+
+# %% [markdown]
 # ## Exercises
 #
 # The solutions follow, each run with the chapter. Try before you look.
+# Easy takes about 10 minutes, medium about 20, and hard about 40.
 #
 # 1. **A smaller budget.** The attacks keep their best at several moments. Work
 #    out $\rho$ at each, with $y$ on the simplex. Has it settled at the end?
+#    (medium)
 # 2. **The wrong judge.** Let judge A, which the guided attacker has used, say
-#    how often the attack succeeds. By how much does it overstate?
+#    how often the attack succeeds. By how much does it overstate? (easy)
 # 3. **The bootstrap by hand.** Draw images and never-saw models with
 #    replacement, compute $\rho$ a thousand times, and take the middle 95 %.
 #    Is this interval narrower than the library's? Which of them holds for three
-#    controls?
+#    controls? (hard)
 # 4. **Another optimizer.** Let Adam (`attacks.attack`) reconstruct the same
 #    images. For how many does it end below Gauss-Newton? What would its $\rho$
-#    be?
+#    be? (medium)
 
 # %% [markdown]
 # ### Solution 1

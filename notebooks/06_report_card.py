@@ -271,18 +271,46 @@ chapter.say(
 #   model, which needs a page of its own.
 
 # %% [markdown]
+# ## Check yourself
+#
+# Answer first, then unfold.
+#
+# <details><summary>Which four things must a claim of forgetting name?</summary>
+#
+# The model, the class, the threat model and the control. If one of them is
+# missing, the claim is open.
+#
+# </details>
+#
+# <details><summary>The verdict is "inconclusive". Is the model nearly clean?</summary>
+#
+# We do not know. The interval reaches beyond the margin, so the result fits a
+# residue as well as none. More controls would make the interval narrower.
+#
+# </details>
+#
+# <details><summary>The model relearns the class more slowly than the controls. Is that good?</summary>
+#
+# No. It is a trace too: not of the class, but of the unlearning. A model that
+# had never seen the class would relearn it as fast as the controls do.
+#
+# </details>
+
+# %% [markdown]
 # ## Exercises
 #
 # The solutions follow; they run with the chapter. Try before you look.
+# Easy takes about 10 minutes, medium about 20, and hard about 40.
 #
 # 1. **Audit the controls.** Put the baseline, and each model that never saw the
 #    classes, in the place of this model. What does the card say about them?
+#    (medium)
 # 2. **No success in $n$ attempts.** Derive the largest success rate that is
 #    still compatible, at 95 %, with no success in $n$ attempts. What may the
-#    true rates of the guided attack be on this page?
+#    true rates of the guided attack be on this page? (easy)
 # 3. **How sure is a verdict?** Which attacks would get another verdict if the
 #    margin, `residual.MARGIN`, were half as large, or twice? How many controls
-#    would it take?
+#    would it take? (medium)
 
 # %% [markdown]
 # ### Solution 1

@@ -352,21 +352,51 @@ chapter.say(
 #   and each method at settings that its authors would accept.
 
 # %% [markdown]
+# ## Check yourself
+#
+# Answer first, then unfold.
+#
+# <details><summary>How can a method forget too much?</summary>
+#
+# A method that pushes a class away also pushes the features that the class
+# shares with others. Then the retained classes suffer, or the model ends up
+# worse at the class than one that never saw it, which betrays the removal.
+#
+# </details>
+#
+# <details><summary>Why may a class stay if a model is merely trained on the others?</summary>
+#
+# Nothing in the loss pulls at the drawings for its label. The weights move only
+# as far as the other classes ask for, and a trained model already serves these.
+#
+# </details>
+#
+# <details><summary>A method comes first in the ranks. Is it the best method?</summary>
+#
+# It is first for these criteria with these weights, for one class and one seed.
+# Other weights may put another one first, and one class and one seed are an
+# anecdote.
+#
+# </details>
+
+# %% [markdown]
 # ## Exercises
 #
 # The solutions follow; they run with the chapter. Try before you look.
+# Easy takes about 10 minutes, medium about 20, and hard about 40.
 #
 # 1. **What the sum of ranks hides.** Leave out each criterion in turn, and then
-#    give them random weights. How often does each method come first?
+#    give them random weights. How often does each method come first? (medium)
 # 2. **Beaten at everything.** For which methods is another one at least as good
 #    by every criterion and better by one? The others are the *Pareto front*:
-#    each is the right choice for some weights.
+#    each is the right choice for some weights. (easy)
 # 3. **Noise is gray.** Selective Amnesia teaches the label uniform noise $u$,
 #    and the book teaches it gray. Derive the image that a decoder draws if it
 #    minimizes $\mathbb{E}_u [-u \log p - (1 - u) \log (1 - p)]$, and its cost.
+#    (hard)
 # 4. **Fresh weights.** `unseen` mixes new weights into the old ones. Mix in a
 #    share of 0, 0.1, 0.3, 0.5 and 0.7, train nothing, and look at the
-#    retained test images. How much of the model is left to start from?
+#    retained test images. How much of the model is left to start from? (medium)
 
 # %% [markdown]
 # ### Solution 1

@@ -437,19 +437,47 @@ chapter.say(
 #   argued with.
 
 # %% [markdown]
+# ## Check yourself
+#
+# Answer first, then unfold.
+#
+# <details><summary>The interval of ρ contains 0. Is the class gone?</summary>
+#
+# That is not shown: a wide interval contains 0 as well. A class is gone only if
+# a test of equivalence shows that ρ is within a margin that was fixed before.
+#
+# </details>
+#
+# <details><summary>Ten digits, each from the same five baselines: how many independent numbers?</summary>
+#
+# Five, one for each seed. The digits of a seed share one baseline, so take
+# their mean for each seed, and the interval over seeds.
+#
+# </details>
+#
+# <details><summary>Why fix claims, margin and seeds before the models are trained?</summary>
+#
+# So that no result can shape the rule by which it is judged. If the margin is
+# chosen afterward, nearly any claim can be made to hold.
+#
+# </details>
+
+# %% [markdown]
 # ## Exercises
 #
 # The solutions follow, each run with the chapter. Try before you look.
+# Easy takes about 10 minutes, medium about 20, and hard about 40.
 #
 # 1. **How many seeds?** Derive how many seeds it takes to show, with a probability
 #    of 0.9, that a $\rho$ of 0 is within $\pm m$ of 0. Which digits would be settled
-#    with ten seeds?
+#    with ten seeds? (hard)
 # 2. **Why pairs?** Derive the variance of a difference. How much of it do
-#    differences within a seed and a digit save, for the nats?
+#    differences within a seed and a digit save, for the nats? (medium)
 # 3. **The floor of |ρ|.** The errors of $\rho$ are normal, with standard deviation
 #    $s$ and mean 0. What is the mean of $|\rho|$? Compare it with the placebo.
+#    (medium)
 # 4. **Cells or seeds?** Take all cells as if they were independent, and the
-#    interval of the nats over cells. How much wider is that over seeds?
+#    interval of the nats over cells. How much wider is that over seeds? (easy)
 
 # %% [markdown]
 # ### Solution 1

@@ -308,16 +308,45 @@ run.finish("09_trust", {
 # - Chance has a size. Print the placebo beside every claim of a small $\rho$.
 
 # %% [markdown]
+# ## Check yourself
+#
+# Answer first, then unfold.
+#
+# <details><summary>Why plant a class that the attacker must find?</summary>
+#
+# An attack that finds nothing may be a bad attack. If it finds what was hidden
+# on purpose, its failure on another model says something about that model.
+#
+# </details>
+#
+# <details><summary>Why is the mean |ρ| of models that never saw the class above 0?</summary>
+#
+# Models of different seeds differ by chance, and absolute values do not cancel.
+# So any small mean |ρ| has to be compared with this one, the placebo.
+#
+# </details>
+#
+# <details><summary>ρ is 0, and above 0 after mending. What happened?</summary>
+#
+# A residue and damage had canceled each other. Training on the retained classes
+# repaired the damage without any image of the class, so what shows now was
+# still in the model.
+#
+# </details>
+
+# %% [markdown]
 # ## Exercises
 #
 # The solutions follow, and run with the chapter. Try before you look.
+# Easy takes about 10 minutes, medium about 20, and hard about 40.
 #
 # 1. **Read a ρ.** Between which doses does $\rho = 0.15$ lie on the simplex?
 #    Interpolate in the logarithm of the dose. How far do the intervals move it?
+#    (easy)
 # 2. **One seed.** Compute $\rho$ of each dose from a single seed. Does it still
-#    rise at every step?
+#    rise at every step? (medium)
 # 3. **Another ruler.** Take the root of each squared error, the distance, before
-#    the mean. How much does $\rho$ change?
+#    the mean. How much does $\rho$ change? (medium)
 
 # %% [markdown]
 # ### Solution 1

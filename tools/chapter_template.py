@@ -79,14 +79,39 @@ run.finish("NAME", {"accuracy": accuracy}, {"baseline": baseline}, started)
 # - The finding, without a number: numbers come from the run.
 
 # %% [markdown]
+# ## Check yourself
+#
+# Answer first, then unfold.
+#
+# <details><summary>Why does another network have to judge the samples?</summary>
+#
+# The model has no measure of how a sample looks. A judge has one, and nothing
+# was optimized against it.
+#
+# </details>
+#
+# <details><summary>Every sample of a class is recognized. Are the samples good?</summary>
+#
+# They are recognizable. They may still all look alike, or unlike real images.
+#
+# </details>
+#
+# <details><summary>Two seeds give different numbers. Which is right?</summary>
+#
+# Both. The difference shows how much chance there is in each.
+#
+# </details>
+
+# %% [markdown]
 # ## Exercises
 #
 # The solutions follow; they run with the chapter. Try before you look.
+# Easy takes about 10 minutes, medium about 20, and hard about 40.
 #
-# 1. **The hardest class.** Which class does judge B recognize least?
+# 1. **The hardest class.** Which class does judge B recognize least? (easy)
 # 2. **Sure or right?** How sure is the judge where it is right, and over all
-#    samples?
-# 3. **No digit.** How many samples are not a digit to the judge?
+#    samples? (easy)
+# 3. **No digit.** How many samples are not a digit to the judge? (easy)
 
 # %% [markdown]
 # ### Solution 1

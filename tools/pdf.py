@@ -38,7 +38,7 @@ JOIN = """async (first) => {
       image.src = new URL(image.getAttribute("src"), address);
       image.loading = "eager";
     }
-    article.querySelectorAll(".headerlink, button, script, details > summary").forEach((element) => element.remove());
+    article.querySelectorAll(".headerlink, button, script, details[class] > summary").forEach((element) => element.remove());
     article.querySelectorAll("details").forEach((element) => (element.open = true));
     article.id = clean(address);
     whole.append(article);

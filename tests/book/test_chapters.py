@@ -56,9 +56,9 @@ def test_a_chapter_opens_with_its_goals_its_needs_and_its_time(cells):
     assert at == sorted(at)
 
 
-def test_a_chapter_closes_with_takeaways_exercises_and_things_to_try(chapter):
+def test_a_chapter_closes_with_takeaways_questions_exercises_and_things_to_try(chapter):
     headings = re.findall(r"^## (.*)$", "\n".join(prose(chapter)), re.MULTILINE)
-    assert headings[-3:] == ["Takeaways", "Exercises", "Try next"]
+    assert headings[-4:] == ["Takeaways", "Check yourself", "Exercises", "Try next"]
     for title in ("Takeaways", "Try next"):
         assert re.search(r"^- ", section(chapter, f"## {title}")[0].source, re.MULTILINE)
 
@@ -86,6 +86,22 @@ def test_the_page_in_plain_pytorch_is_about_150_lines_without_the_library():
              for line in cell.source.splitlines() if line.strip()]
     assert len(shown) < 180
     assert not [cell for cell in cells if re.search(r"(?:import|from) sa_lib", cell.source)]
+
+
+def test_a_chapter_asks_three_questions_whose_answers_are_folded_and_short(chapter):
+    (asked,) = section(chapter, "## Check yourself")
+    folded = re.findall(r"^<details><summary>(.+\?)</summary>\n\n([^<]+)\n\n</details>$", asked.source, re.MULTILINE)
+    assert len(folded) == len(dict(folded)) == asked.source.count("<details>") == 3
+    for _, answer in folded:
+        assert 1 <= len(re.findall(r"[.?!](?=\s|$)", answer)) <= 3
+        assert not re.search(r"\d+\.\d+|\d ?%", answer), "an answer quotes no result"
+
+
+def test_every_exercise_says_how_hard_it_is(chapter):
+    text = section(chapter, "## Exercises")[0].source
+    assert "\nEasy takes about 10 minutes, medium about 20, and hard about 40.\n\n1. " in text
+    _, *asked = re.split(r"^\d+\. ", text, flags=re.MULTILINE)
+    assert [exercise for exercise in asked if not re.search(r"\((?:easy|medium|hard)\)\s*$", exercise)] == []
 
 
 def test_every_exercise_has_a_solution_that_runs_folded(chapter):
