@@ -19,7 +19,7 @@ shared := -p profile "$(PROFILE)" $(if $(dataset),-p dataset "$(dataset)") \
 parameters := $(shared) $(if $(FORGET),-p forget "$(FORGET)") \
               $(if $(SEED),-p seed "$(SEED)")
 
-.PHONY: book run render check sweep evidence evidence-check models pdf sync new-chapter repo
+.PHONY: book run render check sweep evidence evidence-check models pdf strip slides sync new-chapter repo
 .PHONY: test torture bench lint dist site-test colab-test colab-constraints links audit environment clean
 
 book: run  ## run the missing chapters, then render the site
@@ -64,6 +64,14 @@ lint: environment  ## check style with ruff and spelling with codespell
 
 models: environment  ## pack the trained models of a run into one file, for SA_MODELS
 	@$(python) -m sa_lib.book models --run "$(RUN)"
+
+strip: environment  ## write the chapters without solutions to _build/strip, for a course
+	@$(python) -m sa_lib.book strip
+
+slides: environment  ## write reveal.js slides of an existing run to _build/slides; installs nbconvert
+	@$(python) -m pip --disable-pip-version-check install -qqq -c tools/constraints.txt "nbconvert>=7.16,<8" || \
+	    { echo "error: nbconvert could not be installed; check the network" >&2; exit 1; }
+	@$(python) -m sa_lib.book slides --run "$(RUN)"
 
 new-chapter: environment  ## start a chapter that works: NAME=09_topic
 	@$(python) -m sa_lib.book new-chapter "$(NAME)"

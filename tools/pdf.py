@@ -38,7 +38,9 @@ JOIN = """async (first) => {
       image.src = new URL(image.getAttribute("src"), address);
       image.loading = "eager";
     }
-    article.querySelectorAll(".headerlink, button, script, details[class] > summary").forEach((element) => element.remove());
+    // The title of a folded cell goes; a question, or the name of a derivation, stays above its text.
+    for (const element of article.querySelectorAll(".headerlink, button, script, details[class] > summary"))
+      element.remove();
     article.querySelectorAll("details").forEach((element) => (element.open = true));
     article.id = clean(address);
     whole.append(article);

@@ -149,6 +149,19 @@ def _adopt(options: argparse.Namespace) -> int:
     return 0
 
 
+def _strip(options: argparse.Namespace) -> int:
+    from . import teaching
+    print(f"{teaching.strip(Path.cwd())}: the chapters without solutions")
+    return 0
+
+
+def _slides(options: argparse.Namespace) -> int:
+    from . import teaching
+    print(f"{teaching.slides(Path.cwd(), _run_dir(options.run))}: one file of slides for each chapter; "
+          "a browser needs a network to show them as slides")
+    return 0
+
+
 def _new_chapter(options: argparse.Namespace) -> int:
     print(f"{notebooks.new_chapter(Path.cwd(), options.name)}: a chapter that works; make it yours, then make run")
     return 0
@@ -205,6 +218,8 @@ def _parser() -> argparse.ArgumentParser:
     picture.add_argument("notebook", type=Path)
     picture.add_argument("number", type=int, help="of the figure, from 1")
     picture.add_argument("target", type=Path, help="the PNG file to write")
+    verb("strip", _strip, "write the chapters without solutions to _build/strip, for a course")
+    verb("slides", _slides, "write slides of an executed run to _build/slides").add_argument("--run", **name)
     verb("adopt", _adopt, "bring edits of a chapter's .ipynb over to its .py").add_argument("name")
     verb("new-chapter", _new_chapter, "begin a chapter").add_argument("name")
     verb("repo", _repo, "set the repository's address").add_argument("url")
