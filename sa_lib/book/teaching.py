@@ -11,7 +11,7 @@ from nbformat import NotebookNode
 
 from ..store import write_atomically
 from .execution import executed
-from .notebooks import DRAWINGS, LINK, BookError, as_written, chapters, colab, notebook_text, repository
+from .notebooks import LINK, BookError, as_written, chapters, colab, notebook_text, repository
 
 __all__ = ["deck", "slides", "strip", "stripped"]
 
