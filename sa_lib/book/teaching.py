@@ -123,7 +123,8 @@ def deck(notebook: NotebookNode, address: str) -> NotebookNode:
 def slides(root: Path, run_dir: Path) -> Path:
     """Write reveal.js slides of the executed chapters of a run.
 
-    Text, tables, figures and drawings are in the files. The browser loads reveal.js, MathJax, RequireJS, jQuery and Mermaid.
+    Text, tables, figures and drawings are in the files. The browser loads reveal.js, MathJax, RequireJS,
+    jQuery and Mermaid.
 
     Args:
         run_dir: relative to `root`.
