@@ -3,7 +3,8 @@
 Three kinds of models are compared, under one attacker with one budget: the `subject`, which had to forget the class;
 its `baseline`, the model before; and the controls, `never`, which never saw the class. See `sa_lib.residual`.
 
-`audit_errors` asks only for the attacker's errors, of any model. `audit` asks for decoders, and attacks them itself.
+`audit_errors` asks only for the attacker's errors, of any model. `audit` asks for decoders, and attacks them itself;
+with a loss and training images, it adds membership inference and relearning.
 This module and all that it imports need PyTorch and NumPy alone.
 """
 
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 
 from .audit_attack import ATTACKERS, Plan, attacks, behavior, shortfall
+from .audit_loss import Loss, Losses, RelearnConfig, losses
 from .audit_report import ROLES, Finding, Report
 from .checks import LARGEST, check_name, check_names, check_number, check_seed, check_types, shorten
 from .decoders import Decoder, decoder_of, is_smooth
@@ -27,7 +29,7 @@ from .settings import with_defaults
 from .store import file_digest, tensor_digest
 from .threats import THREATS, AttackResult
 
-__all__ = ["Finding", "Report", "audit", "audit_errors", "residual_of"]
+__all__ = ["Finding", "RelearnConfig", "Report", "audit", "audit_errors", "residual_of"]
 
 COLUMNS = ("model", "role", "image", "error")
 # The name of the only attack in a table without a column `threat`.
@@ -99,7 +101,8 @@ def audit(subject: Any, *, baseline: Any, never: Sequence[Any], images: torch.Te
           distance: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
           threats: Sequence[str] | None = None, attacker: str | None = None, search: SearchConfig = SearchConfig(),
           margin: float = MARGIN, seed: int = 0, folder: str | Path | None = None,
-          progress: Callable[[str], None] | None = None) -> Report:
+          progress: Callable[[str], None] | None = None, loss: Loss | None = None, seen: torch.Tensor | None = None,
+          relearning: RelearnConfig | None = RelearnConfig()) -> Report:
     """Attack decoders to reproduce images of a class, and compare: rho of the subject.
 
     Args:
@@ -125,10 +128,18 @@ def audit(subject: Any, *, baseline: Any, never: Sequence[Any], images: torch.Te
         folder: finished attacks are kept there, and found again. Those on a function are not, for its weights are
             hidden, nor those with a `distance`.
         progress: called with a line of text before each attack.
+        loss: (model, x `[N, *image_shape]`, y `[N, *y_shape]`, generator) -> losses [N], lower for images that the
+            model knows. y has the class as one-hot numbers, and is None without labels. Noise must come from the
+            generator, which is on the device of x. If it is a method of your class, give ``YourClass.loss``. The model
+            is a copy of yours if that is a module.
+        seen: training images of the class, `[M, *image_shape]`, M at least 2, if there is a loss. The report then has
+            the losses, see `audit_loss.Losses`; they do not change the verdict.
+        relearning: the training of a copy of each model on `seen`; None leaves it out. It takes modules with
+            parameters, and a loss with derivatives.
 
     Raises:
         TypeError, ValueError: an argument is not allowed, or a model cannot be called as described.
-        FloatingPointError: a model's images are not finite.
+        FloatingPointError: a model's images are not finite, or its loss no longer is in the relearning.
     """
     check_types(never=(never, (list, tuple)), images=(images, torch.Tensor), search=(search, SearchConfig),
                 folder=(folder, (str, Path, type(None))))
@@ -138,21 +149,29 @@ def audit(subject: Any, *, baseline: Any, never: Sequence[Any], images: torch.Te
                          f"{images.dtype} {list(images.shape)}")
     if not never:
         raise ValueError("never must be at least one model that never saw the class, got none")
+    if (loss is None) != (seen is None):
+        raise ValueError("loss and seen must both be given, or neither, got only "
+                         f"{'seen' if loss is None else 'loss'}")
     models = {"baseline": baseline, "subject": subject} | {f"never {k}": one for k, one in enumerate(never, 1)}
     decoders = {name: decoder_of(model, tuple(images.shape[1:]), z_shape, y_shape, prior, images.device, name)
                 for name, model in models.items()}
     asked, chain = _threats(decoders["subject"], threats)
     attacker, notes = _attacker(decoders, distance, attacker)
-    count = len(models) * len(chain) + 2 * len(asked)
+    count = len(models) * (len(chain) + (loss is not None)) + 2 * len(asked)
     plan = Plan(images.detach().float(), label, chain, attacker, distance, search, check_seed(seed),
                 None if folder is None else Path(folder), _numbered(progress, count))
     digests = {name: behavior(models[name], decoder) for name, decoder in decoders.items()}
+    # The losses take less time than the attacks, so a loss that does not fit is refused first.
+    found, more = losses(plan, models, decoders, loss, seen, y_shape, relearning) if loss is not None else (None, ())
     kept = {name: digest if whole else None for name, (digest, whole) in digests.items()}
     results = {name: attacks(plan, name, decoder, kept[name]) for name, decoder in decoders.items()}
     short = {threat: max(shortfall(plan, name, decoders[name], kept[name], threat, results[name][threat])
                          for name in ("subject", "never 1")) for threat in asked}
-    return _report(plan, results, short, margin, {name: digest for name, (digest, _) in digests.items()},
-                   (*notes, *_range_notes(decoders, plan.targets)))
+    known = {name: digest for name, (digest, _) in digests.items()}
+    if found is not None:
+        known |= {"seen": tensor_digest({"images": seen}), "losses": found.digest}
+    return _report(plan, results, short, margin, known, (*notes, *more, *_range_notes(decoders, plan.targets)),
+                   found)
 
 
 def _numbered(progress: Callable[[str], None] | None, count: int) -> Callable[[str], None]:
@@ -206,7 +225,7 @@ def _range_notes(decoders: Mapping[str, Decoder], targets: torch.Tensor) -> tupl
 
 
 def _report(plan: Plan, results: Mapping[str, Mapping[str, AttackResult]], short: Mapping[str, float], margin: float,
-            digests: Mapping[str, str], notes: Sequence[str]) -> Report:
+            digests: Mapping[str, str], notes: Sequence[str], found: Losses | None) -> Report:
     roles = {"baseline": ("baseline",), "subject": ("subject",),
              "never": tuple(name for name in results if name not in ("baseline", "subject"))}
     errors = {threat: {name: its[threat].errors.detach().double().cpu() for name, its in results.items()}
@@ -221,7 +240,7 @@ def _report(plan: Plan, results: Mapping[str, Mapping[str, AttackResult]], short
          "distance": "squared error" if plan.distance is None else "given", "search": asdict(plan.search)},
         (*notes, "The models were attacked as they are. Damage can hide a class: audit the model once more after a "
                  "little further training on the other classes, with controls that got the same."),
-        plan.targets, {threat: results["subject"][threat] for threat in short})
+        plan.targets, {threat: results["subject"][threat] for threat in short}, found)
 
 
 def residual_of(errors: Mapping[str, torch.Tensor], roles: Mapping[str, Sequence[str]]) -> Residual:

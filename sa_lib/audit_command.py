@@ -34,7 +34,7 @@ examples:
   sa-audit checkpoint.pt --label 9                       a checkpoint of the book's model or the official one
 
 make() returns a mapping: subject, baseline, never (a list), and z_shape; if they are needed y_shape, prior, distance,
-and images. See `sa_lib.audit.audit`.
+images, and for membership inference and relearning loss, seen and relearning. See `sa_lib.audit.audit`.
 """
 
 
@@ -89,6 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     for threat, finding in report.findings.items():
         print(f"{threat}: ρ = {finding.residual}: {finding.verdict}")
+    for sentence in report.losses.sentences if report.losses else ():
+        print(sentence)
     print(f"{report.sentence}\n{page}")
     return 0
 
@@ -122,7 +124,8 @@ def _sample(images: torch.Tensor, options: argparse.Namespace) -> torch.Tensor:
 
 def _made(path: Path, function: str) -> dict[str, Any]:
     """The mapping that a reader's own function returns."""
-    needed, possible = {"subject", "baseline", "never", "z_shape"}, {"y_shape", "prior", "distance", "images"}
+    needed = {"subject", "baseline", "never", "z_shape"}
+    possible = {"y_shape", "prior", "distance", "images", "loss", "seen", "relearning"}
     if not path.is_file():
         raise FileNotFoundError(f"no file at {path}")
     sys.path.insert(0, str(path.parent.absolute()))  # the file may import its neighbors

@@ -1,6 +1,7 @@
 """The page of an audit: one HTML file without scripts or other files, for dark mode and for a phone too.
 
-The finding comes first, then the number line of rho, the intervals under each threat model, and how to read them.
+The finding comes first, then the number line of rho, the intervals under each threat model, the losses if there are
+any, and how to read all of them.
 """
 
 import math
@@ -69,7 +70,7 @@ def page(report: Any) -> str:
                                         f"{facts['margin']:g}."),
         "<ul>", *(f"<li>{escape(name)}: {escape(one['advice'])}.</li>" for name, one in facts["findings"].items()),
         "</ul>\n<h2>Mean errors</h2>", _table(means, "model", f"The models: {roles}."),
-        "<h2>How to read the numbers</h2>\n<dl>",
+        *_losses(facts["losses"]), "<h2>How to read the numbers</h2>\n<dl>",
         *(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in MEANINGS.items()),
         "</dl>\n<h2>The limits of this page</h2>\n<ul>",
         f"<li>The attacker: {escape(facts['attacker'])}.{escape(_settings(facts['settings']))}</li>",
@@ -117,6 +118,27 @@ def number_line(findings: Mapping[str, Mapping[str, Any]], margin: float) -> str
     said = "; ".join(f"{name}: {_rho(one)}" for name, one in findings.items())
     return (f'<svg viewBox="0 0 {WIDTH} {bottom + 6}" role="img" aria-label="{escape(f"Number line of rho. {said}")}">'
             + "".join(parts) + "</svg>")
+
+
+def _losses(losses: Mapping[str, Any] | None) -> list[str]:
+    """The section on membership inference and relearning; empty without a loss."""
+    if losses is None:
+        return []
+    membership, relearning = losses["membership"], losses["relearning"]
+    rows = {name: {"AUC of membership": f"{auc:.3f} ± {membership['standard_error'][name]:.3f}"}
+            for name, auc in membership["auc"].items()}
+    caption = f"AUC with its standard error, from {losses['seen']} training images of the class; 0.5 tells nothing."
+    if relearning:
+        for name, path in relearning["loss"].items():
+            rows[name] |= {"loss at first": f"{path[0]:.4g}", "after relearning": f"{path[-1]:.4g}",
+                           "mean along the way": f"{relearning['mean_loss'][name]:.4g}"}
+        caption += (f" Losses of held-out images, before and after {relearning['steps'][-1]} updates on the training "
+                    "images.")
+    told = [one["meaning"] for one in (membership, relearning) if one]
+    return ["<h2>More than inputs: losses</h2>", *(f"<p>{escape(text)}</p>" for text in told),
+            _table(rows, "model", caption),
+            '<p class="soft">These numbers do not change the verdict. Membership inference treats all images alike, '
+            "and attacks on single images are stronger, so an AUC of 0.5 proves no privacy.</p>"]
 
 
 def _settings(settings: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from . import __version__
+from .audit_loss import Losses
 from .checks import check_types
 from .residual import CONVERGED, MARGIN, RESOLUTION, VERDICTS, Residual, is_equivalent, power, seeds_needed, verdict
 from .store import write_atomically
@@ -21,7 +22,7 @@ from .threats import AttackResult
 
 __all__ = ["ROLES", "SCHEMA", "Finding", "Report"]
 
-SCHEMA = "sa-audit/1"
+SCHEMA = "sa-audit/2"
 ROLES = ("baseline", "subject", "never")
 NOT_CONVERGED = "not converged"
 # Of several findings, the first counts. An attack without a rho says nothing, so it is last.
@@ -102,6 +103,7 @@ class Report:
         notes: sentences on the conduct of this audit that a reader of its numbers must know.
         targets: the images [N, ...], where the audit had them.
         answers: threat model -> the attacker's best inputs for the first subject, where the audit had its decoder.
+        losses: membership inference and relearning, where the audit had a loss. They do not change the verdict.
     """
 
     findings: Mapping[str, Finding]
@@ -114,6 +116,7 @@ class Report:
     notes: tuple[str, ...] = ()
     targets: torch.Tensor | None = None
     answers: Mapping[str, AttackResult] = field(default_factory=dict)
+    losses: Losses | None = None
 
     @property
     def threat(self) -> str:
@@ -162,6 +165,7 @@ class Report:
             "models": {role: list(names) for role, names in self.roles.items()}, "images": len(self.images),
             "mean_errors": {threat: {model: float(values.mean()) for model, values in models.items()}
                             for threat, models in self.errors.items()},
+            "losses": self.losses and self.losses.asdict(),
             "attacker": self.attacker, "settings": dict(self.settings), "notes": list(self.notes),
             "digests": dict(self.digests)}
 

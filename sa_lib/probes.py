@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from .attacks import relearn
+from .audit_loss import auc
 from .checks import check_fisher, check_images, check_number, check_seed, check_types, check_whole, is_whole, shorten
 from .evaluation import negative_elbo
 from .judges import Judge
@@ -143,8 +144,7 @@ def membership(model: CVAE, members: torch.Tensor, others: torch.Tensor, label: 
         seed, draws: of the latent noise, as for `evaluation.negative_elbo`.
 
     Returns:
-        The AUC, the probability that a training image has a lower loss than another, 0-1 (0.5: it tells nothing), and
-        its standard error (DeLong et al. 1988, Biometrics 44, 837-845), which is 0, too small, at an AUC of 0 or 1.
+        The AUC of the losses, 0-1 (0.5: they tell nothing), and its standard error; see `audit_loss.auc`.
 
     Raises:
         ValueError: a set has fewer than two images, or the negative ELBO of an image is not finite.
@@ -159,17 +159,7 @@ def membership(model: CVAE, members: torch.Tensor, others: torch.Tensor, label: 
     losses = negative_elbo(model, images, torch.full((len(images),), label), seed, draws)
     if not losses.isfinite().all():
         raise ValueError(f"model must have a finite negative ELBO on all images, got {shorten(losses)}")
-    seen, unseen = losses.split([len(members), len(others)])
-    below = 1 - _share_below(seen, unseen), _share_below(unseen, seen)  # DeLong's components: V10, V01
-    variance = sum(part.var() / len(part) for part in below)
-    return tuple(torch.stack([below[0].mean(), variance.sqrt()]).tolist())
-
-
-def _share_below(values: torch.Tensor, among: torch.Tensor) -> torch.Tensor:
-    """For each value the share of `among` that is below it; a tie counts half."""
-    among = among.sort().values
-    count = torch.searchsorted(among, values) + torch.searchsorted(among, values, right=True)
-    return count.double() / (2 * len(among))
+    return auc(*losses.split([len(members), len(others)]))
 
 
 def plasticity(model: CVAE, images: torch.Tensor, label: int, sees: int, judge: Judge, steps: int = 200,

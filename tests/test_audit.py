@@ -18,7 +18,7 @@ from torch import nn
 import foreign
 from sa_lib import audit_attack, trained
 from sa_lib.attacks import THREATS
-from sa_lib.audit import audit, audit_errors
+from sa_lib.audit import RelearnConfig, audit, audit_errors
 from sa_lib.model import ModelConfig, build
 from sa_lib.reconstruction import SearchConfig
 from sa_lib.residual import residual_knowledge, verdict
@@ -402,12 +402,168 @@ def test_images_in_other_units_are_noticed():
     assert not any("other units" in note for note in audit(linear(0), images=colored(), **COLORED).notes)
 
 
+# Losses -----------------------------------------------------------------------------------------------------------
+
+CLASS = torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+
+
+def alike(seed, count=12):
+    """Images [count, 1, 4, 4] of the class: each is its own, and all are near to one."""
+    return (CLASS + 0.2 * torch.randn(count, 1, 4, 4, generator=torch.Generator().manual_seed(seed))).clamp(0, 1)
+
+
+def other(seed, count=24):
+    """Images [count, 1, 4, 4] of other classes, which are dark."""
+    return 0.3 * torch.rand(count, 1, 4, 4, generator=torch.Generator().manual_seed(seed))
+
+
+class Coder(nn.Module):
+    """A foreign autoencoder with noise on its codes and a loss of its own."""
+
+    def __init__(self, seed=0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.code = nn.Sequential(nn.Flatten(), nn.Linear(16, 64), nn.Tanh(), nn.Linear(64, 3))
+        self.image = nn.Sequential(nn.Linear(3, 64), nn.Tanh(), nn.Linear(64, 16), nn.Sigmoid())
+
+    def decode(self, z):
+        return self.image(z).view(-1, 1, 4, 4)
+
+    def loss(self, x, y, generator):
+        code = self.code(x)
+        noise = torch.randn(code.shape, generator=generator, device=x.device)
+        return (self.decode(code + 0.05 * noise) - x).square().flatten(1).sum(1)
+
+
+def coder(images, seed, steps=250):
+    net, generator = Coder(seed), torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.Adam(net.parameters(), 5e-3)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        net.loss(images, None, generator).mean().backward()
+        optimizer.step()
+    optimizer.zero_grad()
+    return net.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def coders():
+    """A baseline that was trained on images of the class, and controls that never saw it."""
+    return {"baseline": coder(torch.cat([other(0), alike(2)]), 0), "never": [coder(other(k), k) for k in (1, 2)],
+            "images": alike(3), "seen": alike(2), "loss": Coder.loss, "z_shape": 3, "search": SEARCH,
+            "threats": ["z in the prior"]}
+
+
+def test_a_model_that_saw_the_images_is_told_from_those_that_never_did(coders):
+    weights = {name: weight.clone() for name, weight in coders["baseline"].state_dict().items()}
+    report = audit(coders["baseline"], **coders)
+    areas = {name: area for name, (area, _) in report.losses.membership.items()}
+    assert areas["subject"] == areas["baseline"] > 0.8 and max(areas["never 1"], areas["never 2"]) < 0.7
+    means = report.losses.means
+    assert means["subject"] < 0.85 * min(means["never 1"], means["never 2"])
+    for name, path in report.losses.relearning.items():  # from the loss of the model as it is to a lower one
+        assert path[0] == pytest.approx(report.losses.held_out[name].mean()) and len(path) == len(report.losses.steps)
+    assert report.losses.relearning["never 1"][-1] < report.losses.relearning["never 1"][0]
+    first, second = report.losses.sentences
+    assert "better than those of all controls; by chance, this happens in one of 3 cases" in first
+    assert "the class comes back faster" in second.lower()
+    assert all(torch.equal(weight, weights[name]) for name, weight in coders["baseline"].state_dict().items())
+    assert all(weight.grad is None and not weight.requires_grad for weight in coders["baseline"].parameters())
+
+
+def test_a_model_that_never_saw_the_images_is_among_the_controls(coders):
+    report = audit(coder(other(5), 5), **coders, relearning=RelearnConfig(updates=25))
+    assert report.losses.membership["subject"][0] < 0.7 < report.losses.membership["baseline"][0]
+    assert report.losses.means["subject"] > 1.3 * report.losses.means["baseline"]
+    assert report.losses.steps == (0, 10, 20, 25)
+
+
+def test_losses_are_in_the_report(coders):
+    report = audit(coders["baseline"], **coders, relearning=RelearnConfig(updates=5))
+    assert report.to_json() == audit(coders["baseline"], **coders, relearning=RelearnConfig(updates=5)).to_json()
+    facts = json.loads(report.to_json())
+    assert facts["losses"]["membership"]["auc"].keys() == facts["losses"]["relearning"]["mean_loss"].keys()
+    assert facts["losses"]["relearning"]["settings"] == {"updates": 5, "lr": 1e-3, "batch": 32, "every": 10}
+    assert {"seen", "losses"} <= facts["digests"].keys()
+    html = report.to_html()
+    assert "More than inputs: losses" in html and all(text in html for text in report.losses.sentences)
+    without = audit(coders["baseline"], **coders | {"loss": None, "seen": None})
+    assert json.loads(without.to_json())["losses"] is None and "losses" not in without.to_html()
+    assert without.rho == report.rho and without.verdict == report.verdict
+
+
+def test_a_function_has_membership_and_no_relearning(coders):
+    report = audit(coders["baseline"], **coders | {"never": [lambda z, one=one: one.decode(z)
+                                                             for one in coders["never"]],
+                   "loss": lambda model, x, y, generator: x.flatten(1).sum(1)})
+    assert not report.losses.relearning and json.loads(report.to_json())["losses"]["relearning"] is None
+    assert any("never 1, never 2 are none" in note for note in report.notes) and "AUC" in report.to_html()
+
+
+def test_a_loss_has_the_label_as_one_hot_numbers():
+    seen = []
+
+    def decode(z, y):
+        return z[:, :, None, None].expand(-1, 2, 3, 3) + y.sum((1, 2))[:, None, None, None]
+
+    def loss(model, x, y, generator):
+        seen.append(y)
+        return (x - y.sum()).flatten(1).sum(1)
+
+    audit(decode, baseline=decode, never=[decode, decode], images=torch.rand(3, 2, 3, 3), seen=torch.rand(5, 2, 3, 3),
+          label=3, z_shape=2, y_shape=(2, 2), loss=loss, threats=["random search"], search=SEARCH)
+    assert all(torch.equal(y[0], torch.tensor([[0., 0.], [0., 1.]])) for y in seen)
+    assert {len(y) for y in seen} == {3, 5}
+
+
+def test_images_that_are_seen_and_held_out_are_noticed(coders):
+    report = audit(coders["baseline"], **coders | {"images": torch.cat([alike(3), alike(2)[:2]])}, relearning=None)
+    assert any("2 of the images seen" in note for note in report.notes)
+
+
+OTHER = Coder()
+UNFIT = {
+    "no seen": ({"seen": None}, "loss and seen must both be given, or neither, got only loss"),
+    "no loss": ({"loss": None}, "got only seen"),
+    "a number": ({"loss": 3}, "loss must be a function"),
+    "other images": ({"seen": torch.rand(5, 3, 4, 4)}, r"seen must be .* \[N, 1, 4, 4\] .* got torch.float32 \[5, 3"),
+    "one image": ({"seen": alike(2)[:1]}, "seen must be .* at least two images"),
+    "NaN": ({"seen": alike(2) * math.nan}, "seen must be finite"),
+    "a path": ({"seen": "seen/"}, "seen must be a Tensor"),
+    "another signature": ({"loss": lambda x: x}, "loss must take a model, x .*got a TypeError for baseline"),
+    "a mean": ({"loss": lambda *a: Coder.loss(*a).mean()}, r"loss must give a .* for each image, \[12\], got"),
+    "an infinite loss": ({"loss": lambda *a: Coder.loss(*a) / 0}, "loss must be finite for all images, got 12"),
+    "noise": ({"loss": lambda m, x, y, g: torch.rand(len(x))}, "loss must be the same for the same generator"),
+    "no gradient": ({"loss": lambda *a: Coder.loss(*a).detach()}, "loss must depend, with derivatives"),
+    "another model": ({"loss": lambda m, x, y, g: OTHER.loss(x, y, g)}, "loss must depend, with der"),
+    "relearning": ({"relearning": 100}, "relearning must be a RelearnConfig"),
+    "no updates": ({"relearning": RelearnConfig(updates=0)}, "updates must be a whole number from 1"),
+    "a label": ({"label": 3}, "label must be None without labels"),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_a_loss_that_does_not_fit_is_refused_in_a_sentence(coders, case):
+    changes, message = UNFIT[case]
+    lines = []
+    with pytest.raises((TypeError, ValueError), match=message) as caught:
+        audit(coders["baseline"], **coders | changes, progress=lines.append)
+    assert ", got " in str(caught.value) and "\n" not in str(caught.value)
+    assert not any("z in the prior" in line for line in lines)  # before any attack
+
+
+def test_a_relearning_that_diverges_names_the_model_and_the_rate(coders):
+    with pytest.raises(FloatingPointError, match=r"loss of baseline is no longer finite by step 10; lower .*lr=1e\+30"):
+        audit(coders["baseline"], **coders | {"loss": lambda *a: Coder.loss(*a) * a[0].image[0].weight.square().sum()},
+              relearning=RelearnConfig(lr=1e30))
+
+
 # The report -------------------------------------------------------------------------------------------------------
 
 def test_the_report_as_json_has_a_schema_and_the_digests(tmp_path):
     path = write(tmp_path / "errors.csv", columns(0.4))
     facts = json.loads(audit_errors(path).to_json())
-    assert facts["schema"] == "sa-audit/1"
+    assert facts["schema"] == "sa-audit/2"
     assert facts["models"] == {"baseline": ["baseline"], "subject": ["subject 0"],
                                "never": ["never 0", "never 1", "never 2"]}
     assert {"file", "errors"} == facts["digests"].keys()

@@ -27,6 +27,19 @@ def linear(seed):
 def make():
     return {"subject": linear(1), "baseline": linear(0), "never": [linear(1), linear(2), linear(3)], "z_shape": 2}
 
+def losing():
+    class Scaled(torch.nn.Module):
+        def __init__(self, seed):
+            super().__init__()
+            self.scale, self.plain = torch.nn.Parameter(torch.ones(1)), linear(seed)
+        def decode(self, z):
+            return self.scale * self.plain(z)
+        def loss(self, x, y, generator):
+            return (self.scale * x).square().flatten(1).sum(1)
+    one, *never = (Scaled(seed).eval() for seed in range(3))
+    return {"subject": one, "baseline": one, "never": never, "z_shape": 2, "loss": Scaled.loss,
+            "seen": torch.rand(4, 1, 4, 4)}
+
 def broken():
     return 1 / 0
 
@@ -63,6 +76,15 @@ def test_decoders_of_a_readers_function(here, capsys):
     assert json.loads((here / "out" / "report.json").read_text())["images"] == 5
     with np.load("out/attack.npz", allow_pickle=False) as file:
         assert file["z free/z"].shape == (5, 2)
+
+
+def test_a_loss_of_a_readers_function(here, capsys):
+    command = ["mymodels.py:losing", "--label", "3", "--images", "real.npz", "--rounds", "1"]
+    assert main(command) == 0
+    streams = capsys.readouterr()
+    assert "\nMembership inference: AUC " in streams.out and "\nRelearning: mean held-out loss " in streams.out
+    assert "1 of 20: baseline: losses, relearning" in streams.err
+    assert "More than inputs: losses" in (here / "card" / "index.html").read_text(encoding="utf-8")
 
 
 def test_checkpoints_with_all_that_they_need(here, capsys, monkeypatch):

@@ -31,6 +31,7 @@ from sa_lib import (
     audit,
     audit_attack,
     audit_command,
+    audit_loss,
     audit_page,
     audit_report,
     chapter,
@@ -568,7 +569,7 @@ ELSEWHERE = {
 }
 # Modules whose functions have tests of their own: the checks, the tables on the pages of chapters, and audits.
 TESTED_ALONE = (checks, attack_tables, claims, comparison, sa_lib.settings, audit, audit_attack, audit_command,
-                audit_page, audit_report, decoders, images_module, quantiles, searches, stack, trials)
+                audit_loss, audit_page, audit_report, decoders, images_module, quantiles, searches, stack, trials)
 
 
 def sentence(error):
