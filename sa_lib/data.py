@@ -32,8 +32,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .checks import check_name, check_seed, check_types, check_whole
-from .labels import check_label
+from .checks import check_images, check_name, check_seed, check_types, check_whole, shorten
+from .labels import CLASSES, check_label, check_labels
 from .store import cache_root, expanded, file_digest, tensor_digest, text_digest, write_atomically
 
 __all__ = ["DATASETS", "Dataset", "held_out", "load", "own_digest", "read_idx", "training_sample"]
@@ -54,12 +54,12 @@ class Dataset:
     """A training and a test set of 28x28 images in ten classes.
 
     Attributes:
-        name: one of `DATASETS`.
+        name: one of `DATASETS`, or any other name for a reader's own images.
         train_images: float32 [N, 1, 28, 28] in [0, 1], 8-bit pixels divided by 255.
         train_labels: int64 [N], 0 to 9.
         test_images: as train_images.
         test_labels: as train_labels.
-        digest: SHA-256 (hex) over the four tensors, with pixels as their original 8-bit values.
+        digest: SHA-256 (hex) over the four tensors, with pixels as their original 8-bit values, if they had such.
     """
 
     name: str
@@ -68,6 +68,33 @@ class Dataset:
     test_images: Tensor
     test_labels: Tensor
     digest: str
+
+    @classmethod
+    def from_tensors(cls, train_images: Tensor, train_labels: Tensor, test_images: Tensor, test_labels: Tensor,
+                     name: str = "mine") -> "Dataset":
+        """A data set of a reader's own images; the tensors are copied.
+
+        8-bit pixels have the digest of the data set that `load` makes of them.
+
+        Args:
+            train_images: [N, 1, 28, 28] or [N, 28, 28]: uint8, 0 to 255, or floating-point, 0 to 1. Other sizes,
+                colors and classes are refused: the chapters cannot take them at present, but `audit.audit` can.
+            train_labels: integers [N], each class from 0 to 9 at least once.
+            test_images, test_labels: as those for training, held out from it.
+            name: for messages; none of `DATASETS`.
+
+        Raises:
+            TypeError, ValueError: a tensor or the name is not as described.
+        """
+        if not isinstance(name, str) or not name.strip() or name in DATASETS:
+            raise ValueError(f"name must be a text other than {', '.join(DATASETS)}, got {shorten(name)}")
+        raw = {}
+        for side, images, labels in (("train", train_images, train_labels), ("test", test_images, test_labels)):
+            raw[f"{side}_images"] = _own_images(images, f"{side}_images")
+            raw[f"{side}_labels"] = _own_labels(labels, len(images), f"{side}_labels")
+        tensors = {field: value.long() if value.ndim == 1 else
+                   value[:, None].float() / (255 if value.dtype == torch.uint8 else 1) for field, value in raw.items()}
+        return cls(name, **tensors, digest=tensor_digest(raw))
 
 
 def load(name: str = "mnist", root: Path | None = None) -> Dataset:
@@ -93,6 +120,32 @@ def load(name: str = "mnist", root: Path | None = None) -> Dataset:
     tensors = {field: array.long() if array.ndim == 1 else array[:, None].float().div_(255)
                for field, array in raw.items()}
     return Dataset(name, **tensors, digest=digest)
+
+
+def _own_images(images: Tensor, name: str) -> Tensor:
+    """Images [N, 28, 28] on the CPU, uint8 or float32."""
+    check_types(**{name: (images, Tensor)})
+    images = (images[:, None] if images.ndim == 3 else images).detach().cpu()
+    if images.shape[1:] != (1, 28, 28):
+        raise ValueError(f"{name} must be [N, 1, 28, 28] or [N, 28, 28], for the chapters take one channel of 28 x 28 "
+                         f"pixels at present, got {list(images.shape)}")
+    if images.is_floating_point():
+        check_images(images, name)
+        return images[:, 0].float()
+    black = images.dtype == torch.uint8 and len(images) > 0 and images.max() == 1  # as 1 of 255
+    if images.dtype != torch.uint8 or not len(images) or black:
+        raise ValueError(f"{name} must be one image or more, uint8 from 0 to 255 or floating-point from 0 to 1, got "
+                         f"{images.dtype} {list(images.shape)}{' of 0 and 1 alone' if black else ''}")
+    return images[:, 0]
+
+
+def _own_labels(labels: Tensor, count: int, name: str) -> Tensor:
+    """Labels [count] on the CPU, uint8, of all ten classes."""
+    check_labels(labels, count, name=name)
+    if (found := len(labels.unique())) < CLASSES:
+        raise ValueError(f"{name} must have each class from 0 to 9 at least once, for the chapters take ten classes at "
+                         f"present, got {found} of them")
+    return labels.cpu().byte()
 
 
 def held_out(dataset: Dataset, label: int, count: int, seed: int = 0) -> Tensor:

@@ -284,6 +284,64 @@ def test_an_unknown_data_set_is_refused(name):
         data.load(name)
 
 
+# A reader's own tensors --------------------------------------------------------------------------------------------
+
+def own(**changes):
+    pixels = torch.randint(0, 256, (20, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(20) % 10
+    return {"train_images": pixels, "train_labels": labels, "test_images": pixels[:10], "test_labels": labels[:10],
+            **changes}
+
+
+def test_own_tensors_are_the_data_set_that_their_files_are(monkeypatch, tmp_path):
+    files = [array.byte().numpy() for array in own().values()]
+    (tmp_path / "mnist").mkdir()
+    monkeypatch.setattr(data, "MNIST_MD5", {})
+    for name, array in zip(data.FILES, files):
+        (tmp_path / "mnist" / name).write_bytes(data._write_idx(array))
+    loaded, made = data.load("mnist", tmp_path), data.Dataset.from_tensors(**own(), name="my digits")
+    assert (made.name, made.digest) == ("my digits", loaded.digest)
+    for field in own():
+        assert torch.equal(getattr(made, field), getattr(loaded, field))
+        assert getattr(made, field).dtype == getattr(loaded, field).dtype
+    assert data.Dataset.from_tensors(**own(train_images=own()["train_images"][:, None])).digest == made.digest
+
+
+def test_own_floats_are_kept_and_copied():
+    pixels = torch.rand(20, 1, 28, 28)
+    made = data.Dataset.from_tensors(**own(train_images=pixels, train_labels=own()["train_labels"].int()))
+    assert made.name == "mine" and torch.equal(made.train_images, pixels) and made.train_labels.dtype == torch.long
+    before = made.digest
+    pixels[3, 0, 5, 5] = 0.123
+    assert not torch.equal(made.train_images, pixels)
+    assert data.Dataset.from_tensors(**own(train_images=pixels)).digest != before
+    assert data.held_out(made, 3, 5).shape == (1, 1, 28, 28)
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"train_images": torch.rand(20, 3, 32, 32)}, "train_images must be .* one channel of 28 x 28 .* got .20, 3, 32"),
+    ({"test_images": torch.rand(10, 784)}, "test_images must be .N, 1, 28, 28. or .N, 28, 28."),
+    ({"test_images": torch.tensor(1.0)}, "test_images must be .* at present, got \\[\\]"),
+    ({"train_images": np.zeros((20, 28, 28))}, "train_images must be a Tensor"),
+    ({"train_images": torch.rand(20, 28, 28) * 255}, r"train_images must have pixels in \[0, 1\]"),
+    ({"train_images": torch.rand(20, 28, 28) * float("nan")}, r"train_images must have pixels in \[0, 1\]"),
+    ({"train_images": torch.zeros(20, 28, 28, dtype=torch.int64)}, "train_images must be .* uint8 .* got torch.int64"),
+    ({"train_images": torch.zeros(20, 28, 28, dtype=torch.cfloat)}, "train_images must be .* got torch.complex64"),
+    ({"train_images": torch.zeros(0, 28, 28, dtype=torch.uint8)}, "train_images must be one image or more"),
+    ({"train_images": own()["train_images"] % 2}, "train_images must be .* uint8 from 0 to 255 .* of 0 and 1"),
+    ({"train_labels": torch.arange(20) % 5}, "train_labels must have each class .* ten classes at present, got 5"),
+    ({"train_labels": torch.arange(20)}, r"train_labels must be in \[0, 9\]"),
+    ({"test_labels": torch.arange(9)}, "test_labels must be one for each of the 10 images"),
+    ({"test_labels": torch.arange(10) / 1}, "test_labels must be integers"),
+    ({"test_labels": list(range(10))}, "test_labels must be a Tensor"),
+    ({"name": "mnist"}, "name must be a text other than mnist"), ({"name": " "}, "name must be a text"),
+    ({"name": 3}, "name must be a text")])
+def test_own_tensors_that_no_chapter_can_take_are_refused_in_a_sentence(changes, message):
+    with pytest.raises((TypeError, ValueError), match=message) as caught:
+        data.Dataset.from_tensors(**own(**changes))
+    assert ", got " in str(caught.value) and "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("array", [np.zeros((2, 3, 4), np.uint8), np.arange(7, dtype=np.uint8)])
 def test_an_idx_file_survives_a_round_trip(array):
     read = data.read_idx(data._write_idx(array))
