@@ -516,6 +516,21 @@ def test_a_loss_has_the_label_as_one_hot_numbers():
     assert {len(y) for y in seen} == {3, 5}
 
 
+def test_the_loss_of_a_cvae_is_its_negative_elbo(digits):
+    nets, images = random_cvaes(3), digits.test_images[digits.test_labels == 3][:6]
+
+    def loss(model, x, y, generator):
+        return -model.elbo(x, y, torch.randn(len(x), model.config.latent_dim, generator=generator, device=x.device))
+
+    report = audit(nets[0], baseline=nets[0], never=nets[1:], images=images[:3], seen=images[3:], label=3, loss=loss,
+                   relearning=RelearnConfig(updates=3), threats=["random search"], search=SEARCH)
+    generator, y = torch.Generator().manual_seed(0), torch.eye(10)[[3, 3, 3]]
+    with torch.no_grad():
+        values = [loss(nets[1], images[3:], y, generator).double() for _ in range(4)]
+    torch.testing.assert_close(report.losses.seen["never 1"], torch.stack(values).mean(0))
+    assert report.losses.relearning["never 1"][-1] < report.losses.relearning["never 1"][0]
+
+
 def test_images_that_are_seen_and_held_out_are_noticed(coders):
     report = audit(coders["baseline"], **coders | {"images": torch.cat([alike(3), alike(2)[:2]])}, relearning=None)
     assert any("2 of the images seen" in note for note in report.notes)
