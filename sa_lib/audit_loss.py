@@ -91,7 +91,7 @@ class Losses:
             found.append(f"Relearning: mean held-out loss {_compared(self.means)}. " + _meaning(self.means, {
                 "above": "the class comes back more slowly than in all controls",
                 "among": "the class comes back no faster than in controls, which never saw it",
-                "below": "the class comes back faster than in all controls"}))
+                "below": "the class comes back faster than in all controls, or was nearer from the start"}))
         return tuple(found)
 
     def asdict(self) -> dict[str, Any]:
