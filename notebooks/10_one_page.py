@@ -113,7 +113,6 @@ class CVAE(nn.Module):
         kl = (mean**2 + log_var.exp() - 1 - log_var).sum(-1) / 2
         return rebuilt + kl
 
-
 # %%
 def minimize(parameters, loss, steps, lr):
     """Adam, with a learning rate that rises and falls."""
@@ -142,7 +141,6 @@ def train(x, y, steps):
 
     minimize(model.parameters(), loss, steps, lr=4e-3)
     return model.requires_grad_(False)
-
 
 # %% [markdown]
 # We train two models: the **baseline** on all images, and one that **never

@@ -22,7 +22,7 @@ from .checks import check_name, check_types, check_whole, is_whole, shorten
 from .data import DATASETS, Dataset, held_out
 from .judges import Judge, JudgeConfig
 from .labels import CLASSES, forget_set
-from .methods import METHODS, Method
+from .methods import COMPARED, METHODS, Method
 from .model import ARCHITECTURES, ModelConfig, device
 from .reconstruction import SearchConfig
 from .store import expanded, tensor_digest
@@ -121,7 +121,7 @@ class Parameters:
     def methods(self) -> dict[str, Method]:
         """The chosen methods, with the changes to their configurations, and at most `longest` updates each."""
         most = self.size.longest or self.longest
-        changed = {name: replace(METHODS[name].config, **self.changes) for name in self.chosen or METHODS}
+        changed = {name: replace(METHODS[name].config, **self.changes) for name in self.chosen or COMPARED}
         return {name: replace(METHODS[name], config=replace(config, steps=min(config.steps, most)))
                 for name, config in changed.items()}
 
@@ -231,7 +231,8 @@ def validate(*, dataset: str = "mnist", seed: int = 0, forget: Any = (), at_most
         forget: the digit to forget, or the list of digits in their order; as text ("[3, 5]") too, for papermill's
             ``-p`` passes lists as text.
         at_most: how many digits the chapter can forget.
-        methods: names in `methods.METHODS`, all if empty; one, a list, or text as for `forget`.
+        methods: names in `methods.METHODS`, or those of `methods.COMPARED` if empty; one, a list, or text as for
+            `forget`.
         changes: field -> value for their configurations; a mapping, or text as for `forget`. Its `steps` may be
             `longest` at most.
         longest: the most updates that a method may take, from 1.

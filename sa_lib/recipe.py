@@ -3,7 +3,7 @@
 The notebook (Ariafar, github.com/AidaAriafar/Selective-Amnesia-for-cVAEs) trains a convolutional CVAE, makes it
 forget 9, and makes that model forget 2. Its loss for a batch of real and replayed images of the retained classes is
 
-    -ELBO + lambda/(2 N) sum_k F_k (theta_k - theta*_k)^2 + gamma mean |decode(z, forgotten) - 1/2|
+    -ELBO + lambda/(2 N) sum_k F_k (theta_k - theta*_k)^2 + gamma mean abs(decode(z, forgotten) - 1/2)
 
 with lambda = 500, N images in the loop, and gamma = 5. `RecipeConfig` has these choices as they are in the notebook,
 and `MENDED` replaces them.

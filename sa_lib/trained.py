@@ -10,7 +10,20 @@ from dataclasses import asdict, dataclass, replace
 import pandas as pd
 import torch
 
-from . import attacks, fisher, judges, labels, model, settings, store, threats, training, unlearning
+from . import (
+    attacks,
+    decoders,
+    fisher,
+    judges,
+    labels,
+    model,
+    quantiles,
+    settings,
+    store,
+    threats,
+    training,
+    unlearning,
+)
 from . import reconstruction as search
 from .attacks import AttackResult, Threat
 from .checks import check_fisher, check_images, check_seed, check_types, check_whole
@@ -274,7 +287,7 @@ def _attack(source: Trained, targets: torch.Tensor, label: int, threat: Threat, 
     recipe = {"model": source.digest, "targets": store.tensor_digest({"targets": targets}), "label": label,
               "threat": asdict(threat), "search": asdict(config), "seed": seed,
               "weaker": weaker and store.tensor_digest({"z": weaker.z[-1], "y": weaker.y[-1]}),
-              "code": store.code_digest(labels, model, settings, threats, attacks, search)}
+              "code": store.code_digest(labels, model, settings, threats, quantiles, decoders, attacks, search)}
 
     def make():
         result = search.reconstruct(source.net, targets, label, threat, config, seed, weaker)
@@ -314,7 +327,7 @@ def _loss_fingerprint(loss: Loss, config: UnlearningConfig,
     x, y, z = _probe()
     anchor = dict(other.named_parameters())
     protect = {name: weight.detach().square() for name, weight in anchor.items()}
-    batch = Batch((x, y, z), (1 - x, y, z), (z, y), x.square(), (x.sqrt(), y, z), (1 - x.square(), y, z))
+    batch = Batch((x, y, z), (1 - x, y, z), (z, y), x.square(), (x.sqrt(), y, z), (1 - x.square(), y, z), 1 - z)
     terms = loss(net, batch, config, anchor, protect)
     marks = store.fingerprint(terms, net.parameters())
     if combine:

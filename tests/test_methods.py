@@ -27,7 +27,8 @@ def batch():
     generator = torch.Generator().manual_seed(0)
     real, replay, forgotten, noise = (sample(generator, labels) for labels in ([0, 1, 2, 4, 5], [9, 8, 7, 6, 5],
                                                                                [3] * 4, [3] * 4))
-    return Batch(real, replay, (forgotten[2], forgotten[1]), sample(generator, [0, 1, 2, 4])[0], forgotten, noise)
+    return Batch(real, replay, (forgotten[2], forgotten[1]), sample(generator, [0, 1, 2, 4])[0], forgotten, noise,
+                 replay[2].flip(0))
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ RECIPES = {"cvae": {"labels", "model", "settings", "training"},
            "judge": {"labels", "model", "settings", "training", "judges"},
            "fisher": {"labels", "model", "fisher", "settings"},
            "unlearned": {"labels", "model", "settings", "training", "unlearning"},
-           "attack": {"labels", "model", "settings", "attacks", "reconstruction"}}
+           "attack": {"labels", "model", "settings", "threats", "quantiles", "decoders", "attacks", "reconstruction"}}
 IN_RECIPES = sorted(set().union(*RECIPES.values()))
 MODULES = sorted(path.relative_to(LIBRARY).with_suffix("").as_posix().replace("/", ".")
                  for path in (*LIBRARY.glob("[a-z]*.py"), *(LIBRARY / "store").glob("[a-z]*.py")))
