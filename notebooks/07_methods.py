@@ -118,9 +118,10 @@ run = experiment.validate(dataset=dataset, seed=seed, forget=forget,
 # nothing, and its weights carry nothing. So `unseen` draws the weights that
 # read the label anew, mixes all other weights with new ones, seven parts in
 # ten, and trains the model again on the retained classes, for half as long as
-# the first time. **distillation** wants the same for a quarter of a training: it
-# mixes in more new weights, 85 parts in a hundred, and learns the retained
-# classes sooner, from the images that the old decoder draws for them.
+# the first time. **distillation** tries the same for a quarter of a training: it
+# mixes in more new weights, 85 parts in a hundred, and also learns from the
+# images that the old decoder draws for the retained classes. The nats that it
+# loses, in the table below, say whether that is enough.
 #
 # A method is a function that returns weighted terms, and a configuration. Write
 # your own, add it to the dictionary below, and the chapter measures it like the
