@@ -71,7 +71,7 @@ class Stack:
         return found
 
     def run(self, function: Callable[..., Any], *inputs: Any, shared: Sequence[Any] = ()) -> Any:
-        """function(model, *inputs, *shared) of every model at once.
+        """`function(model, *inputs, *shared)` of every model at once.
 
         Args:
             inputs: tensors [K, ...], or dictionaries of such; each model gets its row.

@@ -16,7 +16,7 @@ import torch
 from .checks import check_name, check_types
 from .residual import Residual, residual_knowledge
 
-__all__ = ["RESULTS", "protocol", "read", "rho"]
+__all__ = ["RESULTS", "protocol", "read", "residual"]
 
 RESULTS = Path(__file__).parent / "results"
 STATES = ("as is", "mended")
@@ -54,7 +54,7 @@ def read(path: str | Path = RESULTS / "trials.csv") -> pd.DataFrame:
         ["class", "seed", "model", "state"]).sort_index()
 
 
-def rho(rows: pd.DataFrame, model: str, state: str = "as is", classes: Sequence[int] | None = None) -> Residual:
+def residual(rows: pd.DataFrame, model: str, state: str = "as is", classes: Sequence[int] | None = None) -> Residual:
     """rho of a method over its seeds, for one class or as a ratio of sums over several.
 
     Args:

@@ -88,8 +88,8 @@ def test_a_run_goes_on_where_it_was_and_counts_complete_seeds(tmp_path, monkeypa
     assert sorted(asked) == [(3, (10,)), (3, (11,)), (4, (10,)), (4, (10, 11))]
     rows = trials.read(tmp_path / "trials.csv")
     assert list(rows.index.unique("class")) == [3, 4]
-    assert trials.rho(rows, "ewc_gray").controls == 2
-    assert trials.rho(rows, "ewc_gray", "mended", [3]).models == 2
+    assert trials.residual(rows, "ewc_gray").controls == 2
+    assert trials.residual(rows, "ewc_gray", "mended", [3]).models == 2
     half = pd.read_csv(tmp_path / "trials.csv").query("seed == 10 or `class` == 3")
     half.to_csv(tmp_path / "half.csv", index=False)
     assert list(trials.read(tmp_path / "half.csv").index.unique("seed")) == [10]
@@ -107,8 +107,8 @@ def test_a_known_rho_is_found(tmp_path):
                       "errors": json.dumps([level + image for image in range(5)])} for k in (0, 1)]
     pd.DataFrame(rows).to_csv(tmp_path / "table.csv", index=False)
     table = trials.read(tmp_path / "table.csv")
-    assert trials.rho(table, "ewc_gray").rho == pytest.approx(0.25, abs=0.02)
-    assert trials.rho(table, "ewc_gray", "mended").rho == pytest.approx(0.5, abs=0.02)
+    assert trials.residual(table, "ewc_gray").rho == pytest.approx(0.25, abs=0.02)
+    assert trials.residual(table, "ewc_gray", "mended").rho == pytest.approx(0.5, abs=0.02)
 
 
 @pytest.mark.parametrize("text, message", [
