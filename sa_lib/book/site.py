@@ -354,7 +354,8 @@ def _lighten(site: Path, notebooks: Path) -> None:
         page.write_text(text, encoding="utf-8")
     for unused in (*site.glob("_static/vendor/fontawesome/*/js"), site / "_static" / "locales"):
         shutil.rmtree(unused, ignore_errors=True)
-    for unused in (site / "_static").rglob("*.map"):
+    # Every browser takes the woff2 beside a ttf.
+    for unused in (*(site / "_static").rglob("*.map"), *site.glob("_static/vendor/fontawesome/*/webfonts/*.ttf")):
         unused.unlink()
     for path in (site / "_sources" / "notebooks").glob("*.ipynb"):
         shutil.copy(notebooks / path.name, path)
