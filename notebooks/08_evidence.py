@@ -349,6 +349,11 @@ chapter.say("Seeds in these cells: **{seeds}**. A method had at most {longest:,}
 # the class again, and quickly; another wants a model like one that never saw the
 # class. `unseen` was made for the second.
 #
+# In this table, selective_amnesia has the Fisher of real images and a learning
+# rate that rises and falls, as this book had it then. As published, it has a
+# constant rate and the Fisher of its own samples of all ten classes; so it is now
+# in `METHODS`.
+#
 # [The chapter on methods](07_methods.ipynb) compares methods for one digit. Its
 # parameter `methods` chooses them, also those that the table does not have.
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.func import functional_call, grad_and_value
+from torch.nn import functional as F
 
 from .fisher import Diagonal
 from .model import CVAE
@@ -87,6 +88,19 @@ def saliency(model: CVAE, batch: Batch, config: UnlearningConfig,
     (after SalUn, Fan et al. 2024, eq. 6), with the weights that `UnlearningConfig.salient` leaves free."""
     moved = (model.decode(*batch.asked) - batch.other).square().flatten(1).sum(1)
     return {**fine_tune(model, batch, config, anchor, fisher), "forget": config.forget * moved.mean()}
+
+
+def distillation(model: CVAE, batch: Batch, config: UnlearningConfig,
+                 anchor: Diagonal, fisher: Diagonal) -> dict[str, torch.Tensor]:
+    """Learn the retained classes from real images, and from the original's own decoder (Hinton et al. 2015).
+
+    Its images for latents z are a target without noise, so a model with many new weights learns sooner from them. It
+    never shows the forgotten class, whose label is not asked for.
+    """
+    x, y, _ = batch.replay
+    logits = model.decode_logits(batch.replay_z, y)
+    difference = F.binary_cross_entropy_with_logits(logits, x, reduction="none").flatten(1).sum(1)
+    return {"real": config.real * -model.elbo(*batch.real).mean(), "distillation": config.replay * difference.mean()}
 
 
 def salun(model: CVAE, batch: Batch, config: UnlearningConfig,

@@ -20,7 +20,7 @@ from .model import CVAE
 from .settings import with_native_products
 from .threats import AttackResult, Threat, decoded, prior_radius
 
-__all__ = ["Problem", "SearchConfig", "reconstruct", "search"]
+__all__ = ["Problem", "SearchConfig", "check_attack", "random_unknowns", "reconstruct", "search"]
 
 # The disturbance of an answer may raise its error by about this share of it squared, for each unknown.
 DISTURBANCE = 0.15
@@ -77,19 +77,19 @@ def reconstruct(model: CVAE | Decoder, targets: torch.Tensor, label: int | None,
         check_images(targets, "targets")
         check_label(label)
         model = decoder_of(model, (1, 28, 28))
-    _check_attack(model, targets, label, threat)
+    check_attack(model, targets, label, threat)
     if weaker is not None and len(weaker.errors) != len(targets):
         raise ValueError(f"weaker must be of the same {len(targets)} targets, got {len(weaker.errors)}")
-    problem = Problem(model, targets, label, threat)
-    budget, moments = search(problem, config, check_seed(seed), weaker)
+    budget, moments = search(Problem(model, targets, label, threat), config, check_seed(seed), weaker)
     return decoded(model, budget, *moments)
 
 
 def search(problem: "Problem", config: SearchConfig, seed: int,
            weaker: AttackResult | None) -> tuple[list[int], tuple[torch.Tensor, ...]]:
-    """The search of `reconstruct`: its budget, and error [K, N], z [K, N, latent_dim] and y [K, N, 10] at K moments."""
+    """The search of `reconstruct`: its budget, and error [K, N], z [K, N, latent_dim] and y [K, N, classes] at K
+    moments."""
     generator = torch.Generator().manual_seed(seed)  # of the CPU: the same draws on every machine
-    pool = _pool(problem, config.pool, generator)
+    pool = random_unknowns(problem, config.pool, generator)
     if problem.threat.z == "drawn":
         budget, answers = [config.pool], _Answers(problem, pool[problem.best(pool, 1)[:, 0]], weaker)
     else:
@@ -117,7 +117,7 @@ def search(problem: "Problem", config: SearchConfig, seed: int,
     return budget, answers.moments()
 
 
-def _check_attack(decoder: Decoder, targets: torch.Tensor, label: int | None, threat: Threat) -> None:
+def check_attack(decoder: Decoder, targets: torch.Tensor, label: int | None, threat: Threat) -> None:
     """Refuse targets, a label or a threat model that are none of this decoder's."""
     check_types(targets=(targets, torch.Tensor))
     if (tuple(targets.shape[1:]) != decoder.image_shape or not len(targets) or not targets.is_floating_point()
@@ -134,7 +134,7 @@ def _check_attack(decoder: Decoder, targets: torch.Tensor, label: int | None, th
                          f"{threat}")
 
 
-class _Problem:
+class Problem:
     """The unknowns of a threat model, and the errors of the images that a model draws for them.
 
     A row of unknowns is z where y is the label, and (z, y) or (z, logits of y) else.
@@ -144,6 +144,7 @@ class _Problem:
         self.model, self.threat, self.latent, self.classes = model, threat, model.latent_dim, model.classes
         self.where = model.where
         self.targets = targets.to(self.where)
+        self.group = len(targets)  # of targets that share a model
         self.label = model.label(label)
         self.unknowns = self.latent + (0 if threat.y == "label" else self.classes)
         self.radius = prior_radius(self.latent) if threat.z == "prior" else math.inf
@@ -183,10 +184,13 @@ class _Problem:
         distances = torch.cdist(self.targets.flatten(1), self.images(values))
         return distances.topk(min(count, len(values)), largest=False).indices
 
-    def codes(self, y: torch.Tensor) -> torch.Tensor:
-        """The encoder's codes of the targets under label vectors [Q, 10]: unknowns [N, Q, P]."""
+    def codes(self) -> torch.Tensor | None:
+        """The encoder's codes of the targets, under every label that is allowed: unknowns [N, Q, P], if it has one."""
+        if self.model.encode is None:
+            return None
+        y = self.label if self.threat.y == "label" else torch.eye(self.classes, device=self.where)
         labels = y.repeat(len(self.targets), 1)
-        z, _ = self.model.encode(self.targets.repeat_interleave(len(y), 0), labels)
+        z = self.model.encode(self.targets.repeat_interleave(len(y), 0), labels)
         return self.allowed(self.raw(z, labels)).view(len(self.targets), len(y), -1)
 
     def similar(self, values: torch.Tensor, count: int) -> torch.Tensor:
@@ -243,7 +247,7 @@ def _descend(problem: Problem, values: torch.Tensor, own: torch.Tensor,
     return values, error
 
 
-def _pool(problem: Problem, count: int, generator: torch.Generator) -> torch.Tensor:
+def random_unknowns(problem: Problem, count: int, generator: torch.Generator) -> torch.Tensor:
     """Random unknowns [count, P]: z from the prior; y all labels in turn, mixtures of two, and of all."""
     z, classes = problem.model.draw(count, generator), problem.classes
     if problem.threat.y == "label":
@@ -265,15 +269,11 @@ def _pool(problem: Problem, count: int, generator: torch.Generator) -> torch.Ten
 
 def _starts(problem: Problem, pool: torch.Tensor, count: int) -> torch.Tensor:
     """The best unknowns [N, count, P] for each target, of the pool and of the encoder's codes under all labels."""
-    targets, chosen = len(problem.targets), pool[problem.best(pool, count)]
-    if problem.model.encode is not None:
-        classes = 1 if problem.threat.y == "label" else problem.classes
-        y = (problem.label if classes == 1 else torch.eye(classes, device=problem.where)).repeat(targets, 1)
-        z = problem.model.encode(problem.targets.repeat_interleave(classes, 0), y)
-        codes = problem.allowed(problem.raw(z, y)).view(targets, classes, -1)
+    chosen = pool[problem.best(pool, count)]
+    if (codes := problem.codes()) is not None:
         chosen = torch.cat([codes, chosen], 1)
-    own = torch.arange(targets, device=problem.where).repeat_interleave(chosen.shape[1])
-    error = problem.differences(chosen.flatten(0, 1), own).square().sum(1).view(targets, -1)
+    own = torch.arange(len(chosen), device=problem.where).repeat_interleave(chosen.shape[1])
+    error = problem.differences(chosen.flatten(0, 1), own).square().sum(1).view(len(chosen), -1)
     best = error.topk(min(count, error.shape[1]), largest=False).indices
     return chosen.gather(1, best[:, :, None].expand(-1, -1, chosen.shape[2]))
 

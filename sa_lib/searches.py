@@ -12,7 +12,7 @@ import torch
 
 from .checks import check_seed, check_types
 from .decoders import Decoder
-from .reconstruction import SearchConfig, _check_attack, _pool, _Problem
+from .reconstruction import Problem, SearchConfig, check_attack, random_unknowns
 from .settings import with_gradients
 from .threats import AttackResult, Threat, decoded
 
@@ -36,10 +36,10 @@ class _Search:
     def __init__(self, decoder: Decoder, targets: torch.Tensor, label: int | None, threat: Threat, distance: Distance,
                  config: SearchConfig, seed: int):
         check_types(decoder=(decoder, Decoder), threat=(threat, Threat), config=(config, SearchConfig))
-        _check_attack(decoder, targets, label, threat)
-        self.problem, self.distance, self.config = _Problem(decoder, targets, label, threat), distance, config
+        check_attack(decoder, targets, label, threat)
+        self.problem, self.distance, self.config = Problem(decoder, targets, label, threat), distance, config
         self.generator = torch.Generator().manual_seed(check_seed(seed))
-        self.pool = _pool(self.problem, config.pool, self.generator)
+        self.pool = random_unknowns(self.problem, config.pool, self.generator)
         self.count = len(targets)
         self.error = torch.full((self.count,), math.inf, device=self.problem.where)
         self.values = self.pool[:1].repeat(self.count, 1)

@@ -1,8 +1,8 @@
 """Stacks: many models of one shape, trained, unlearned and attacked side by side.
 
 One small model leaves a GPU idle. Here the weights of K models are stacked to [K, ...], and PyTorch's vmap runs a
-function of a model on all of them at once. Each model has its own random numbers, those that it has alone, so a model
-of a stack is the model that `training`, `unlearning` and `reconstruction` would make, up to rounding.
+function of a model on all of them at once. A stack of one model is the model that `training`, `unlearning` and
+`reconstruction` would make, up to rounding; in a larger one, all draw their numbers from one generator.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,9 +14,9 @@ import torch
 from torch import nn
 from torch.func import functional_call, vmap
 
-from .attacks import AttackResult, Threat
 from .checks import check_images, check_seed, check_types
 from .data import Dataset
+from .decoders import decoder_of
 from .fisher import Diagonal
 from .judges import Judge
 from .labels import check_label, one_hot, retain_set, select
@@ -24,6 +24,7 @@ from .methods import Method
 from .model import CVAE, ModelConfig, build, device
 from .reconstruction import Problem, SearchConfig, search
 from .settings import with_native_products
+from .threats import AttackResult, Threat
 from .training import KL_SHARE, TrainingConfig, batches, minimize, start_at_mean
 from .unlearning import Combine, batch_of, draws, labeled, refresh, salient_masks
 from .unlearning import gradients as gradients_of
@@ -124,38 +125,39 @@ def _stacked(rows: Sequence[Diagonal]) -> Diagonal:
 
 def train(dataset: Dataset, model: ModelConfig, config: TrainingConfig, seeds: Sequence[int],
           without: Sequence[int] = ()) -> Stack:
-    """Models with these seeds, as `training.new_cvae` trains each."""
+    """Models whose weights begin with these seeds, trained as `training.new_cvae` does it."""
     keep = select(dataset.train_labels, retain_set(without))
     images = dataset.train_images[keep].to(device())
-    y = one_hot(dataset.train_labels[keep]).to(device())
+    labels = one_hot(dataset.train_labels[keep]).to(device())
     models = [build(model, check_seed(seed)).to(device()) for seed in seeds]
     for one in models:
         start_at_mean(one, images)
-    generators = [torch.Generator(images.device).manual_seed(seed) for seed in seeds]
-    indices = [batches(len(images), config.batch, generator) for generator in generators]
+    generator = torch.Generator(images.device).manual_seed(seeds[0])
+    indices = [batches(len(images), config.batch, generator) for _ in seeds]
     steps = config.epochs * max(1, len(images) // config.batch)
     stack = _trainable(stacked(models))
 
-    def loss(step):
-        at = [next(own) for own in indices]
-        noise = torch.stack([torch.randn(len(own), model.latent_dim, generator=generator, device=images.device)
-                             for own, generator in zip(at, generators, strict=True)])
-        log_likelihood, kl = stack.run(
-            lambda one, at, noise: one.elbo_terms(images[at], y[at], noise), torch.stack(at), noise)
+    def draw(step):
+        at = torch.stack([next(own) for own in indices])
+        noise = torch.randn(*at.shape, model.latent_dim, generator=generator, device=at.device)
         weight = 1 + (config.kl_start - 1) * max(0.0, 1 - step / (KL_SHARE * steps))
-        # A sum over the models: the gradient of each is its own.
-        return (weight * kl - log_likelihood).mean(1).sum(), {}
+        return {"at": at, "noise": noise, "weight": torch.full((len(at),), weight, device=at.device)}
 
-    minimize(stack.weights.values(), loss, steps, config.peak_lr, f"train {len(seeds)} CVAEs")
+    def terms(one, numbers):
+        at = numbers["at"]
+        log_likelihood, kl = one.elbo_terms(images[at], labels[at], numbers["noise"])
+        return {"reconstruction": -log_likelihood.mean(), "kl": numbers["weight"] * kl.mean()}
+
+    _minimize(stack, draw, terms, (), steps, config.peak_lr, f"train {len(seeds)} CVAEs")
     return _frozen(stack)
 
 
 def forget(stack: Stack, dataset: Dataset, label: int, method: Method, seeds: Sequence[int],
            fishers: Sequence[Diagonal] = ()) -> Stack:
-    """The models after a method has made them forget a class, as `unlearning.unlearn` does with each.
+    """The models after a method has made them forget a class, as `unlearning.unlearn` does it.
 
     Args:
-        seeds: one for each model.
+        seeds: one for each model, of its new weights; the first is that of all random numbers.
         fishers: of the classes to protect, one for each model, if the method has such a term.
     """
     check_types(stack=(stack, Stack), method=(method, Method))
@@ -165,27 +167,24 @@ def forget(stack: Stack, dataset: Dataset, label: int, method: Method, seeds: Se
     gone = (labeled(dataset.train_images, dataset.train_labels, [label], where)
             if config.forget or config.salient < 1 else None)
     models = stack.models()
-    generators = [torch.Generator(where).manual_seed(check_seed(seed)) for seed in seeds]
+    generator = torch.Generator(where).manual_seed(check_seed(seeds[0]))
     if config.fresh:
         for model, seed in zip(models, seeds, strict=True):
-            refresh(model, [label], config.fresh, seed)
+            refresh(model, [label], config.fresh, check_seed(seed))
+    masks = _stacked([salient_masks(model.requires_grad_(True), *gone, config.salient, generator)
+                      for model in models]) if config.salient < 1 else {}
     student = _trainable(stacked(models))
-    if config.salient < 1:
-        masks = _stacked([salient_masks(model.requires_grad_(True), *gone, config.salient, generator)
-                          for model, generator in zip(models, generators, strict=True)])
-        for name, weight in student.weights.items():
-            weight.register_hook(masks[name].mul)
-    numbers = [draws(stack.config.latent_dim, len(kept[0]) if kept else 0, len(gone[0]) if gone else 0, retain,
-                     [label], config, generator) for generator in generators]
+    numbers = draws(stack.config.latent_dim, len(kept[0]) if kept else 0, len(gone[0]) if gone else 0, retain,
+                    [label], config, generator, len(stack))
     protect = _stacked([{name: f.to(where) for name, f in own.items()} for own in fishers]) if config.ewc else {}
 
-    def loss(step):
-        own = [next(one) for one in numbers]
-        terms = student.run(_terms, {name: torch.stack([one[name] for one in own]) for name in own[0]}, stack.weights,
-                            protect, shared=(kept, gone, method, stack.config))
-        return sum(terms.values()).sum(), {}
+    def terms(one, numbers, original, protect):
+        batch = functional_call(_caller(stack.config), {f"model.{name}": weight for name, weight in original.items()},
+                                (batch_of, numbers, kept, gone))
+        return method.loss(one, batch, config, original, protect)
 
-    minimize(student.weights.values(), loss, config.steps, config.peak_lr, f"forget {label}, {len(stack)} models")
+    _minimize(student, lambda step: next(numbers), terms, (stack.weights, protect), config.steps, config.peak_lr,
+              f"forget {label}, {len(stack)} models", config.schedule, method.combine, masks)
     return _frozen(student)
 
 
@@ -288,7 +287,7 @@ class _Problem(Problem):
     """`reconstruction.Problem` for a stack: the targets of the first model, then those of the second, and so on."""
 
     def __init__(self, stack: Stack, targets: torch.Tensor, label: int, threat: Threat):
-        super().__init__(stack[:1].models()[0], targets, label, threat)
+        super().__init__(decoder_of(stack[:1].models()[0], (1, 28, 28)), targets, label, threat)
         self.stack, self.own = stack, self.targets
         self.targets = self.targets.repeat(len(stack), 1, 1, 1)
 
@@ -308,7 +307,8 @@ class _Problem(Problem):
         distances = torch.cdist(self.own.flatten(1), images)
         return distances.topk(min(count, len(values)), largest=False).indices.flatten(0, 1)
 
-    def codes(self, y: torch.Tensor) -> torch.Tensor:
+    def codes(self) -> torch.Tensor:
+        y = self.label if self.threat.y == "label" else torch.eye(self.classes, device=self.where)
         labels = y.repeat(self.group, 1)
         z, _ = self.stack.run(CVAE.encode, shared=(self.own.repeat_interleave(len(y), 0), labels))
         values = self.raw(z.flatten(0, 1), labels.repeat(len(self.stack), 1))
@@ -349,7 +349,7 @@ def reconstruct(stack: Stack, targets: torch.Tensor, label: int, threat: Threat,
     return AttackResult(budget[-1:], error[-1:], z[-1:], y[-1:], torch.empty(0))
 
 
-def relearn(stack: Stack, images: torch.Tensor, label: int, judge: Judge, seeds: Sequence[int], steps: int = 200,
+def relearn(stack: Stack, images: torch.Tensor, label: int, judge: Judge, seed: int = 0, steps: int = 200,
             lr: float = 1e-3, batch: int = 32, every: int = 20, samples: int = 200) -> torch.Tensor:
     """The accuracies of `attacks.relearn` for every model, [K, 1 + steps // every]."""
     check_types(stack=(stack, Stack), judge=(judge, Judge))
@@ -357,12 +357,12 @@ def relearn(stack: Stack, images: torch.Tensor, label: int, judge: Judge, seeds:
     where, latent_dim = stack.where, stack.config.latent_dim
     student = _trainable(stack)
     optimizer = torch.optim.Adam(student.weights.values(), lr=lr, fused=True)
-    generators = [torch.Generator(where).manual_seed(check_seed(seed)) for seed in seeds]
-    indices = [batches(len(images), batch, generator) for generator in generators]
+    generator = torch.Generator(where).manual_seed(check_seed(seed))
+    indices = [batches(len(images), batch, generator) for _ in range(len(stack))]
     images, y = images.to(where), one_hot(torch.tensor([label])).to(where)
 
     def normal(count):
-        return torch.stack([torch.randn(count, latent_dim, generator=one, device=where) for one in generators])
+        return torch.randn(len(stack), count, latent_dim, generator=generator, device=where)
 
     z, accuracy = normal(samples), []
     for step in range(steps + 1):

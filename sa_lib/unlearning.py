@@ -16,8 +16,8 @@ from .labels import CLASSES, check_labels, forget_set, one_hot, retain_set, sele
 from .model import CVAE, build, copy_of, device
 from .training import SCHEDULES, batches, minimize
 
-__all__ = ["Batch", "Combine", "Loss", "Sample", "UnlearningConfig", "gradients", "push_set", "unlearn",
-           "unlearned_copy"]
+__all__ = ["Batch", "Combine", "Loss", "Sample", "UnlearningConfig", "batch_of", "draws", "gradients", "labeled",
+           "push_set", "refresh", "salient_masks", "unlearn", "unlearned_copy"]
 
 # Images x [N, 1, 28, 28], label vectors y [N, 10] and noise [N, latent_dim]: the arguments of `CVAE.elbo`.
 Sample = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -153,13 +153,13 @@ def unlearn(model: CVAE, images: torch.Tensor, labels: torch.Tensor, forget: int
     terms: dict[str, torch.Tensor] = {}  # of the current step
 
     def step_loss(step):
-        terms.update(loss(model, next(draws), config, theta, fisher))
+        terms.update(loss(model, batch_of(original, next(numbers), kept, gone), config, theta, fisher))
         return sum(terms.values()), {**terms, **(_gradient_norms(model, terms) if step % log_every == 0 else {})}
 
     def write_combined(value):
         weights = dict(model.named_parameters())
         for name, gradient in combine(gradients(terms, weights)).items():
-            weights[name].grad = gradient
+            weights[name].grad = gradient.contiguous()  # the fused optimizer takes it to lie as its weight does
 
     log = minimize(model.parameters(), step_loss, config.steps, config.peak_lr, title, log_every,
                    schedule=config.schedule, backward=write_combined if combine else torch.Tensor.backward)
@@ -213,27 +213,31 @@ def labeled(images: torch.Tensor, labels: torch.Tensor, classes: Sequence[int],
 
 
 def draws(latent_dim: int, kept: int, gone: int, retain: Sequence[int], push: Sequence[int], config: UnlearningConfig,
-          generator: torch.Generator) -> Iterator[dict[str, torch.Tensor]]:
+          generator: torch.Generator, models: int | None = None) -> Iterator[dict[str, torch.Tensor]]:
     """The random numbers of each step: places among `kept` images and `gone` ones, latents, label vectors and noise.
 
-    `batch_of` makes a batch of them. They need no model, so many models can be served at once.
+    `batch_of` makes a batch of them.
+
+    Args:
+        models: for so many models at once, each with its own numbers: all tensors then have a leading axis of them.
     """
-    where, count = generator.device, config.forget_batch
+    where, lead = generator.device, () if models is None else (models,)
     retain_y, push_y = (one_hot(torch.tensor(classes)).to(where) for classes in (retain, push))
-    kept_indices = batches(kept, config.batch, generator) if config.real else None
-    gone_indices = batches(gone, count, generator) if config.forget else None
+    kept_indices = _index_batches(kept, config.batch, generator, models) if config.real else None
+    gone_indices = _index_batches(gone, config.forget_batch, generator, models) if config.forget else None
 
     def normal(count):
-        return torch.randn(count, latent_dim, generator=generator, device=where)
+        return torch.randn(*lead, count, latent_dim, generator=generator, device=where)
 
     def some(vectors, count):
-        return vectors[torch.randint(len(vectors), (count,), generator=generator, device=where)]
+        return vectors[torch.randint(len(vectors), (*lead, count), generator=generator, device=where)]
 
+    count = config.forget_batch
     while True:
         numbers = {}
         if kept_indices:
             numbers["real"] = next(kept_indices)
-            numbers["real noise"] = normal(len(numbers["real"]))
+            numbers["real noise"] = normal(numbers["real"].shape[-1])
         if config.replay:
             numbers["replay y"] = some(retain_y, config.batch)
             numbers["replay z"], numbers["replay noise"] = normal(config.batch), normal(config.batch)
@@ -241,9 +245,17 @@ def draws(latent_dim: int, kept: int, gone: int, retain: Sequence[int], push: Se
         if gone_indices:
             numbers["other y"] = some(retain_y, count)
             numbers["gone"] = next(gone_indices)
-            numbers["uniform"] = torch.rand(count, 1, 28, 28, generator=generator, device=where)
-            numbers["gone noise"], numbers["uniform noise"] = normal(len(numbers["gone"])), normal(count)
+            numbers["uniform"] = torch.rand(*lead, count, 1, 28, 28, generator=generator, device=where)
+            numbers["gone noise"], numbers["uniform noise"] = normal(numbers["gone"].shape[-1]), normal(count)
         yield numbers
+
+
+def _index_batches(count: int, size: int, generator: torch.Generator, models: int | None) -> Iterator[torch.Tensor]:
+    """`training.batches`, for so many models at once."""
+    if models is None:
+        return batches(count, size, generator)
+    own = [batches(count, size, generator) for _ in range(models)]
+    return (torch.stack(together) for together in zip(*own))
 
 
 def batch_of(original: CVAE, numbers: Mapping[str, torch.Tensor], kept: tuple[torch.Tensor, torch.Tensor] | None,

@@ -54,6 +54,7 @@ from sa_lib import (
     playground,
     probes,
     quantiles,
+    recipe,
     reconstruction,
     residual,
     searches,
