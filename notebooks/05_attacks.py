@@ -515,7 +515,7 @@ chapter.say(
     "**In short**\n\n"
     "- Success alone proves nothing. An attacker guided by a classifier gets a {digit} in {guided:.0%} of attempts out of the "
     "model that {target}, and in {guided_never:.0%} out of models that never saw one.\n"
-    "- Measured against those, ρ is {rho}: {verdict}. It is 0 for never seen, and 1 for nothing forgotten. After "
+    "- Measured against those, ρ of the {digit} is {rho}: {verdict}. It is 0 for never seen, and 1 for nothing forgotten. After "
     "{steps} ordinary updates on the other classes it is {mended}.\n"
     "- An attacker who may train the model needs no residue. After {updates} updates on {count} images, judge B sees the "
     "class in {relearned:.0%} of the samples, and in {relearned_never:.0%} for models that never saw it.",

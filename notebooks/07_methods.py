@@ -327,11 +327,12 @@ gone = summary.loc[list(unlearned)].query("probability <= @claims.LIMITS['probab
 simplex, free = (gone[f"ρ, {threat}"].dropna() for threat in threats)
 chapter.say(
     "**In short**\n\n"
-    "- {count} of {all} methods make the {digit} disappear under its label: {names}.\n"
+    "- {count} of {all} methods make the {digit} disappear under its label, to at most {limit} for judge B: {names}. A "
+    "model that never saw it has {never:.3f}.\n"
     "- What they leave differs. On the simplex their ρ, against one model that never saw the class, goes from {low} to "
     "{high}.\n"
     "- So does the price: {least:+.2f} to {most:+.2f} nats lost on the other classes.",
-    count=len(gone), all=len(unlearned), digit=digit, names=", ".join(gone.index) or "none",
+    limit=claims.LIMITS["probability"], never=summary.loc["retrain", "probability"], count=len(gone), all=len(unlearned), digit=digit, names=", ".join(gone.index) or "none",
     low=measures.write("rho", simplex.min()) if len(simplex) else "–",
     high=measures.write("rho", simplex.max()) if len(simplex) else "–",
     least=gone["nats_lost"].min(), most=gone["nats_lost"].max())

@@ -384,9 +384,10 @@ chapter.say("Seeds in these cells: **{seeds}**. A method had at most {longest:,}
 # This table was made before [the chapter on trust](09_trust.ipynb). Its attacker
 # stops early, and no model in it was mended. A new table will be made by rules
 # that are already fixed: the file `protocol.json` of `sa_lib` has the estimand,
-# the margin, the claims and the seeds, and none of these seeds had been run when
-# it was committed. So no result can have shaped a rule. `make evidence
-# SWEEPS=trials` makes it, in hours on two cores and in minutes on a GPU.
+# the margin, the claims and the seeds, and no number of these seeds had been seen
+# when it was committed: a first attempt had trained some of their models, and
+# broke off before it measured any. `make evidence SWEEPS=trials` makes the table,
+# in hours on two cores and sooner on a GPU.
 
 # %%
 frozen = trials.protocol()
@@ -396,7 +397,7 @@ rules = pd.Series({name: frozen[name] for name in (
 
 # %% tags=["remove-input"]
 chapter.show_table(rules.map(lambda rule: ", ".join(map(str, rule)) if isinstance(rule, list) else str(rule))
-                   .to_frame(), "Rules of the protocol, fixed before any of its models was trained.")
+                   .to_frame(), "Rules of the protocol, fixed before any of its numbers was seen.")
 
 # %% [markdown]
 # ## Other data and models
@@ -427,8 +428,8 @@ chapter.say(
     "**In short**\n\n"
     "- {findings}.\n"
     "- {holds} of {total} claims hold; the others fail, and are printed.\n"
-    "- The table is of an attacker that stops early, and of models as they are. The next one has a protocol that was frozen "
-    "before any of it.",
+    "- The table is of an attacker that stops early, and of models as they are. The rules of the next one were fixed "
+    "before any of its numbers was seen.",
     findings="; ".join(findings), holds=int(claims["holds"].sum()), total=len(claims))
 
 # %% [markdown]

@@ -1,4 +1,4 @@
-"""Trials: the confirmatory measurements, under a protocol that was frozen before any of them.
+"""Trials: the confirmatory measurements, under a protocol that was frozen before any was seen.
 
 ``results/protocol.json`` has the estimand, the margin, the claims and the seeds; ``results/trials.csv`` the rows that
 are there so far. `sa_lib.book.trials` makes them.
