@@ -332,7 +332,8 @@ chapter.say(
     "- What they leave differs. On the simplex their ρ, against one model that never saw the class, goes from {low} to "
     "{high}.\n"
     "- So does the price: {least:+.2f} to {most:+.2f} nats lost on the other classes.",
-    limit=claims.LIMITS["probability"], never=summary.loc["retrain", "probability"], count=len(gone), all=len(unlearned), digit=digit, names=", ".join(gone.index) or "none",
+    limit=claims.LIMITS["probability"], never=summary.loc["retrain", "probability"], count=len(gone),
+    all=len(unlearned), digit=digit, names=", ".join(gone.index) or "none",
     low=measures.write("rho", simplex.min()) if len(simplex) else "–",
     high=measures.write("rho", simplex.max()) if len(simplex) else "–",
     least=gone["nats_lost"].min(), most=gone["nats_lost"].max())
