@@ -34,6 +34,7 @@ LIMITS = {
     "rho_most": 0.5,  # upper end of the interval of one digit and attacker: less than half is left
     "points_lost": 0.5,
     "relearning": 0.05,  # distance to a retrained model's
+    "share": 0.25,  # of the images of a training that a cheap method's steps see
 }
 
 

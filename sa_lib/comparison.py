@@ -1,8 +1,8 @@
 """Comparison: methods and classes compared over the rows of the evidence, with intervals.
 
 The classes are fixed and the seeds random. All classes of a seed share a baseline, so an interval is over seeds: each
-counts with its mean over the classes. Every function takes the rows of `evidence.tidy`, of one data set and
-architecture, or the cells of `evidence.split`, and returns a table.
+counts with its mean over the classes. Every function takes the rows of `trials.read` or of `evidence.tidy`, of one
+data set and architecture, or the cells of `evidence.split`, and returns a table.
 """
 
 import json
@@ -21,6 +21,7 @@ from .evidence import (
     by_seed,
     check_cells,
     check_rows,
+    conditions,
     differences,
     estimate,
     overall,
@@ -29,12 +30,11 @@ from .evidence import (
 )
 from .residual import VERDICTS, Residual, seeds_needed, verdict
 
-__all__ = ["CONTROLS", "PLACEBO", "by_class", "claims", "counts", "holm", "metrics", "other_data", "placebo",
-           "predictors", "rho_table", "scores", "search", "settings", "summary", "totals"]
+__all__ = ["CONTROLS", "PLACEBO", "claims", "counts", "holm", "metrics", "other_data", "placebo", "rho_table", "scores",
+           "search", "settings", "shifts", "summary", "totals"]
 
 CONTROLS = ("baseline", "retrain")
 PLACEBO = "never saw (placebo)"
-ATTACKERS = (*THREATS, "either")
 SEARCHED = ["cell_abs_rho", "nats_lost", "points_lost", "probability"]
 
 
@@ -42,22 +42,21 @@ def rho_table(rows: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
     """rho of each method for each class, over all seeds; see `evidence.residual`.
 
     Args:
-        methods: names that `rows` has for every class; see `complete`.
+        methods: names that `rows` has for every class; see `evidence.complete`.
 
     Returns:
-        Index (threat, forget, model), with the threats of `evidence.THREATS` and "either"; columns: the attributes of
-        a `residual.Residual`, its `verdict`, its `seeds` (`residual.seeds_needed`), and `holm`: the p of rho = 0,
-        adjusted for all looks of a method by both threats, and for its looks by "either".
+        Index (condition, forget, model), with the `evidence.conditions` of the rows; columns: the attributes of a
+        `residual.Residual`, its `verdict`, its `seeds` (`residual.seeds_needed`), and `holm`: the p of rho = 0,
+        adjusted for all looks at a method: each class under each condition.
     """
     check_rows(rows)
     check_names(rows.index.unique("model"), methods=methods)
-    found = {(threat, digit, model): residual(rows, model, digit, threat) for threat in ATTACKERS
+    found = {(condition, digit, model): residual(rows, model, digit, condition) for condition in conditions(rows)
              for digit in rows.index.unique("forget").sort_values() for model in methods}
     table = _frame({key: {**asdict(one), "verdict": verdict(one), "seeds": seeds_needed(one)}
-                    for key, one in found.items()}, ["threat", "forget", "model"],
+                    for key, one in found.items()}, ["condition", "forget", "model"],
                    [*(field.name for field in fields(Residual)), "verdict", "seeds"])
-    family = [table.index.get_level_values("threat") == "either", table.index.get_level_values("model")]
-    return table.assign(holm=table.groupby(family)["p"].transform(holm))
+    return table.assign(holm=table.groupby("model")["p"].transform(holm))
 
 
 def holm(values: pd.Series) -> pd.Series:
@@ -72,29 +71,27 @@ def holm(values: pd.Series) -> pd.Series:
 
 
 def counts(rho: pd.DataFrame) -> pd.DataFrame:
-    """The verdicts on each method, counted over the classes, for both threats and for "either".
+    """The verdicts on each method, counted over the classes under each condition.
 
     Args:
         rho: as from `rho_table`.
 
     Returns:
-        Index (model, attacker), where the attacker is "each" or "either"; columns `looks`, a column for each verdict
-        that occurs, and `above 0` and `below 0`: looks in which rho differs from 0 after Holm's adjustment.
+        Index (model, condition); columns `looks`, a column for each verdict that occurs, and `above 0` and `below 0`:
+        looks in which rho differs from 0 after Holm's adjustment.
     """
     _check_rho(rho)
     rows = {}
-    for model in rho.index.unique("model"):
-        own = rho.xs(model, level="model")
-        for attacker, looks in (("each", own.loc[list(THREATS)]), ("either", own.loc[["either"]])):
-            found = looks["holm"] <= 0.05
-            rows[model, attacker] = {
-                "looks": len(looks), **{word: int((looks["verdict"] == word).sum()) for word in VERDICTS[::-1]},
-                "above 0": int((found & (looks["rho"] > 0)).sum()), "below 0": int((found & (looks["rho"] < 0)).sum())}
-    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis(["model", "attacker"])
+    for (model, condition), looks in rho.groupby(["model", "condition"], sort=False):
+        clear = looks["holm"] <= 0.05
+        rows[model, condition] = {
+            "looks": len(looks), **{word: int((looks["verdict"] == word).sum()) for word in VERDICTS[::-1]},
+            "above 0": int((clear & (looks["rho"] > 0)).sum()), "below 0": int((clear & (looks["rho"] < 0)).sum())}
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis(["model", "condition"])
     return table.drop(columns=[word for word in VERDICTS if not table[word].any()])
 
 
-def placebo(rows: pd.DataFrame, digit: int, threat: str, models: int) -> float:
+def placebo(rows: pd.DataFrame, digit: int, condition: str, models: int) -> float:
     """Mean ``|rho|`` where nothing is left: each never-saw model in the method's place, against the others.
 
     One model varies more than the mean of several. So the values are scaled to the variance of `models` models
@@ -106,7 +103,7 @@ def placebo(rows: pd.DataFrame, digit: int, threat: str, models: int) -> float:
     check_rows(rows)
     check_whole(models=models)
     never, base = (np.array([errors.mean() for errors in rows.xs(
-        (digit, name), level=("forget", "model"))[f"errors.{threat}"]]) for name in ("retrain", "baseline"))
+        (digit, name), level=("forget", "model"))[f"errors.{condition}"]]) for name in ("retrain", "baseline"))
     count, gap = len(never), never.mean() - base.mean()
     if count < 2 or not gap > 0:
         return np.nan
@@ -121,78 +118,37 @@ def totals(rows: pd.DataFrame, rho: pd.DataFrame) -> pd.DataFrame:
         rho: as from `rho_table`, of the same rows.
 
     Returns:
-        Index (threat, model); columns `sums`: the `Residual` of `evidence.overall`; `rho`: the mean over the classes;
-        `mean_abs_rho`; and `placebo`: that of never-saw models in the place of the method's.
+        Index (model, condition); columns `sums`: the `Residual` of `evidence.overall`; `rho`: the mean over the
+        classes; `mean_abs_rho`; and `placebo`: that of never-saw models in the place of the method's.
     """
     check_rows(rows)
     _check_rho(rho)
     table = {}
-    for (threat, model), own in rho.groupby(level=["threat", "model"], sort=False):
-        floor = [placebo(rows, digit, threat, int(one["models"]))
-                 for digit, one in own.droplevel(["threat", "model"]).iterrows()]
-        table[threat, model] = {"sums": overall(rows, model, threat), "rho": own["rho"].mean(),
-                                "mean_abs_rho": own["rho"].abs().mean(), "placebo": pd.Series(floor).mean()}
-    return _frame(table, ["threat", "model"], ["sums", "rho", "mean_abs_rho", "placebo"])
+    for (model, condition), own in rho.groupby(["model", "condition"], sort=False):
+        floor = [placebo(rows, digit, condition, int(one["models"]))
+                 for digit, one in own.droplevel(["model", "condition"]).iterrows()]
+        table[model, condition] = {"sums": overall(rows, model, condition), "rho": own["rho"].mean(),
+                                   "mean_abs_rho": own["rho"].abs().mean(), "placebo": pd.Series(floor).mean()}
+    return _frame(table, ["model", "condition"], ["sums", "rho", "mean_abs_rho", "placebo"])
 
 
-def by_class(rows: pd.DataFrame, rho: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """For each method of a `rho_table`, its numbers for each class, means over the seeds.
+def shifts(rows: pd.DataFrame, methods: Sequence[str]) -> pd.Series:
+    """How much further above 0 rho is under the last condition than under the first: what mending brings back.
 
-    Returns:
-        method -> table. Index: rho for each of `evidence.THREATS`, nats lost, points (hundredths of accuracy) lost,
-        relearning; a column for each class.
-    """
-    check_rows(rows)
-    _check_rho(rho)
-    return {model: pd.DataFrame({
-        "ρ, simplex": rho["rho"].xs((THREATS[0], model), level=("threat", "model")),
-        "ρ, free": rho["rho"].xs((THREATS[1], model), level=("threat", "model")),
-        "nats lost": differences(rows, "nelbo", model, "baseline").groupby("forget").mean(),
-        "points lost": -100 * differences(rows, "accuracy", model, "baseline").groupby("forget").mean(),
-        "relearning": rows.xs(model, level="model")["relearning"].groupby("forget").mean()}).T
-        for model in rho.index.unique("model")}
-
-
-def predictors(rows: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
-    """Properties of each class that may make it hard to forget.
-
-    Args:
-        rows: as from `evidence.tidy`, of `cells`.
-        cells: as from `evidence.split`.
+    The difference is taken within each seed, as a share of the mean gap under the first condition:
+    ``[(E_never - E_unlearned)_last - (E_never - E_unlearned)_first] / gap``, a mean over the classes.
 
     Returns:
-        Index `forget`; columns `gap`: the attacker's mean squared error with y on the simplex, of models that never
-        saw the class less that of baselines; `mistaken for`: the class that judge B sees most in real images of this
-        one, and `mistaken`: its mean probability; `nearest code`: the class with the nearest mean code in the
-        baseline's latent space, and `distance` to it. The last four are missing where the cells do not have them.
+        Index model; an `evidence.Estimate` over seeds.
     """
     check_rows(rows)
-    check_cells(cells=cells)
-    errors = rows[f"errors.{THREATS[0]}"].groupby(["model", "forget"]).agg(
-        lambda values: np.concatenate(list(values)).mean()).astype(float)
-    confused, codes = (_of_classes(cells, name).reindex(errors["baseline"].index)
-                       for name in ("confusion", "latent_distances"))
-    return pd.DataFrame({"gap": errors["retrain"] - errors["baseline"],
-                         "mistaken for": _nearest(-confused), "mistaken": confused.max(axis=1),
-                         "nearest code": _nearest(codes), "distance": codes.min(axis=1)})
-
-
-def _of_classes(cells: pd.DataFrame, column: str) -> pd.DataFrame:
-    """A column of lists, a value a class, as means over the cells of each class, NaN at the class itself."""
-    texts = cells[column].dropna() if column in cells else pd.Series(dtype=str)
-    means = {digit: np.mean([json.loads(text) for text in own], 0)
-             for digit, own in texts.groupby(cells["forget"].reindex(texts.index))}
-    table = pd.DataFrame.from_dict(means, orient="index", dtype=float)
-    for digit in table.index:
-        table.loc[digit, digit] = np.nan
-    return table
-
-
-def _nearest(distances: pd.DataFrame) -> pd.Series:
-    """The column with the smallest value of each row, missing where the row has none."""
-    known = distances.dropna(how="all")
-    # As objects, for a missing class would turn the others into fractions.
-    return known.idxmin(axis=1).astype(object).reindex(distances.index)
+    check_names(rows.index.unique("model"), methods=methods)
+    first, last = conditions(rows)[0], conditions(rows)[-1]
+    means = rows[[f"errors.{first}", f"errors.{last}"]].map(np.mean).astype(float)
+    never, base = (means.xs(name, level="model") for name in ("retrain", "baseline"))
+    gap = (never - base)[f"errors.{first}"].mean()
+    return pd.Series({model: estimate(by_seed((never - means.xs(model, level="model")).diff(axis=1).iloc[:, -1] / gap))
+                      for model in methods}, dtype=object).rename_axis("model")
 
 
 def search(cells: pd.DataFrame) -> pd.DataFrame:
@@ -292,28 +248,28 @@ def summary(rows: pd.DataFrame, rho: pd.DataFrame) -> pd.DataFrame:
         rho: as from `rho_table`, of the same rows.
 
     Returns:
-        Index `model`; columns `looks`: the number of classes times attackers; `gone`: of those, the ones with this
+        Index `model`; columns `looks`: the number of classes times conditions; `gone`: of those, the ones with this
         verdict; `residues`: those with rho above 0 after Holm's adjustment; `nats_lost`, `points_lost` and
         `relearning`: an `Estimate` over seeds, on the retained classes and from the baseline, relearning of the class
-        and from a retrained model; and `seen`: of all cells, the share in which judge B's probability of the class is
-        at most that of a retrained model and `claims.LIMITS`.
+        and from a retrained model; and `share`: the images that its steps see, as a share of those of a training, NaN
+        where the rows do not have it.
     """
     check_rows(rows)
-    counted, table = counts(rho), {}
-    for model in rho.index.unique("model"):
-        seen = differences(rows, "probability", model, "retrain")
-        own = counted.loc[model, "each"]
+    _check_rho(rho)
+    table = {}
+    for model, own in rho.groupby("model", sort=False):
         table[model] = {
-            "looks": own["looks"], "gone": own.get("gone", 0), "residues": own["above 0"],
+            "looks": len(own), "gone": int((own["verdict"] == "gone").sum()),
+            "residues": int(((own["holm"] <= 0.05) & (own["rho"] > 0)).sum()),
             "nats_lost": estimate(by_seed(differences(rows, "nelbo", model, "baseline"))),
             "points_lost": estimate(by_seed(differences(rows, "accuracy", model, "baseline")), -100),
             "relearning": estimate(by_seed(differences(rows, "relearning", model, "retrain"))),
-            "seen": (seen <= LIMITS["probability"]).mean()}
+            "share": rows.xs(model, level="model")["share"].max() if "share" in rows else np.nan}
     return pd.DataFrame.from_dict(table, orient="index").rename_axis("model")
 
 
 def claims(summarized: pd.DataFrame) -> pd.DataFrame:
-    """Claims about each method, held to the limits of `claims.LIMITS`.
+    """The claims of the protocol about each method, held to the limits of `claims.LIMITS`.
 
     Args:
         summarized: as from `summary`.
@@ -323,23 +279,24 @@ def claims(summarized: pd.DataFrame) -> pd.DataFrame:
         and points is held to the end of the 95 % interval; relearning is held to the 90 % interval, as two one-sided
         tests. A claim without an interval does not hold.
     """
-    check_table("looks", "gone", "residues", "seen", summarized=summarized)
-    margin, table = LIMITS["relearning"], {}
+    check_table("looks", "gone", "residues", "share", summarized=summarized)
+    margin, most = LIMITS["relearning"], LIMITS["share"]
+    table: dict[str, dict[str, tuple[str, bool]]] = {}
     for model, own in summarized.iterrows():
         back: Estimate = own["relearning"]
         for claim, measured, holds in (
-                ("gone at every digit and attacker", f"{own['gone']} of {own['looks']}", own["gone"] == own["looks"]),
+                ("gone in every look", f"{own['gone']} of {own['looks']}", own["gone"] == own["looks"]),
                 ("no residue after Holm's adjustment", f"{own['residues']} of {own['looks']}", own["residues"] == 0),
                 *((f"{name} lost at most {LIMITS[f'{name}_lost']}", str(own[f"{name}_lost"]),
                    own[f"{name}_lost"].high <= LIMITS[f"{name}_lost"]) for name in ("nats", "points")),
                 (f"relearning as a retrained model, ± {margin}", str(back),
                  -margin < back.low90 and back.high90 < margin),
-                (f"seen by judge B in at most 5 % of cells, above {LIMITS['probability']}",
-                 f"{1 - own['seen']:.0%}", own["seen"] >= 0.95)):
-            table[claim, model] = {"measured": measured, "holds": bool(holds)}
-    ordered = dict(sorted(table.items(), key=lambda item: list(dict.fromkeys(key for key, _ in table)).index(
-        item[0][0])))
-    return _frame(ordered, ["claim", "model"], ["measured", "holds"])
+                (f"images seen at most {most:.0%} of a training's",
+                 "–" if np.isnan(own["share"]) else f"{own['share']:.0%}", own["share"] <= most)):
+            table.setdefault(claim, {})[model] = measured, bool(holds)
+    return _frame({(claim, model): dict(zip(("measured", "holds"), one, strict=True))
+                   for claim, models in table.items() for model, one in models.items()},
+                  ["claim", "model"], ["measured", "holds"])
 
 
 def metrics(rho: pd.DataFrame, summarized: pd.DataFrame, claimed: pd.DataFrame) -> dict[str, Any]:
@@ -347,15 +304,15 @@ def metrics(rho: pd.DataFrame, summarized: pd.DataFrame, claimed: pd.DataFrame) 
 
     Returns:
         `looks`, `gone` and `residues`: method -> number; `nats`, `points` and `relearning`: method -> an `Estimate`;
-        `rho`: threat -> class -> method -> `rho`, `low`, `high` and `verdict`; and `claims`: "method: claim" -> whether
-        it holds.
+        `rho`: condition -> class -> method -> `rho`, `low`, `high` and `verdict`; and `claims`: "method: claim" ->
+        whether it holds.
     """
     _check_rho(rho)
     check_table("looks", "gone", summarized=summarized)
     check_types(claimed=(claimed, pd.DataFrame))
     residuals: dict[str, Any] = {}
-    for (threat, digit, model), row in rho.iterrows():
-        residuals.setdefault(threat, {}).setdefault(str(digit), {})[model] = {
+    for (condition, digit, model), row in rho.iterrows():
+        residuals.setdefault(condition, {}).setdefault(str(digit), {})[model] = {
             "verdict": row["verdict"], **_known(row[["rho", "low", "high"]])}
     names = {"nats_lost": "nats", "points_lost": "points", "relearning": "relearning"}
     return {**{name: summarized[name].astype(int).to_dict() for name in ("looks", "gone", "residues")},
@@ -388,7 +345,7 @@ def other_data(cells: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
         for model in [name for name in methods if name in rows.index.unique("model")]:
             table[f"{dataset}, {architecture}: {model}"] = {
                 "cells": len(rows.xs(model, level="model")),
-                **{threat: overall(rows, model, threat) for threat in ATTACKERS},
+                **{threat: overall(rows, model, threat) for threat in THREATS},
                 "nats_lost": estimate(by_seed(differences(rows, "nelbo", model, "baseline"))),
                 "gray": rows.xs(model, level="model")["gray"].max()}
     return pd.DataFrame.from_dict(table, orient="index")
@@ -403,5 +360,5 @@ def _frame(rows: dict[tuple, dict[str, Any]], levels: list[str], columns: list[s
 
 def _check_rho(rho: pd.DataFrame) -> None:
     check_table("rho", "low", "high", rho=rho)
-    if list(rho.index.names) != ["threat", "forget", "model"]:
+    if list(rho.index.names) != ["condition", "forget", "model"]:
         raise ValueError(f"rho must be a table of rho_table, got rows named by {shorten(list(rho.index.names))}")

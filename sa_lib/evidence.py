@@ -2,7 +2,8 @@
 
 ``results/evidence.csv`` has a row for each cell that was run: the metrics of
 07_methods for one class, one seed and one kind of model. ``provenance.json``
-records how each sweep was made. `sa_lib.book.evidence` makes both again, and
+records how each sweep was made. `sa_lib.book.evidence` makes both again.
+`sa_lib.trials` reads rows of the same form from another table, and
 `sa_lib.comparison` compares methods and classes.
 """
 
@@ -19,14 +20,12 @@ import torch
 from .checks import check_name, check_types, shorten
 from .residual import Residual, interval, residual_knowledge
 
-__all__ = ["RESULTS", "THREATS", "TOLERANCE", "Estimate", "by_seed", "check_cells", "check_rows", "complete",
-           "differences", "estimate", "failures", "origin", "overall", "overview", "read", "residual", "split", "tidy"]
+__all__ = ["RESULTS", "THREATS", "Estimate", "by_seed", "check_cells", "check_rows", "complete", "conditions",
+           "differences", "estimate", "failures", "origin", "overall", "overview", "read", "residual", "split",
+           "tidy"]
 
 RESULTS = Path(__file__).parent / "results"
 THREATS = ("y on the simplex", "y free")
-# Largest accepted difference between a recomputed cell and its committed row. Another machine rounds sums differently,
-# so training ends in different weights, much as with another seed.
-TOLERANCE = {"nats": 0.6, "gray": 0.02, "rho": 0.35}
 SEARCH = "search for settings"
 
 
@@ -132,7 +131,7 @@ def tidy(table: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Index dataset, architecture, forget, seed, model; columns: the numbers of 07_methods for the model
         (`probability`, `gray`, `accuracy`, `nelbo`, `relearning`, `seconds`, `digest`) and, for each threat,
-        `errors.<threat>`: an array [N] of the attacker's errors; `errors.either`: the lower of the two for each image.
+        `errors.<threat>`: an array [N] of the attacker's errors.
     """
     check_types(table=(table, pd.DataFrame))
     keys = ["dataset", "architecture", "forget", "seed"]
@@ -145,10 +144,14 @@ def tidy(table: pd.DataFrame) -> pd.DataFrame:
                 _, model, measure = column.split(".", 2)
                 models.setdefault(model, {})[measure] = (
                     np.array(json.loads(value)) if measure.startswith("errors.") else value)
-        for measures in models.values():
-            measures["errors.either"] = np.minimum(*(measures[f"errors.{threat}"] for threat in THREATS))
         rows += [{**{key: cell[key] for key in keys}, "model": name, **measures} for name, measures in models.items()]
     return (pd.DataFrame(rows).drop_duplicates([*keys, "model"]).set_index([*keys, "model"]).sort_index())
+
+
+def conditions(rows: pd.DataFrame) -> list[str]:
+    """The conditions under which the models of these rows were attacked: threat models, or states of a model."""
+    check_rows(rows)
+    return [name.removeprefix("errors.") for name in rows.columns if name.startswith("errors.")]
 
 
 def complete(rows: pd.DataFrame, names: Sequence[str]) -> list[str]:
@@ -167,23 +170,23 @@ def complete(rows: pd.DataFrame, names: Sequence[str]) -> list[str]:
     return methods
 
 
-def residual(rows: pd.DataFrame, model: str, forget: int, threat: str) -> Residual:
+def residual(rows: pd.DataFrame, model: str, forget: int, condition: str) -> Residual:
     """rho of a method for one class, over all its seeds, against all models that never saw the class.
 
     Args:
         rows: as from `tidy`, of one data set and architecture.
-        threat: one of `THREATS`, or "either": for each image, the better of the two attackers.
+        condition: one of `conditions`.
     """
     check_rows(rows)
     check_name(rows.index.unique("forget"), forget=forget)
     check_name(rows.xs(forget, level="forget").index.unique("model"), model=model)
-    check_name((*THREATS, "either"), threat=threat)
-    unlearned, base, never = (rows.xs((forget, name), level=("forget", "model"))[f"errors.{threat}"]
+    check_name(conditions(rows), condition=condition)
+    unlearned, base, never = (rows.xs((forget, name), level=("forget", "model"))[f"errors.{condition}"]
                               for name in (model, "baseline", "retrain"))
     return _rho(never, unlearned, base)
 
 
-def overall(rows: pd.DataFrame, model: str, threat: str) -> Residual:
+def overall(rows: pd.DataFrame, model: str, condition: str) -> Residual:
     """The same over all classes, as a ratio of sums: each class weighs by its gap, so that none divides by little.
 
     The classes are fixed and the seeds random: a seed counts if it has every class, as one model.
@@ -193,8 +196,8 @@ def overall(rows: pd.DataFrame, model: str, threat: str) -> Residual:
     """
     check_rows(rows)
     check_name(rows.index.unique("model"), model=model)
-    check_name((*THREATS, "either"), threat=threat)
-    unlearned, base, never = (_joined(rows.xs(name, level="model")[f"errors.{threat}"])
+    check_name(conditions(rows), condition=condition)
+    unlearned, base, never = (_joined(rows.xs(name, level="model")[f"errors.{condition}"])
                               for name in (model, "baseline", "retrain"))
     if never.empty or unlearned.empty:
         return Residual(np.nan)

@@ -142,35 +142,12 @@ def test_over_all_classes_rho_is_a_ratio_of_sums(rows):
 
 def test_rho_is_what_the_errors_were_made_with(rows):
     rho = comparison.rho_table(rows, ["ewc_gray", "unseen"])
-    assert rho.index.names == ["threat", "forget", "model"]
-    assert list(rho.index.unique("threat")) == [SIMPLEX, FREE, "either"]
+    assert rho.index.names == ["condition", "forget", "model"]
+    assert list(rho.index.unique("condition")) == [SIMPLEX, FREE] == evidence.conditions(rows)
     for (_, digit, model), row in rho.iterrows():
         assert row["rho"] == pytest.approx(digit * METHODS[model][1], abs=1e-6)
     assert (rho["low"] <= rho["rho"]).all()
     assert (rho["rho"] <= rho["high"]).all()
-
-
-def test_every_class_has_its_means(rows):
-    tables = comparison.by_class(rows, comparison.rho_table(rows, ["unseen"]))
-    assert list(tables) == ["unseen"]
-    assert tables["unseen"].loc["nats lost"].tolist() == pytest.approx([0.5] * 3)
-    assert tables["unseen"].loc["points lost"].tolist() == pytest.approx([0.5] * 3)
-    assert tables["unseen"].loc["ρ, free"].tolist() == pytest.approx([0, 0.1, 0.2], abs=1e-6)
-
-
-def test_predictors_find_the_classes_that_are_near(rows, table):
-    causes = comparison.predictors(rows, evidence.split(table)[0])
-    assert causes["gap"].tolist() == pytest.approx([6] * 3)
-    assert causes["mistaken for"].tolist() == [9] * 3
-    assert causes["mistaken"].tolist() == pytest.approx([0.09] * 3)
-    assert causes["distance"].tolist() == [1] * 3
-    assert causes.loc[0, "nearest code"] == 1
-
-
-def test_predictors_are_missing_where_the_cells_do_not_have_them(rows, table):
-    causes = comparison.predictors(rows, evidence.split(table)[0].drop(columns="latent_distances"))
-    assert causes[["nearest code", "distance"]].isna().all(axis=None)
-    assert causes["mistaken"].notna().all()
 
 
 @pytest.mark.parametrize("values, adjusted", [
@@ -181,8 +158,8 @@ def test_holm_adjusts_for_the_number_of_looks(values, adjusted):
 
 def test_the_verdicts_are_counted(rows):
     counted = comparison.counts(comparison.rho_table(rows, ["ewc_gray", "unseen"]))
-    assert counted.loc["unseen", "each"].to_dict() == {"looks": 6, "gone": 4, "residue": 2, "above 0": 4, "below 0": 0}
-    assert counted.loc["ewc_gray", "either"].to_dict() == {
+    assert counted.loc["unseen", FREE].to_dict() == {"looks": 3, "gone": 2, "residue": 1, "above 0": 2, "below 0": 0}
+    assert counted.loc["ewc_gray", SIMPLEX].to_dict() == {
         "looks": 3, "gone": 1, "residue": 2, "above 0": 2, "below 0": 0}
 
 
@@ -199,9 +176,18 @@ def test_the_placebo_is_how_far_models_that_never_saw_the_class_are_from_each_ot
 
 def test_totals_have_the_mean_and_the_placebo_beside_the_sums(rows):
     totals = comparison.totals(rows, comparison.rho_table(rows, ["unseen"]))
-    own = totals.loc[SIMPLEX, "unseen"]
+    own = totals.loc["unseen", SIMPLEX]
     assert [own["rho"], own["mean_abs_rho"], own["sums"].rho] == pytest.approx([0.1] * 3, abs=0.01)
     assert own["placebo"] < 0.02
+
+
+def test_a_shift_is_what_the_last_condition_brings_back_over_all_classes(rows):
+    brought = rows.copy()
+    for place in brought.index[brought.index.get_level_values("model") == "unseen"]:
+        brought.at[place, f"errors.{FREE}"] = brought.at[place, f"errors.{FREE}"] - 1.5  # a quarter of the gap of 6
+    shifts = comparison.shifts(brought, ["ewc_gray", "unseen"])
+    assert [shifts["ewc_gray"].mean, shifts["unseen"].mean] == pytest.approx([0.0, 0.25], abs=1e-6)
+    assert shifts["unseen"].low == pytest.approx(0.25, abs=1e-6)
 
 
 def test_the_search_has_a_row_for_each_setting(table):
@@ -248,7 +234,10 @@ def test_scores_may_have_no_rows(tmp_path):
 
 def test_a_summary_has_the_numbers_that_the_claims_are_about(rows):
     summary = comparison.summary(rows, comparison.rho_table(rows, ["unseen", "ewc_gray"]))
-    assert summary.loc["ewc_gray", ["looks", "gone", "residues", "seen"]].tolist() == [6, 2, 4, 1.0]
+    assert summary.loc["ewc_gray", ["looks", "gone", "residues"]].tolist() == [6, 2, 4]
+    assert np.isnan(summary.loc["ewc_gray", "share"])
+    shared = comparison.summary(rows.assign(share=0.2), comparison.rho_table(rows, ["unseen"]))
+    assert shared["share"].tolist() == [0.2]
     assert summary.loc["ewc_gray", "nats_lost"].mean == pytest.approx(0.25)
     assert summary.loc["ewc_gray", "points_lost"].mean == pytest.approx(0.25)
     assert summary.loc["ewc_gray", "relearning"].mean == pytest.approx(-0.125)
@@ -259,13 +248,14 @@ def summarized(**change):
     flat = Estimate(0.0, -0.04, 0.04, -0.03, 0.03)
     return pd.DataFrame({name: [value] for name, value in {
         "looks": 6, "gone": 6, "residues": 0, "nats_lost": flat, "points_lost": flat, "relearning": flat,
-        "seen": 0.95, **change}.items()}, index=["m"])
+        "share": 0.25, **change}.items()}, index=["m"])
 
 
 @pytest.mark.parametrize("change, failed", [
-    ({}, None), ({"gone": 5}, "gone at"), ({"residues": 1}, "no residue"),
+    ({}, None), ({"gone": 5}, "gone in"), ({"residues": 1}, "no residue"),
     ({"nats_lost": Estimate(0.3, 0.0, 0.51)}, "nats lost"), ({"nats_lost": Estimate(0.3)}, "nats lost"),
-    ({"points_lost": Estimate(0.3, 0.0, 0.51)}, "points lost"), ({"seen": 0.94}, "seen by"),
+    ({"points_lost": Estimate(0.3, 0.0, 0.51)}, "points lost"), ({"share": 0.26}, "images seen"),
+    ({"share": np.nan}, "images seen"),
     ({"relearning": Estimate(0.0, -0.06, 0.06, -0.049, 0.049)}, None),
     ({"relearning": Estimate(0.0, -0.06, 0.06, -0.05, 0.04)}, "relearning as"),
     ({"relearning": Estimate(0.0)}, "relearning as")])
@@ -295,7 +285,7 @@ def test_metrics_are_plain_values_by_method(rows):
     assert metrics["nats"]["unseen"] == pytest.approx(
         {"mean": 0.5, "low": 0.5, "high": 0.5, "low90": 0.5, "high90": 0.5})
     assert metrics["gone"] == {"ewc_gray": 2, "unseen": 4}
-    assert list(metrics["rho"]) == [*THREATS, "either"]
+    assert list(metrics["rho"]) == [*THREATS]
     assert metrics["claims"]["unseen: nats lost at most 0.5"] is True
 
 
@@ -315,8 +305,7 @@ def test_of_the_committed_results_the_chapter_makes_whole_tables():
     assert methods == ["ewc_gray", "unseen", "saliency"]
     assert (comparison.search(search).groupby("method").size() == 5).all()
     assert comparison.scores(rows).groupby("model").size().nunique() == 1
-    assert comparison.predictors(rows, main).notna().all(axis=None)
-    assert comparison.counts(comparison.rho_table(rows, methods))["looks"].tolist() == [20, 10] * 3
+    assert comparison.counts(comparison.rho_table(rows, methods))["looks"].tolist() == [10] * 6
     assert all(one.defined for one in comparison.other_data(others, methods)[FREE])
 
 
@@ -329,8 +318,7 @@ NOT_CELLS = [None, 3, "x", pd.DataFrame(), pd.DataFrame({"low": [1.0]})]
     (lambda bad, rows: evidence.origin(bad), "table"), (lambda bad, rows: evidence.failures(bad), "table"),
     (lambda bad, rows: evidence.complete(bad, ["unseen"]), "rows"),
     (lambda bad, rows: comparison.rho_table(bad, ["unseen"]), "rows"),
-    (lambda bad, rows: comparison.by_class(rows, bad), "rho"),
-    (lambda bad, rows: comparison.predictors(rows, bad), "cells"),
+    (lambda bad, rows: comparison.shifts(bad, ["unseen"]), "rows"),
     (lambda bad, rows: comparison.counts(bad), "rho"), (lambda bad, rows: comparison.totals(rows, bad), "rho"),
     (lambda bad, rows: comparison.search(bad), "cells"), (lambda bad, rows: comparison.settings(bad), "scored"),
     (lambda bad, rows: comparison.scores(bad), "rows"),

@@ -8,6 +8,7 @@ import pytest
 
 from sa_lib import trials
 from sa_lib.book import trials as making
+from sa_lib.evidence import conditions, overall, residual
 from sa_lib.methods import METHODS
 from sa_lib.model import ModelConfig
 from sa_lib.reconstruction import SearchConfig
@@ -85,34 +86,84 @@ def test_a_run_goes_on_where_it_was_and_counts_complete_seeds(tmp_path, monkeypa
     assert making.make(tmp_path, 1) == 2
     (tmp_path / "runs" / "trials" / "4-10.json").write_text("half a fi")
     assert making.make(tmp_path) == 4
-    assert sorted(asked) == [(3, (10,)), (3, (11,)), (4, (10,)), (4, (10, 11))]
+    assert sorted(asked) == [(3, (10,)), (3, (11,)), (4, (10,)), (4, (11,))]  # for half a file there is the table
+    (tmp_path / "runs" / "trials" / "4-10.json").write_text("half a fi")
+    (tmp_path / "trials.csv").unlink()
+    assert making.make(tmp_path) == 4
+    assert asked[-1] == (4, (10,))
+    monkeypatch.setattr(trials, "protocol", lambda: frozen)
     rows = trials.read(tmp_path / "trials.csv")
-    assert list(rows.index.unique("class")) == [3, 4]
-    assert trials.residual(rows, "ewc_gray").controls == 2
-    assert trials.residual(rows, "ewc_gray", "mended", [3]).models == 2
+    assert list(rows.index.unique("forget")) == [3, 4]
+    assert overall(rows, "ewc_gray", "as is").controls == 2
+    assert residual(rows, "ewc_gray", 3, "mended").models == 2
     half = pd.read_csv(tmp_path / "trials.csv").query("seed == 10 or `class` == 3")
     half.to_csv(tmp_path / "half.csv", index=False)
     assert list(trials.read(tmp_path / "half.csv").index.unique("seed")) == [10]
+    # In another place, the committed rows are there already.
+    half.to_csv(tmp_path / "trials.csv", index=False)
+    asked.clear()
+    assert making.make(tmp_path / "elsewhere") == 4
+    assert asked == [(4, (11,))]
+    pd.testing.assert_frame_equal(trials.read(tmp_path / "trials.csv"), rows)
 
 
-def test_a_known_rho_is_found(tmp_path):
+def known(path, classes, seeds=range(4)):
+    """A table in which a quarter of each class is left, and half of it after mending."""
     random = np.random.default_rng(0)
     rows = []
-    for seed in range(4):
+    for seed in seeds:
         noise = random.normal(0, 0.05)
         for model, state, level in (("baseline", "as is", 4.0), ("never saw", "as is", 10 + noise),
                                     ("ewc_gray", "as is", 8.5 + noise), ("never saw", "mended", 10 + noise),
                                     ("ewc_gray", "mended", 7.0 + noise)):
-            rows += [{"class": k, "seed": seed, "model": model, "state": state,
-                      "errors": json.dumps([level + image for image in range(5)])} for k in (0, 1)]
-    pd.DataFrame(rows).to_csv(tmp_path / "table.csv", index=False)
-    table = trials.read(tmp_path / "table.csv")
-    assert trials.residual(table, "ewc_gray").rho == pytest.approx(0.25, abs=0.02)
-    assert trials.residual(table, "ewc_gray", "mended").rho == pytest.approx(0.5, abs=0.02)
+            rows += [{"class": k, "seed": seed, "model": model, "state": state, "shortfall": 0.01 * (state == "mended"),
+                      "errors": json.dumps([level + image for image in range(5)]), "nelbo": 97.0, "date": "2026-01-01",
+                      "share": 0.2 if model == "ewc_gray" else None} for k in classes]
+    pd.DataFrame(rows).to_csv(path, index=False)
+    return path
+
+
+def test_a_known_rho_is_found(tmp_path):
+    rows = trials.read(known(tmp_path / "table.csv", range(10)))
+    assert conditions(rows) == list(trials.STATES)
+    assert overall(rows, "ewc_gray", "as is").rho == pytest.approx(0.25, abs=0.02)
+    assert overall(rows, "ewc_gray", "mended").rho == pytest.approx(0.5, abs=0.02)
+    assert set(rows["shortfall"].xs("ewc_gray", level="model")) == {0.01}
+    base = rows.xs("baseline", level="model")
+    assert base["errors.as is"].map(list).equals(base["errors.mended"].map(list))
+
+
+def test_a_table_without_a_complete_seed_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="must have a seed with all of the classes 0, 1, .*, got none"):
+        trials.read(known(tmp_path / "table.csv", range(9)))
+
+
+@pytest.fixture
+def again(tmp_path, monkeypatch):
+    """A committed table, and the rows of it that are made again; a test may change them."""
+    monkeypatch.setattr(making, "RESULTS", tmp_path)
+    table = pd.read_csv(known(tmp_path / "trials.csv", range(10)))
+    changes = {}
+
+    def fake(label, seeds, methods):
+        rows = table[(table["class"] == label) & table["seed"].isin(seeds)].to_dict("records")
+        return [{**row, **(changes if row["model"] == methods[0] else {})} for row in rows]
+
+    monkeypatch.setattr(making, "measured", fake)
+    return changes
+
+
+@pytest.mark.parametrize("change, differing", [
+    ({}, []), ({"nelbo": 97.7}, ["ewc_gray, as is: nats"]),
+    ({"errors": "[5, 5, 5, 5, 5]"}, ["ewc_gray, as is: error", "ewc_gray, mended: error"])])
+def test_a_trial_made_again_agrees_within_the_tolerance(again, capsys, change, differing):
+    again |= change
+    assert making.check_today() == differing
+    assert capsys.readouterr().out.count("DIFFERS") == len(differing)
 
 
 @pytest.mark.parametrize("text, message", [
-    (None, "no table at"), ("class,seed\n1,2\n", "it lacks errors, model, state"), ("\x00", "is not")])
+    (None, "no table at"), ("class,seed\n1,2\n", "it lacks errors, model, shortfall, state"), ("\x00", "is not")])
 def test_what_is_no_table_is_refused(tmp_path, text, message):
     path = tmp_path / "trials.csv"
     if text is not None:

@@ -121,7 +121,7 @@ def _evidence(options: argparse.Namespace) -> int:
             trials.make(Path.cwd(), options.seeds, options.scheduler)
         sweeps = [name for name in names if name not in ("validation", "trials")]
         return int(bool(sweeps) and evidence.make(Path.cwd(), sweeps, options.seeds, options.scheduler) > 0)
-    differing = validation.check_today() + evidence.check_today()
+    differing = validation.check_today() + trials.check_today()
     if differing:
         print(f"differs: {'; '.join(differing)}")
     return int(bool(differing))

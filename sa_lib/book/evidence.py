@@ -1,28 +1,19 @@
-"""Make the committed results again, or one cell of them, and compare."""
+"""Make the exploratory table of the committed results again, ``results/evidence.csv``; see `sa_lib.evidence`."""
 
 import datetime
 import json
-import os
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-import torch
 
-from .. import data, evaluation, methods, trained
-from ..attacks import THREATS as MODELS
-from ..attacks import attack, squared_error
 from ..checks import check_names
-from ..evidence import RESULTS, THREATS, TOLERANCE, read
-from ..labels import CLASSES
-from ..model import device
-from ..residual import residual_knowledge
-from ..store import cache_root, write_atomically
+from ..evidence import RESULTS
+from ..store import write_atomically
 from . import sweep
 from .execution import machine
 
-__all__ = ["SWEEPS", "check", "check_today", "make"]
+__all__ = ["SWEEPS", "make"]
 
 # The search for settings: each method got its own settings and four others, on one digit and one seed. What it found
 # for selective_amnesia is selective_amnesia_tuned.
@@ -57,6 +48,7 @@ SWEEPS = {
                                "changes": {"peak_lr": 3e-3}, "longest": 936}),
 }
 
+
 def make(root: Path, names: Sequence[str], seeds: int, scheduler: str | None) -> int:
     """Run these of `SWEEPS` and put their rows into the results; return the number of cells that failed.
 
@@ -80,62 +72,3 @@ def make(root: Path, names: Sequence[str], seeds: int, scheduler: str | None) ->
         with write_atomically(provenance) as temporary:
             temporary.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
     return sum(records[name]["failed"] for name in names)
-
-
-def check_today(tolerance: Mapping[str, float] = TOLERANCE) -> list[str]:
-    """Make today's cell of the committed results again in an empty store; see `check`."""
-    table = read()
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ.setdefault("SA_DATA", str(cache_root() / "data"))
-        os.environ["SA_CACHE"] = folder
-        return check(table, datetime.date.today(), tolerance)
-
-
-def check(table: pd.DataFrame, day: datetime.date, tolerance: Mapping[str, float] = TOLERANCE) -> list[str]:
-    """Make the cell of this day again, and print a line for each number.
-
-    Returns:
-        the numbers that differ from the cell's row by more than the tolerance.
-    """
-    # The cells of the search had other settings.
-    there = table[(table["error"] == "") & (table["dataset"] == "mnist") & (table["architecture"] == "mlp")
-                  & table["models.unseen.nelbo"].notna() & ~table["sweep"].str.startswith("search-")]
-    cell = there.iloc[day.toordinal() % len(there)]
-    digit, seed = int(cell["forget"]), int(cell["seed"])
-    print(f"forget {digit}, seed {seed}, made {cell['date']}")
-    differing = []
-    for name, kind, now, then in _measured(cell, digit, seed):
-        agrees = abs(now - then) <= tolerance[kind]
-        print(f"{name:32} {now:9.4f}  committed {then:9.4f}  {'agrees' if agrees else 'DIFFERS'}")
-        if not agrees:
-            differing.append(name)
-    return differing
-
-
-def _measured(cell: pd.Series, digit: int, seed: int) -> list[tuple[str, str, float, float]]:
-    """Each number of a cell: its name, the kind of its tolerance, made again, and committed."""
-    dataset = data.load("mnist")
-    baseline = trained.cvae(dataset, seed=seed)
-    models = {"baseline": baseline, "retrain": trained.never_saw(dataset, digit, seed=seed),
-              "unseen": trained.forgotten(baseline, dataset, digit, methods.METHODS["unseen"], seed)}
-    kept = dataset.test_labels != digit
-    labels = dataset.test_labels[kept]
-    counts = torch.bincount(labels, minlength=CLASSES)[labels]
-    numbers, errors = [], {}
-    for name, model in models.items():
-        losses = evaluation.negative_elbo(model.net, dataset.test_images[kept], labels, seed).cpu()
-        # Every class counts the same, as in `evaluation.retained_means`.
-        numbers.append((f"{name}: kept, nats", "nats", float((losses / counts).sum() / (CLASSES - 1)),
-                        cell[f"models.{name}.nelbo"]))
-        # The committed cells were attacked by Adam, on the first images of the class.
-        real = dataset.test_images[dataset.test_labels == digit][:100].to(device())
-        for threat in THREATS:
-            errors[name, threat] = attack(model.net, squared_error(real), digit, len(real), MODELS[threat],
-                                          seed=seed).errors
-    samples = evaluation.prior_samples(models["unseen"].net, torch.full((1000,), digit))
-    numbers.append(("unseen: distance to gray", "gray", float(methods.distance_to_gray(samples).mean()),
-                    cell["models.unseen.gray"]))
-    for threat in THREATS:
-        rho = residual_knowledge(errors["retrain", threat][None], errors["unseen", threat], errors["baseline", threat])
-        numbers.append((f"unseen: rho, {threat}", "rho", rho.rho, cell[f"models.unseen.rho.{threat}.value"]))
-    return numbers

@@ -33,6 +33,9 @@ __all__ = ["FILES", "execute", "execute_chapter", "executed", "library_digest", 
 
 # The parameters of chapters that name a file.
 FILES = ("model", "table")
+# Module of the library -> the committed files that it reads.
+COMMITTED = {"comparison": ("evidence.csv", "provenance.json"), "evidence": ("evidence.csv", "provenance.json"),
+             "trials": ("trials.csv", "protocol.json"), "validation": ("validation.csv", "validation.json")}
 LIBRARY = Path(__file__).parents[1]
 KERNEL_SECONDS = 300  # time limit for the start of a kernel; on a busy machine, papermill's 60 s are too few
 _code = cache(code_text)  # every cell of a sweep asks for the same
@@ -114,8 +117,8 @@ def stamp(source: Path, parameters: Mapping[str, Any]) -> str:
         digest.update(own_digest(dataset).encode())
     text = source.read_text(encoding="utf-8")
     digest.update(text.encode() + library_digest().encode())
-    if {"comparison", "evidence"} & _imported(text):
-        for name in ("evidence.csv", "provenance.json"):
+    for module in sorted(COMMITTED.keys() & _imported(text)):
+        for name in COMMITTED[module]:
             digest.update((RESULTS / name).read_bytes())
     for package in ("torch", "numpy", "matplotlib"):
         digest.update(version(package).encode())

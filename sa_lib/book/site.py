@@ -31,8 +31,9 @@ from nbformat import NotebookNode
 from ..chapter import read_metrics
 from ..checks import shorten
 from ..claims import LIMITS
-from ..evidence import RESULTS, TOLERANCE
+from ..evidence import RESULTS
 from ..store import file_digest
+from ..trials import TOLERANCE
 from .execution import executed, read
 from .notebooks import DRAWINGS, TITLE, BookError, as_written, colab, repository
 

@@ -2,7 +2,7 @@
 
 The models of a class are trained, made to forget, mended and attacked side by side, see `sa_lib.stack`: on a GPU those
 of all seeds at once, on processor cores those of one seed at a time. Finished seeds are kept in ``runs/trials``, so a
-run that was stopped goes on where it was.
+run that was stopped goes on where it was. Rows of the committed table are there already: delete it to make all again.
 """
 
 import datetime
@@ -32,12 +32,12 @@ from ..store import tensor_digest, write_atomically
 from ..threats import AttackResult
 from ..trained import MENDING
 from ..training import TrainingConfig
-from ..trials import RESULTS, protocol
+from ..trials import RESULTS, TOLERANCE, protocol
 from ..unlearning import UnlearningConfig
 from .cluster import connected, workers_for
 from .execution import machine
 
-__all__ = ["Size", "further", "make", "measured", "share"]
+__all__ = ["Size", "check_today", "further", "make", "measured", "share"]
 
 SAMPLES = 500  # drawn for each class to measure a model
 FEW = 100  # training images of the class to learn it again
@@ -72,6 +72,7 @@ def make(root: Path, seeds: int | None = None, scheduler: str | None = None) -> 
     chosen = frozen["seeds"][:seeds]
     folder = root / "runs" / "trials"
     folder.mkdir(parents=True, exist_ok=True)
+    _adopt(folder)
     missing = [(label, seed) for seed in chosen for label in frozen["classes"] if not _kept(folder, label, seed)]
     print(f"trials: {len(missing)} of {len(frozen['classes']) * len(chosen)} are missing", flush=True)
     if device().type == "cuda":  # in this process, for a GPU is faster with one large stack than with several small
@@ -96,6 +97,14 @@ def _keep(folder: Path, label: int, rows: Sequence[Mapping[str, Any]]) -> None:
         print(f"class {label}, seed {seed}", flush=True)
 
 
+def _adopt(folder: Path) -> None:
+    """Keep the committed rows in the folder too, where it has none of their class and seed."""
+    if (RESULTS / "trials.csv").is_file():
+        for (label, seed), rows in pd.read_csv(RESULTS / "trials.csv").groupby(["class", "seed"]):
+            if not _kept(folder, label, seed):
+                _keep(folder, label, rows.astype(object).where(rows.notna(), None).to_dict("records"))
+
+
 def _kept(folder: Path, label: int, seed: int) -> list[dict]:
     """The rows that were made before; empty if there are none, or damaged ones."""
     try:
@@ -104,22 +113,26 @@ def _kept(folder: Path, label: int, seed: int) -> list[dict]:
         return []
 
 
-def measured(label: int, seeds: Sequence[int], dataset: Dataset | None = None, size: Size = Size()) -> list[dict]:
+def measured(label: int, seeds: Sequence[int], dataset: Dataset | None = None, size: Size = Size(),
+             methods: Sequence[str] | None = None) -> list[dict]:
     """The rows of a class: for each seed, one for each model as it is, and one for each mended model.
 
     Args:
         dataset: the protocol's by default.
         size: of the models and of their training, by default that of the book.
+        methods: the protocol's by default.
     """
     frozen, dataset = protocol(), dataset or _images()
-    base, fishers = _start(tuple(seeds), dataset, size)
+    chosen = {name: replace(METHODS[name], config=size.capped(METHODS[name].config))
+              for name in methods or frozen["methods"]}
+    base = _baselines(tuple(seeds), dataset, size)
     never = stack.train(dataset, size.shape, size.training, seeds, [label])
     plain = further(size.capped(UnlearningConfig()))
     models = {"baseline": base, "never saw": stack.forget(never, dataset, label, plain, seeds)}
     counts = {k: int((dataset.train_labels == k).sum()) for k in retain_set(label)}
-    protect = [fisher.combine(own, counts) for own in fishers]
-    for name in frozen["methods"]:
-        method = replace(METHODS[name], config=size.capped(METHODS[name].config))
+    protect = ([fisher.combine(own, counts) for own in _fishers(tuple(seeds), dataset, size)]
+               if any(method.config.ewc for method in chosen.values()) else [])
+    for name, method in chosen.items():
         models[name] = stack.forget(base, dataset, label, method, seeds, protect if method.config.ewc else ())
     together = stack.joined([*models.values()])
     places = [(name, seed) for name in models for seed in seeds]
@@ -138,11 +151,16 @@ def measured(label: int, seeds: Sequence[int], dataset: Dataset | None = None, s
 
 
 @functools.lru_cache(maxsize=1)
-def _start(seeds: tuple[int, ...], dataset: Dataset, size: Size) -> tuple[Stack, list[dict[int, Diagonal]]]:
-    """The baselines, and the Fisher of each class of each of them: all classes begin with them."""
-    base = stack.train(dataset, size.shape, size.training, seeds)
-    return base, [fisher.dataset_fishers(model, dataset, seed)
-                  for model, seed in zip(base.models(), seeds, strict=True)]
+def _baselines(seeds: tuple[int, ...], dataset: Dataset, size: Size) -> Stack:
+    """The baselines, with which all classes begin."""
+    return stack.train(dataset, size.shape, size.training, seeds)
+
+
+@functools.lru_cache(maxsize=1)
+def _fishers(seeds: tuple[int, ...], dataset: Dataset, size: Size) -> list[dict[int, Diagonal]]:
+    """The Fisher of each class of each baseline."""
+    return [fisher.dataset_fishers(model, dataset, seed)
+            for model, seed in zip(_baselines(seeds, dataset, size).models(), seeds, strict=True)]
 
 
 @functools.cache
@@ -202,3 +220,28 @@ def _measures(models: Stack, dataset: Dataset, label: int) -> list[dict[str, flo
                "nelbo": by_class[:, retain].mean(1), "relearning": back}
     return [{**{name: float(values[row]) for name, values in columns.items()},
              "digest": tensor_digest(net.state_dict())} for row, net in enumerate(models.models())]
+
+
+def check_today() -> list[str]:
+    """Make one method for one class and seed of the committed table again, chosen by the date, and print its numbers.
+
+    Returns:
+        the numbers that differ from the committed ones by more than `TOLERANCE`.
+    """
+    table = pd.read_csv(RESULTS / "trials.csv").set_index(["class", "seed", "model", "state"]).sort_index()
+    day = datetime.date.today().toordinal()
+    cells = table.loc[table["share"].notna()].index  # the methods, as they are
+    label, seed, method, _ = cells[7 * day % len(cells)]  # the next day has another class or seed
+    print(f"{method}: forget {label}, seed {seed}, made {table.loc[(label, seed, method), 'date'].iloc[0]}")
+    differing = []
+    for row in measured(int(label), [int(seed)], methods=[method]):
+        then = table.loc[(label, seed, row["model"], row["state"])]
+        numbers = {"error": [sum(errors := json.loads(one["errors"])) / len(errors) for one in (row, then)]}
+        if row["state"] == "as is":
+            numbers["nats"] = [row["nelbo"], then["nelbo"]]
+        for kind, (now, committed) in numbers.items():
+            agrees = abs(now - committed) <= TOLERANCE[kind] * (committed if kind == "error" else 1)
+            name = f"{row['model']}, {row['state']}: {kind}"
+            print(f"{name:40} {now:9.3f}  committed {committed:9.3f}  {'agrees' if agrees else 'DIFFERS'}")
+            differing += [] if agrees else [name]
+    return differing

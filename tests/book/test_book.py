@@ -272,6 +272,16 @@ def test_the_committed_results_count_for_a_chapter_that_imports_evidence(tmp_pat
     assert (execution.stamp(path, {}) != before) is counts
 
 
+@pytest.mark.parametrize("module, file", [("trials", "protocol.json"), ("validation", "validation.csv"),
+                                          ("validation", "validation.json")])
+def test_the_other_tables_count_for_the_chapters_that_read_them(tmp_path, results, module, file):
+    path = chapter_that_runs(tmp_path, f"from sa_lib import chapter, {module}")
+    before = execution.stamp(path, {})
+    with open(results / file, "a") as table:
+        table.write("\n")
+    assert execution.stamp(path, {}) != before
+
+
 def test_other_results_count_for_no_chapter(tmp_path, results):
     path = chapter_that_runs(tmp_path, "from sa_lib import evidence")
     before = execution.stamp(path, {})

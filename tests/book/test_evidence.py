@@ -3,17 +3,14 @@
 import datetime
 import json
 import math
-import os
-import re
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from sa_lib import evidence
-from sa_lib.book import __main__ as command_line
 from sa_lib.book import evidence as making
-from sa_lib.book import sweep, validation
+from sa_lib.book import sweep
 
 THREATS = evidence.THREATS
 
@@ -126,34 +123,3 @@ def test_a_repeated_sweep_replaces_only_its_own_rows(tmp_path, monkeypatch):
     assert table[["sweep", "forget", "seconds"]].to_numpy().tolist() == [["one", 1, 10], ["two", 2, 30], ["two", 3, 30]]
     provenance = json.loads((results / "provenance.json").read_text())
     assert [(record["cells"], record["failed"]) for record in provenance.values()] == [(1, 0), (2, 1)]
-
-
-@pytest.fixture
-def measured(monkeypatch):
-    """The numbers of today's cell, made again; a test may change them."""
-    for name in ("SA_CACHE", "SA_DATA"):  # a check sets them
-        monkeypatch.setenv(name, os.environ.get(name, ""))
-    numbers = [("unseen: kept, nats", "nats", 90.5, 90.0), ("unseen: rho", "rho", 0.1, 0.2)]
-    monkeypatch.setattr(making, "_measured", lambda cell, digit, seed: numbers)
-    monkeypatch.setattr(validation, "_made_again", lambda cell: np.mean(json.loads(cell["errors"])))
-    return numbers
-
-
-def test_numbers_within_the_tolerance_agree(measured, capsys):
-    assert command_line.main(["evidence", "check"]) == 0
-    assert "DIFFERS" not in capsys.readouterr().out
-
-
-def test_a_number_beyond_the_tolerance_is_named(measured, capsys):
-    measured[1] = ("unseen: rho", "rho", 0.2 + 1.1 * evidence.TOLERANCE["rho"], 0.2)
-    assert command_line.main(["evidence", "check"]) == 1
-    assert "differs: unseen: rho\n" in capsys.readouterr().out
-
-
-def test_another_day_has_another_cell(measured, capsys):
-    table = evidence.read()
-    for day in range(1, 31):
-        making.check(table, datetime.date(2026, 1, day))
-    cells = re.findall(r"(?m)^forget \d, seed \d", capsys.readouterr().out)
-    assert len(cells) == 30
-    assert len(set(cells)) == 30

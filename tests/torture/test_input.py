@@ -498,14 +498,15 @@ CALLS = {
         dict(values=anything.filter(lambda value: value != "") | st.sampled_from([[math.nan], [1.0, math.inf]]),
              scale=anything.filter(lambda value: not isinstance(value, bool)))),
     evidence.residual: (
-        dict(rows=TIDY, model="unseen", forget=9, threat="y free"),
+        dict(rows=TIDY, model="unseen", forget=9, condition="y free"),
         dict(rows=table, model=no_tensor, forget=anything | st.integers(max_value=-1) | st.integers(min_value=10),
-             threat=no_tensor)),
+             condition=no_tensor)),
     residual.interval: (
         dict(values=[1.0, 2.0]),
         dict(values=anything | st.integers() | st.sampled_from([[], [math.nan], [1.0, math.inf], np.zeros((2, 1))]))),
     evidence.overall: (
-        dict(rows=TIDY, model="unseen", threat="either"), dict(rows=table, model=no_tensor, threat=no_tensor)),
+        dict(rows=TIDY, model="unseen", condition="y free"), dict(rows=table, model=no_tensor, condition=no_tensor)),
+    evidence.conditions: (dict(rows=TIDY), dict(rows=table)),
     evidence.by_seed: (dict(values=TIDY["nelbo"].xs("unseen", level="model")), dict(values=no_tensor)),
     evidence.differences: (
         dict(rows=TIDY, measure="nelbo", model="unseen", other="baseline"),
