@@ -355,8 +355,8 @@ if len(elsewhere):
     chapter.show_table(elsewhere, "Other data and models: ρ as a ratio of sums, and the largest distance to gray.")
 metrics = {"parameters": {"profile": run.profile, "table": table}, "seeds": len(seeds), "planned": len(frozen["seeds"]),
            "cells": len(main) + len(others), "failed": len(evidence.failures(pd.concat([main, others]))),
-           "sums": totals["sums"].map(str).unstack("condition").to_dict("index"), "hidden": back.map(str).to_dict(),
-           "together": together.to_dict(),
+           "sums": totals["sums"].map(str).unstack().rename(columns=lambda name: name.replace(" ", "_")).to_dict("index"),
+           "hidden": back.map(str).to_dict(), "together": together.to_dict(),
            **comparison.metrics(rho, summary, claims)}
 if {"ewc_gray", "unseen"} <= set(methods):
     run.show_claims("08_evidence", metrics)

@@ -16,7 +16,6 @@ import pandas as pd
 from .checks import check_names, check_table, check_types, check_whole, shorten
 from .claims import LIMITS
 from .evidence import (
-    THREATS,
     Estimate,
     by_seed,
     check_cells,
@@ -159,7 +158,7 @@ def search(cells: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Index (method, setting), where "own" is the method's own; columns `cell_abs_rho`, the mean
-        ``|rho|`` of both attackers; `nats_lost` and `points_lost`, on the retained classes, from the baseline; and
+        ``|rho|`` under all conditions; `nats_lost` and `points_lost`, on the retained classes, from the baseline; and
         `probability`: judge B's, of the class, above that of a retrained model. All are infinite if the cell failed.
         No rows without cells.
     """
@@ -182,8 +181,8 @@ def search(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def _cell_rho(model: pd.Series) -> np.ndarray:
-    """rho by each of `evidence.THREATS`, against the one never-saw model of the cell."""
-    return np.array([model[f"rho.{threat}.value"] for threat in THREATS], float)
+    """rho under each condition of the cell, against its one never-saw model, or its few."""
+    return np.array([value for name, value in model.items() if name.startswith("rho.")], float)
 
 
 def settings(scored: pd.Series) -> pd.DataFrame:
@@ -213,7 +212,7 @@ def scores(rows: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Index (forget, seed, model), with `PLACEBO` and without the controls; columns `probability`; `cell_rho` and
-        `cell_abs_rho`: the mean of rho and of its size by both attackers, against the one never-saw model of the
+        `cell_abs_rho`: the mean of rho and of its size under all conditions, against the never-saw models of the
         cell; `nats_lost` and `points_lost`: on the retained classes, from the baseline; `seconds`; and `sooner`:
         relearning less that of a retrained model. Of the placebo, the never-saw models of other seeds, only rho.
     """
@@ -232,8 +231,8 @@ def scores(rows: pd.DataFrame) -> pd.DataFrame:
                     "points_lost": 100 * (baseline["accuracy"] - model["accuracy"]), "seconds": model["seconds"],
                     "sooner": model["relearning"] - never["relearning"]}
             others = rows.xs((digit, "retrain"), level=("forget", "model")).drop(index=seed)
-            rho = np.array([[(never[f"errors.{threat}"] - other[f"errors.{threat}"]).mean()
-                             / (never[f"errors.{threat}"] - baseline[f"errors.{threat}"]).mean() for threat in THREATS]
+            rho = np.array([[(never[name] - other[name]).mean() / (never[name] - baseline[name]).mean()
+                             for name in (f"errors.{condition}" for condition in conditions(rows))]
                             for _, other in others.iterrows()])
             if len(rho):
                 table[digit, seed, PLACEBO] = {"cell_rho": rho.mean(), "cell_abs_rho": np.abs(rho).mean()}
@@ -334,7 +333,7 @@ def other_data(cells: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
         methods: those to look at, where the cells have them.
 
     Returns:
-        Index: "data, model: method"; columns `cells`; a column for each threat: the `Residual` of `evidence.overall`;
+        Index: "data, model: method"; columns `cells`; for each condition, the `Residual` of `evidence.overall`;
         `nats_lost`: an `Estimate` over seeds; and `gray`: the largest. No rows if no such cell succeeded.
     """
     check_cells(cells=cells)
@@ -345,7 +344,7 @@ def other_data(cells: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
         for model in [name for name in methods if name in rows.index.unique("model")]:
             table[f"{dataset}, {architecture}: {model}"] = {
                 "cells": len(rows.xs(model, level="model")),
-                **{threat: overall(rows, model, threat) for threat in THREATS},
+                **{condition: overall(rows, model, condition) for condition in conditions(rows)},
                 "nats_lost": estimate(by_seed(differences(rows, "nelbo", model, "baseline"))),
                 "gray": rows.xs(model, level="model")["gray"].max()}
     return pd.DataFrame.from_dict(table, orient="index")

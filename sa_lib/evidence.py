@@ -20,12 +20,11 @@ import torch
 from .checks import check_name, check_types, shorten
 from .residual import Residual, interval, residual_knowledge
 
-__all__ = ["RESULTS", "THREATS", "Estimate", "by_seed", "check_cells", "check_rows", "complete", "conditions",
+__all__ = ["RESULTS", "Estimate", "by_seed", "check_cells", "check_rows", "complete", "conditions",
            "differences", "estimate", "failures", "origin", "overall", "overview", "read", "residual", "split",
            "tidy"]
 
 RESULTS = Path(__file__).parent / "results"
-THREATS = ("y on the simplex", "y free")
 SEARCH = "search for settings"
 
 
@@ -130,8 +129,8 @@ def tidy(table: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Index dataset, architecture, forget, seed, model; columns: the numbers of 07_methods for the model
-        (`probability`, `gray`, `accuracy`, `nelbo`, `relearning`, `seconds`, `digest`) and, for each threat,
-        `errors.<threat>`: an array [N] of the attacker's errors.
+        (`probability`, `gray`, `accuracy`, `nelbo`, `relearning`, `seconds`, `digest`) and, for each condition,
+        `errors.<condition>`: an array [N] of the attacker's errors.
     """
     check_types(table=(table, pd.DataFrame))
     keys = ["dataset", "architecture", "forget", "seed"]

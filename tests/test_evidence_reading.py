@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from sa_lib import comparison, evidence
-from sa_lib.evidence import THREATS, Estimate
+from sa_lib.evidence import Estimate
 
-SIMPLEX, FREE = THREATS
+THREATS = SIMPLEX, FREE = "y on the simplex", "y free"
 # model -> its nats above the baseline, and its rho for class 1
 METHODS = {"ewc_gray": (0.25, 0.4), "unseen": (0.5, 0.1)}
 

@@ -255,8 +255,10 @@ def _methods(run: Parameters) -> list[Request]:
     models = [Request(trained.forgotten, (base, _data(run), run.forget, method, run.seed),
                       (fishers(run, base),) if method.config.ewc and not method.own else ())
               for method in run.methods.values()]
-    return [*judges(run, "B"),
-            *attacks(run, [base, *models, never_saw(run, run.forget)], run.forget[0])]
+    models += [never_saw(run, run.forget, seed) for seed in range(run.seed, run.seed + 3)]
+    after = [mended(run, model, run.forget) for model in models]
+    return [*judges(run, "B"), *(request for request in attacks(run, [base, *models, *after], run.forget[0])
+                                 if request.arguments[3] != THREATS["y free"])]
 
 
 PLANS = {"01_baseline": _baseline, "02_ewc_unlearning": _ewc_unlearning, "03_sequential": _sequential,
