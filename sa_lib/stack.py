@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.func import functional_call, vmap
+from torch.utils._pytree import tree_map
 
 from .checks import check_images, check_seed, check_types
 from .data import Dataset
@@ -87,6 +88,9 @@ class Stack:
             return functional_call(call, {f"model.{name}": weight for name, weight in weights.items()},
                                    (function, *own, *shared))
 
+        if len(self) == 1:  # plain products are faster than those of a stack
+            result = single(*tree_map(lambda rows: rows.squeeze(0), (self.weights, *inputs)))
+            return tree_map(lambda own: own.unsqueeze(0), result)
         return vmap(single)(self.weights, *inputs)
 
 
@@ -296,7 +300,7 @@ class _Problem(Problem):
 
     def _images(self, values: torch.Tensor) -> torch.Tensor:
         """[K, R, P] -> [K, R, 784]"""
-        if len(self.stack) == 1:  # a plain product is faster than one of a stack
+        if len(self.stack) == 1:
             return super().images(values[0])[None]
         z, y = self.inputs(values.flatten(0, 1))
         shape = values.shape[:2]

@@ -22,7 +22,7 @@ from .. import data, fisher, stack, trained
 from ..attacks import THREATS
 from ..data import Dataset
 from ..fisher import Diagonal
-from ..judges import JudgeConfig
+from ..judges import Judge, JudgeConfig
 from ..labels import CLASSES, retain_set
 from ..methods import METHODS, Method, distance_to_gray, fine_tune
 from ..model import ModelConfig, device
@@ -41,7 +41,8 @@ __all__ = ["Size", "check_today", "further", "make", "measured", "share"]
 
 SAMPLES = 500  # drawn for each class to measure a model
 FEW = 100  # training images of the class to learn it again
-BLOCK = 64  # models attacked at once, as far as the memory of a GPU allows
+BLOCK = 64  # models at once, as far as the memory of a GPU allows
+CHECKED = 3  # the convergence of the attack is checked on each class that is a multiple of it, for the first seed
 
 
 @dataclass(frozen=True)
@@ -140,12 +141,14 @@ def measured(label: int, seeds: Sequence[int], dataset: Dataset | None = None, s
              "share": share(METHODS[name].config) if name in METHODS else None}
             for (name, seed), values in zip(places, _measures(together, dataset, label), strict=True)]
     others = places[len(seeds):]
-    mended = stack.forget(together[len(seeds):], dataset, label, further(size.capped(MENDING)),
-                          [seed for _, seed in others])
+    mended = stack.joined([
+        stack.forget(together[first + len(seeds):last + len(seeds)], dataset, label, further(size.capped(MENDING)),
+                     [seed for _, seed in others[first:last]]) for first, last in _blocks(len(others))])
     rows += [{"class": label, "seed": seed, "model": name, "state": "mended"} for name, seed in others]
     targets = data.held_out(dataset, label, frozen["targets"], 0).to(device())
     found = _attacked(stack.joined([together, mended]), targets, label, size.search,
-                      [place for place, row in enumerate(rows) if row["seed"] == frozen["seeds"][0]])
+                      [place for place, row in enumerate(rows)
+                       if row["seed"] == frozen["seeds"][0] and label % CHECKED == 0])
     made = {"date": datetime.date.today().isoformat(), "processor": machine()["processor"]}
     return [row | own | made for row, own in zip(rows, found, strict=True)]
 
@@ -186,28 +189,44 @@ def _attacked(models: Stack, targets: torch.Tensor, label: int, search: SearchCo
               checked: Sequence[int]) -> list[dict[str, float | str]]:
     """The errors of the attack on each model, and the shortfall of the `checked` ones; see `trained.shortfall`."""
     threat = THREATS[protocol()["threat"]]
-    blocks = [stack.reconstruct(models[first:first + BLOCK], targets, label, threat, search)
-              for first in range(0, len(models), BLOCK)]
+    blocks = [stack.reconstruct(models[first:last], targets, label, threat, search)
+              for first, last in _blocks(len(models))]
     errors, z, y = (torch.cat(parts).unflatten(0, (len(models), -1))
                     for parts in zip(*((block.loss[0], block.z[0], block.y[0]) for block in blocks)))
     found: list[dict[str, float | str]] = [
         {"errors": json.dumps([round(error, 2) for error in own])} for own in errors.tolist()]
-    if checked:
-        some = max(1, len(targets) // 5)
-        rows = torch.tensor(checked, device=errors.device)
+    some = max(1, len(targets) // 5)
+    for first, last in _blocks(len(checked)):
+        rows = torch.tensor(checked[first:last], device=errors.device)
         short = AttackResult([0], *(part[rows, :some].flatten(0, 1)[None] for part in (errors, z, y)), torch.empty(0))
-        long = stack.reconstruct(models[checked], targets[:some], label, threat,
+        long = stack.reconstruct(models[rows.tolist()], targets[:some], label, threat,
                                  replace(search, rounds=10 * search.rounds), 1, short)
-        means = [one.errors.view(len(checked), some).mean(1) for one in (long, short)]
-        for row, value in zip(checked, (1 - means[0] / means[1]).tolist(), strict=True):
+        means = [one.errors.view(len(rows), some).mean(1) for one in (long, short)]
+        for row, value in zip(rows.tolist(), (1 - means[0] / means[1]).tolist(), strict=True):
             found[row]["shortfall"] = value
     return found
+
+
+def _blocks(count: int) -> list[tuple[int, int]]:
+    """The first and the last row, exclusive, of the models that are handled at once.
+
+    On a GPU those that its memory takes; on processor cores one, since products of stacks are slower there.
+    """
+    size = BLOCK if device().type == "cuda" else 1
+    return [(first, min(first + size, count)) for first in range(0, count, size)]
 
 
 def _measures(models: Stack, dataset: Dataset, label: int) -> list[dict[str, float | str]]:
     """The measures of chapter 7 on each model."""
     judge = trained.judge(dataset, JudgeConfig("B", epochs=60 if dataset.name == "digits" else JudgeConfig.epochs), 0)
     few = data.training_sample(dataset, label, FEW)
+    rows = [row for first, last in _blocks(len(models))
+            for row in _measured(models[first:last], dataset, label, judge, few)]
+    return [{**row, "digest": tensor_digest(net.state_dict())}
+            for row, net in zip(rows, models.models(), strict=True)]
+
+
+def _measured(models: Stack, dataset: Dataset, label: int, judge: Judge, few: torch.Tensor) -> list[dict[str, float]]:
     back = stack.relearn(models, few, label, judge).mean(1)
     samples = stack.prior_samples(models, torch.arange(CLASSES).repeat_interleave(SAMPLES))
     p = torch.stack([judge.probabilities(drawn) for drawn in samples]).unflatten(1, (CLASSES, SAMPLES))
@@ -218,8 +237,7 @@ def _measures(models: Stack, dataset: Dataset, label: int) -> list[dict[str, flo
     gray = distance_to_gray(samples.unflatten(1, (CLASSES, SAMPLES))[:, label].flatten(0, 1)).view(len(models), -1)
     columns = {"probability": p[:, label, :, label].mean(1), "gray": gray.mean(1), "accuracy": right[:, retain].mean(1),
                "nelbo": by_class[:, retain].mean(1), "relearning": back}
-    return [{**{name: float(values[row]) for name, values in columns.items()},
-             "digest": tensor_digest(net.state_dict())} for row, net in enumerate(models.models())]
+    return [{name: float(values[row]) for name, values in columns.items()} for row in range(len(models))]
 
 
 def check_today() -> list[str]:
