@@ -198,12 +198,17 @@ def _write_pages(stage: Path, run_dir: Path, notebooks: Mapping[str, NotebookNod
 
 
 def _write(stage: Path, run_dir: Path, notebooks: Mapping[str, NotebookNode], address: str) -> None:
+    from .. import trials  # here for the same reason as in `_quotes`
+    from . import explorer
     for path in run_dir.glob("*/playground.*"):
         shutil.copy(path, stage / "book" / "_static" / "playground")
     how = _how_run(notebooks, run_dir)
+    explorer.add_scripts(stage / "book" / "_static" / "bokeh")
+    evidence = explorer.html(trials.read())
     quotes = _quotes(notebooks, run_dir, stage / "figures")
     for path in (stage / "book").rglob("*.md"):
         text = _with_numbers(path, run_dir).replace("{{how it was run}}", how)
+        text = text.replace("{{evidence explorer}}", evidence)
         text = _with_quotes(text, path, quotes)
         text = _with_figures(text, path, notebooks, stage / "figures")
         path.write_text(_marked(text, SMOKE) if _is_smoke(notebooks) else text, encoding="utf-8")
