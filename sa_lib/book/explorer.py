@@ -3,6 +3,7 @@
 Bokeh draws it. The verdicts are computed again for each margin in the browser, by the rules of `residual.verdict`.
 """
 
+import re
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +27,7 @@ __all__ = ["add_scripts", "html"]
 SCRIPTS = ("bokeh.min.js", "bokeh-widgets.min.js")
 COLORS = ("#0173b2", "#de8f05")  # one for each state, of seaborn's palette for the color-blind
 ALL = "all"
+IDENTITY = re.compile(r"\b(?:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|p\d{4,})\b")  # Bokeh's names of its objects
 # Of the looks of the chosen method: where each is drawn, and its verdict at the chosen margin.
 UPDATE = CustomJS(code="""
     const margin = slider.value, rows = Object.fromEntries(Object.keys(every.data).map(name => [name, []]));
@@ -85,7 +87,10 @@ def html(rows: pd.DataFrame) -> str:
     document.add_root(column(row(select, slider), said, plot, sizing_mode="stretch_width"))
     document.js_on_event(DocumentReady, update)
     script, div = components(document.roots[0])
-    return f'<div class="explorer">\n{div.strip()}\n</div>\n{script.strip()}'
+    text = f'<div class="explorer">\n{div.strip()}\n</div>\n{script.strip()}'
+    for number, name in enumerate(dict.fromkeys(IDENTITY.findall(text))):
+        text = text.replace(name, f"explorer-{number}-")  # the same page for the same rows, so that it is rendered once
+    return text
 
 
 def add_scripts(folder: Path) -> None:

@@ -72,6 +72,10 @@ def test_the_verdicts_are_those_of_the_library(page, rows, method, margin):
         assert f"<strong>{list(expected.values()).count(word)}</strong> {word}" in counted
 
 
+def test_the_same_rows_make_the_same_page(rows):
+    assert explorer.html(rows) == explorer.html(rows)
+
+
 def test_a_seed_has_its_own_point(rows):
     points = explorer._seeds(rows, ["ewc_gray"], ["as is", "mended"])
     own = points[(points["digit"] == "0") & (points["state"] == "mended")]
