@@ -134,10 +134,9 @@ baseline = trained.cvae(ds, run.model, run.training, run.seed,
 first, last = baseline.log.iloc[0], baseline.log.iloc[-1]
 chapter.show_figure(
     figures.curves(baseline.log, ["reconstruction", "kl"], {"": "nats per image"}),
-    "The two terms of the negative ELBO during training, on the batch of each logged step. Reconstruction goes from "
-    f"{first['reconstruction']:.0f} to {last['reconstruction']:.0f} nats. The divergence, which measures the "
-    f"information in the code, goes from {first['kl']:.2f} to {last['kl']:.1f}. Training took "
-    f"{baseline.seconds:.0f} s on the machine that did it.")
+    f"Training, on the batch of each logged step. Reconstruction goes from {first['reconstruction']:.0f} to "
+    f"{last['reconstruction']:.0f} nats. The divergence, the information in the code, goes from {first['kl']:.2f} to "
+    f"{last['kl']:.1f}. Training took {baseline.seconds:.0f} s on the machine that did it.")
 
 # %% [markdown]
 # ## What it has learned

@@ -115,15 +115,9 @@ top = entries.topk(len(entries) // 100).values.sum()
 
 # %% tags=["remove-input"]
 chapter.show_figure(
-    figures.fisher_layers(fisher),
-    "The Fisher diagonal of every weight matrix, over the retained classes. One weight in a hundred, those with the "
-    f"largest values, holds {float(top / entries.sum()):.0%} of the sum.")
-
-# %% tags=["remove-input"]
-chapter.show_figure(
-    figures.fisher_maps(fisher, run.model),
-    "The Fisher of the first and of the last layer, summed by position. A dense layer has weights of its own for every "
-    "pixel, so its map shows where images differ. All positions of an image share the kernels of a convolution.")
+    figures.concentration(fisher),
+    f"One weight in a hundred holds {float(top / entries.sum()):.0%} of the Fisher of the retained classes. The curve adds "
+    "up the diagonal from its largest values on.")
 
 # %% [markdown]
 # **The usual mistake** is to square the gradient of a batch mean, because a
@@ -299,7 +293,7 @@ chapter.say(
 # %% tags=["remove-input"]
 chapter.show_figure(
     figures.curves(forgot.log, ["real", "replay", "ewc", "gray"],
-                   {"": "weighted term", "_grad": "norm of its gradient"}),
+                   {"": "weighted term", "_grad": "norm of its gradient"}, logarithmic=True),
     "The terms of the loss during forgetting, each times its weight, and the norms of their gradients. The gray term "
     f"goes from {forgot.log['gray'].iloc[0]:.0f} to {forgot.log['gray'].iloc[-1]:.2g}.")
 
@@ -392,25 +386,26 @@ chapter.show_table(
 # %% tags=["remove-input"]
 sweeps = ablations.iloc[1:].set_axis(pd.MultiIndex.from_tuples(variants))
 chapter.show_figure(
-    figures.lines({name: sweeps.loc[name] for name in situations},
-                  {name: measures.label(name) for name in ("accuracy", "nelbo", "gray")},
-                  "λ", "symlog", ablations.loc["baseline"].to_dict(), logarithmic=["gray"]),
-    "The weight λ of the penalty in three situations (dotted: the baseline). Accuracy and negative ELBO are those of "
-    f"the retained classes, the distance to gray is that of class {digit}.")
+    figures.plane({name: sweeps.loc[name].rename(columns={"gray": "x", "nats_lost": "y"}) for name in situations},
+                  f"distance of class {digit} to gray", "nats lost, retained classes",
+                  (LIMITS["gray"], LIMITS["nats_lost"]), "λ"),
+    "The weight λ of the penalty in three situations. In the colored corner both demands are met: the class is drawn "
+    f"gray, and the retained classes lose at most {LIMITS['nats_lost']} nats. Follow each line to see where a larger λ "
+    "leads.")
 
 # %% tags=["hide-input"]
 rows = [name for name in models if not name.startswith("real")]
 classes = torch.arange(10).repeat(2)
 strips = [evaluation.prior_samples(models[name].net, classes,
                                    run.seed) for name in rows]
+strip_names = [f"{name} ({ablations.loc[name, 'accuracy']:.0%})"
+               for name in rows]
 
 # %% tags=["remove-input"]
 chapter.show_figure(
-    figures.image_grid(torch.stack(strips), rows, [*range(10)] * 2),
+    figures.image_grid(torch.stack(strips), strip_names, [*range(10)] * 2),
     "The same twenty latent codes and labels in the baseline and in the variants without real images, and without the "
-    "gray term. Without rehearsal, judge B recognizes " + ", ".join(
-        f"{share:.0%} (λ = {lam:g})" for lam, share in sweeps.loc["no rehearsal", "accuracy"].items())
-    + " of the retained samples.")
+    "gray term. In brackets, the share of the retained samples that judge B recognizes.")
 
 # %% [markdown]
 # **What does EWC add?** That depends on what can be rehearsed. The next table

@@ -103,18 +103,17 @@ tables = [measure(m.net) for m in models]
 # %% tags=["hide-input"]
 names = ["baseline"] + [f"− {', '.join(map(str, sequence[:n]))}"
                         for n in range(1, len(models))]
-columns = {"gray": ".3f", "probability": ".2f", "accuracy": ".3f",
-           "nelbo": ".1f"}
-formats = {measures.label(column): form
-           for column, form in columns.items()}
-matrix = {measures.label(column): pd.DataFrame(
-    {name: table[column] for name, table in zip(names, tables)}).T
-    for column in columns}
+title = "nats lost since the baseline"
+change = pd.DataFrame({
+    name: (table["nelbo"] - tables[0]["nelbo"]).drop(sequence[:n + 1])
+    for n, (name, table) in enumerate(zip(names[1:], tables[1:]))
+}).T.reindex(columns=range(10))  # no number: forgotten
 
 # %% tags=["remove-input"]
 chapter.show_figure(
-    figures.matrices(matrix, formats, {name: sequence[:n] for n, name in enumerate(names)}),
-    "Every class after every step; framed: forgotten by then. At the end the forgotten classes are at most "
+    figures.matrices({title: change}, {title: "+.1f"}, scale=(-LIMITS["nats_lost"], LIMITS["nats_lost"])),
+    "Every class after every step; –: forgotten by then. The colors reach to the limit for retained classes, "
+    f"±{LIMITS['nats_lost']} nats. At the end the forgotten classes are at most "
     f"{tables[-1].loc[sequence, 'gray'].max():.4f} from gray, the others at least "
     f"{tables[-1].loc[list(retain_set(sequence)), 'gray'].min():.3f}.")
 
@@ -295,10 +294,10 @@ for name, m in references.items():
 
 # %% tags=["remove-input"]
 chapter.show_figure(
-    figures.lines(lines, {name: measures.label(name) for name in lines["rehearsal"]}, "classes forgotten",
-                  logarithmic=["gray"]),
-    f"Forgetting {', '.join(map(str, long))} in this order. Accuracy and negative ELBO are means over the classes that "
-    "no step forgets. The distance to gray is the largest of the classes forgotten so far, and at 0 of all of them.")
+    figures.lines(lines, {"accuracy": measures.label("accuracy")}, "classes forgotten"),
+    f"Forgetting {', '.join(map(str, long))} in this order: judge B's accuracy on the classes that no step forgets. With "
+    f"rehearsal it ends at {lines['rehearsal']['accuracy'].iloc[-1]:.1%}, with the penalty alone at "
+    f"{lines['penalty alone']['accuracy'].iloc[-1]:.1%}.")
 
 # %%
 ends = pd.DataFrame(

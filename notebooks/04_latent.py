@@ -123,24 +123,23 @@ without = means(latent.neutral(len(images)))
 
 # %%
 tick = time.perf_counter()
-points_with = latent.joint_tsne([*with_label.values()], run.seed)
-points_without = latent.joint_tsne([*without.values()], run.seed)
+places = latent.joint_tsne([*without.values()], run.seed)
 tsne_seconds = time.perf_counter() - tick
+places = dict(zip(shown, places, strict=True))
+moved = (places[shown[-1]] - places["baseline"]).norm(dim=1)
+width = places["baseline"].std(0).norm()
+apart = {"true label": with_label, "neutral label": without}
+apart = {title: float(latent.silhouette(
+    values["baseline"], labels).mean())
+    for title, values in apart.items()}
 
 # %% tags=["remove-input"]
-apart = {name: latent.silhouette(values, labels).mean() for name, values in with_label.items()}
 chapter.show_figure(
-    figures.embedding(dict(zip(shown, points_with, strict=True)), labels, run.forget),
-    f"Encodings of {len(chosen):,} test images with their true labels, in one joint embedding. Forgotten classes are "
-    "crosses with a framed name. Mean silhouette of the ten classes (0: the classes overlap, 1: they lie far apart): "
-    f"{measures.listing('silhouette', apart)}.")
-
-# %% tags=["remove-input"]
-apart = {name: latent.silhouette(values, labels)[digit] for name, values in without.items()}
-chapter.show_figure(
-    figures.embedding(dict(zip(shown, points_without, strict=True)), labels, run.forget),
-    f"The same images with the neutral label. Mean silhouette of class {digit}: "
-    f"{measures.listing('silhouette', apart)}. The two embeddings took {tsne_seconds:.0f} s together.")
+    figures.embedding({name: places[name] for name in ("baseline", shown[-1])}, labels, run.forget),
+    f"{len(chosen):,} test images with the neutral label, in one embedding: a line leads from the place of an image of a "
+    f"forgotten class in the baseline to its place in the model that {shown[-1]}. Half of the images of {digit} move by "
+    f"less than {float(moved[labels == digit].median() / width):.1%} of the spread of all images. Silhouette of the "
+    f"baseline's classes (0: they overlap, 1: they lie far apart): {measures.listing('silhouette', apart)}.")
 
 # %% [markdown]
 # ## What does a layer know?
@@ -240,7 +239,8 @@ alike = {title: pd.DataFrame({
 # %% tags=["remove-input"]
 last = alike[f"test images of {digit}"].iloc[:, -1]
 chapter.show_figure(
-    figures.matrices(alike, dict.fromkeys(alike, ".2f")),
+    figures.lines({name: pd.DataFrame({title: table.loc[name] for title, table in alike.items()}) for name in others},
+                  {title: f"CKA, {title}" for title in alike}, "layer"),
     "CKA between the baseline and each other model, layer by layer, with the neutral label. On images of "
     f"{digit}, in the decoder's last hidden layer: {measures.listing('cka', last.to_dict())}.")
 

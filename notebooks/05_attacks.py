@@ -154,12 +154,10 @@ curves = {name: attacks.score(guided["y free", digit, name],
           for name in ("baseline", target, control)}
 
 # %% tags=["remove-input"]
-panels = {name: measures.label(name) for name in ("success", "not_a_digit", "nearest")}
 chapter.show_figure(
-    figures.lines(curves, panels, "model evaluations", "log"),
-    f"The guided attack on {digit} with y free, by budget: share of images that judge B takes for the class, share "
-    "that it takes for no digit, and squared error to the nearest real image. Success with the whole budget: "
-    f"{measures.listing('success', {name: table['success'].iloc[-1] for name, table in curves.items()})}.")
+    figures.lines(curves, {"success": measures.label("success")}, "model evaluations", "log"),
+    f"The guided attack on {digit} with y free, by budget: share of images that judge B takes for the class. With the "
+    f"whole budget: {measures.listing('success', {name: table['success'].iloc[-1] for name, table in curves.items()})}.")
 
 # %% [markdown]
 # ## Reconstruction
@@ -319,8 +317,10 @@ chapter.say(
 chosen = strongest
 spread = rho_never.loc[strongest, "rho"].agg(["min", "max"]).to_dict()
 chapter.show_figure(
-    figures.intervals(attack_tables.points(rho_subjects.loc[chosen]), "ρ, with 95 % interval", [0.0, 1.0]),
-    "How much is left where the attacker may choose y (dotted: never seen, and nothing forgotten). Models that never "
+    figures.intervals(attack_tables.points(rho_subjects.loc[chosen]), "← over-forgotten    ρ    residue →", [0.0, 1.0],
+                      MARGIN),
+    "ρ with its 95 % interval where the attacker may choose y. Dotted: never seen, and nothing forgotten. An interval "
+    f"of 90 % within the colored band, ±{MARGIN}, would mean gone. Models that never "
     f"saw the classes, each held against the others: {measures.listing('rho', spread)}.")
 
 # %% tags=["remove-input"]

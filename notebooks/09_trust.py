@@ -102,8 +102,9 @@ response = {(threat, k): rho_of(threat, "dose", "saw", k,
 
 # %% tags=["hide-input"]
 between = doses[1:-1]
-curves = {threat: pd.DataFrame({"rho": {
-    k: response[threat, k].rho for k in between}})
+curves = {threat: pd.DataFrame([{
+    "rho": one.rho, "rho, low": one.low, "rho, high": one.high}
+    for one in (response[threat, k] for k in between)], between)
     for threat in threats}
 words = pd.DataFrame({threat: {
     f"{k:,}": str(response[threat, k]) for k in between}
@@ -119,8 +120,9 @@ at_margin = 10 ** np.interp(MARGIN, curves[threats[0]]["rho"],
 
 # %% tags=["remove-input"]
 chapter.show_figure(
-    figures.lines(curves, {"rho": "ρ"}, "images of the class that the model saw", "log"),
-    f"ρ for {digit} against the number of its images that the model saw. On the simplex: "
+    figures.lines(curves, {"rho": "ρ"}, "images of the class that the model saw", "log", {"rho": MARGIN}),
+    f"ρ for {digit} against the number of its images that the model saw, with 95 % intervals over three seeds; dotted: "
+    f"the margin of gone, {MARGIN}. On the simplex: "
     f"{measures.listing('rho', {k: response[threats[0], k].rho for k in doses[1:-1]})}.")
 
 # %% tags=["remove-input"]
@@ -265,9 +267,10 @@ moved = {name: interval(rho_by_seed(name, updates[1])
 
 # %% tags=["remove-input"]
 chapter.show_figure(
-    figures.lines(curves, {threat: f"ρ, {threat}" for threat in threats}, "further updates on retained images"),
-    f"ρ for {digit} while the models are trained on the other classes. On the simplex it ends at "
-    f"{measures.listing('rho', ends)}.")
+    figures.lines(curves, {threat: f"ρ, {threat}" for threat in threats}, "further updates on retained images",
+                  bounds=dict.fromkeys(threats, MARGIN)),
+    f"ρ for {digit} while the models are trained on the other classes; dotted: the margin of gone, {MARGIN}. On the "
+    f"simplex it ends at {measures.listing('rho', ends)}.")
 
 # %% tags=["remove-input"]
 chapter.show_table(table_after.rename_axis("method"), "ρ by further updates, with 95 % intervals over three seeds.")

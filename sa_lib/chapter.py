@@ -49,6 +49,8 @@ def say(template: str, **numbers: Any) -> None:
 def show_figure(figure: "Figure", caption: str, alt: str = "") -> None:
     """Show a Matplotlib figure at double resolution, with its caption, and close it.
 
+    An inch is 120 pixels wide, so that text of 10 points is as large as the text of the page.
+
     One figure a cell: the rendered book numbers it and puts the caption below it.
 
     Args:
@@ -69,7 +71,7 @@ def show_figure(figure: "Figure", caption: str, alt: str = "") -> None:
         raise ValueError(f"caption and alt must be texts that are not empty, got {caption!r} and {alt!r}")
     drawn, picture = io.BytesIO(), io.BytesIO()
     with style.context("default", after_reset=True):  # not the reader's own, as when it was drawn
-        figure.savefig(drawn, format="png", dpi=200, facecolor="white", bbox_inches="tight")
+        figure.savefig(drawn, format="png", dpi=240, facecolor="white", bbox_inches="tight")
     pyplot.close(figure)
     # The same pixels in fewer bytes: nothing is transparent, and most figures are gray.
     with Image.open(drawn) as image:

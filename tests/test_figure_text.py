@@ -1,11 +1,14 @@
 """Every figure describes itself: its alternative text names what is drawn, without a look at the picture."""
 
+import io
+import re
 from inspect import signature
 
 import pandas as pd
 import pytest
 import torch
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from sa_lib import figures
 from sa_lib.model import ModelConfig, build
@@ -19,27 +22,31 @@ PAIRS = pd.DataFrame({"value": 0.2, "low": 0.1, "high": 0.4, "x": 0.2, "y": 2.0}
                      index=pd.MultiIndex.from_product([("threat one", "threat two"), ("ours", "theirs")]))
 POINTS = {"baseline": torch.rand(20, 2), "unlearned": torch.rand(20, 2)}
 CURVES = {name: pd.DataFrame({"gray": [0.1, 0.2]}, index=[0.0, 10.0]) for name in ("with data", "without")}
+SWEEP = {name: pd.DataFrame({"x": [1e-4, 0.2], "y": [0.1, y]}, index=[0.0, 10.0])
+         for name, y in (("with data", 0.4), ("without", 0.5))}
+LONG = {f"a model with the name {n}": table + n / 1000 for n, table in enumerate([CURVES["with data"]] * 4)}
 
 # For each figure: a call, and the words that its text must have.
 CASES = {
     "image_grid": (lambda: figures.image_grid(IMAGES, rows=["before", "after"], columns=range(3), marked=[1]),
                    ["2 rows (before and after)", "3 columns (0 to 2)", "A frame marks the row after."]),
     "curves": (lambda: figures.curves(LOG, ["real", "gray", "ewc"], {"": "weighted term", "_grad": "gradient norm"}),
-               ["2 panels against the step", "weighted term and gradient norm", "Lines: real and gray."]),
-    "fisher_layers": (lambda: figures.fisher_layers(FISHER), ["encoder.layers.0", "decoder.layers.4"]),
-    "fisher_maps": (lambda: figures.fisher_maps(FISHER, SMALL), ["encoder: input pixels", "decoder: output pixels"]),
+               ["2 panels against step", "weighted term and gradient norm", "Lines: real and gray."]),
+    "concentration": (lambda: figures.concentration(FISHER, 0.1), ["at 10 % of the entries", "dotted diagonal"]),
     "confusion": (lambda: figures.confusion(NUMBERS), ["2 rows (gray noise and blends)", "0, 1 and none"]),
     "matrices": (lambda: figures.matrices({"accuracy": NUMBERS, "nats": NUMBERS}, {"accuracy": ".1f", "nats": ".2f"},
                                           {"blends": [0, 2]}),
                  ["accuracy and nats", "2 rows (gray noise and blends)", "3 columns (0, 1 and none)",
                   "blends: 0 and none"]),
     "embedding": (lambda: figures.embedding(POINTS, torch.arange(20) % 10, [9]),
-                  ["baseline and unlearned", "0 to 9", "mark 9."]),
+                  ["0 to 9", "For 9, a line", "model baseline", "model unlearned."]),
     "lines": (lambda: figures.lines(CURVES, {"gray": "distance to gray"}, "λ", "symlog", {"gray": 0.3}, ["gray"]),
               ["distance to gray (logarithmic)", "against λ (logarithmic)",
                "Lines: with data, without and a dotted reference level."]),
-    "intervals": (lambda: figures.intervals(PAIRS, "rho", [0.0, 1.0]),
-                  ["rho", "2 rows (threat one and threat two)", "ours and theirs", "mark 0 and 1."]),
+    "intervals": (lambda: figures.intervals(PAIRS, "rho", [0.0, 1.0], 0.15),
+                  ["rho", "2 rows (threat one and threat two)", "ours and theirs", "mark 0 and 1.", "up to 0.15"]),
+    "plane": (lambda: figures.plane(SWEEP, "distance", "nats", (0.1, 0.5), "λ"),
+              ["nats against distance", "with data and without", "λ at the points", "ends at 0.1 and 0.5."]),
     "tradeoff": (lambda: figures.tradeoff(PAIRS, "residue", "cost"),
                  ["cost against residue", "threat one and threat two", "ours and theirs"]),
 }
@@ -65,6 +72,35 @@ def test_an_alternative_text_is_one_line_of_short_sentences(name):
     assert text[0] == text[0].upper()
     assert text.endswith(".")
     assert len(text) < 400
+
+
+PHONE = 342  # pixels for a figure on a phone that is 390 wide
+
+
+EVERY = {name: draw for name, (draw, _) in CASES.items()} | {
+    "names": lambda: figures.lines(LONG, {"gray": "gray"}, "λ"),
+    "wide": lambda: figures.image_grid(IMAGES.repeat(1, 7, 1, 1, 1), columns=range(21))}
+
+
+@pytest.mark.parametrize("draw", EVERY.values(), ids=EVERY)
+def test_text_has_nine_pixels_on_a_phone(draw):
+    figure, picture = draw(), io.BytesIO()
+    figure.savefig(picture, format="svg", bbox_inches="tight")
+    width = float(re.search(r'viewBox="0 0 ([\d.]+)', picture.getvalue().decode())[1])  # in points
+    sizes = {text.get_text(): text.get_fontsize() for text in figure.findobj(Text) if text.get_text()}
+    assert {text: size for text, size in sizes.items() if size * min(PHONE / width, 1) < 9} == {}
+
+
+@pytest.mark.parametrize("tables", [LONG, SWEEP], ids=["long names", "two names"])
+def test_the_names_of_lines_do_not_overlap(tables):
+    figure = figures.plane(tables, "x", "y", (1, 1), "λ") if tables is SWEEP else figures.lines(
+        tables, {"gray": "distance"}, "λ")
+    figure.draw_without_rendering()
+    wanted = {name.replace(" ", "") for name in tables}
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts
+             if "".join(text.get_text().split()) in wanted]
+    assert len(boxes) == len(tables)
+    assert not any(one.overlaps(other) for n, one in enumerate(boxes) for other in boxes[:n])
 
 
 @pytest.mark.parametrize("labels, phrase", [

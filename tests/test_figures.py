@@ -31,20 +31,24 @@ def test_a_grid_holds_every_image_at_its_place():
     assert len(axes.patches) == 1
 
 
-def test_every_weight_matrix_has_its_box_from_the_image_to_the_pixels(fisher):
-    (axes,) = figures.fisher_layers(fisher).axes
-    shown = [label.get_text() for label in axes.get_yticklabels()]
-    assert sorted(f"{name}.weight" for name in shown) == sorted(n for n in fisher if n.endswith("weight"))
-    assert [name.split(".")[0] for name in shown] == sorted((n.split(".")[0] for n in shown), reverse=True)
+def test_long_labels_of_rows_stand_above_their_images():
+    images = torch.rand(2, 4, 1, 28, 28)
+    (axes,) = figures.image_grid(images, rows=["the baseline", "it forgot 9"]).axes
+    assert [text.get_text() for text in axes.texts] == ["the baseline", "it forgot 9"]
+    sheet = np.asarray(axes.images[0].get_array())
+    below = [int(np.ceil(text.get_position()[1])) for text in axes.texts]
+    for row, start in zip(images, below):
+        top = next(y for y in range(start, len(sheet)) if (sheet[y] < 1).any())
+        assert np.allclose(sheet[top:top + 28, 2:30], row[0, 0])
 
 
-def test_the_maps_show_the_fisher_of_the_pixels(fisher, model):
-    maps = [axes.images[0].get_array() for axes in figures.fisher_maps(fisher, model.config).axes if axes.images]
-    side = {"mlp": 28, "conv": 4}[model.config.architecture]
-    assert [m.shape for m in maps] == [(side, side)] * 2
-    last = model.decoder.layers[-1].weight
-    name = next(n for n, weight in model.named_parameters() if weight is last)
-    assert float(maps[1].sum()) == pytest.approx(float(fisher[name].sum()), rel=1e-5)
+def test_the_curve_of_the_fisher_adds_up_its_largest_entries(fisher):
+    (axes,) = figures.concentration(fisher, 0.1).axes
+    curve, even, point = axes.lines
+    entries = np.sort(torch.cat([values.flatten() for values in fisher.values()]).double().numpy())[::-1]
+    assert point.get_ydata()[0] == pytest.approx(100 * entries[:int(0.1 * len(entries))].sum() / entries.sum())
+    assert curve.get_xydata()[[0, -1]] == pytest.approx(np.array([[0, 0], [100, 100]]))
+    assert (np.interp(even.get_xdata(), curve.get_xdata(), curve.get_ydata()) >= even.get_ydata() - 1e-9).all()
 
 
 def test_curves_are_the_columns_of_the_log():
@@ -58,6 +62,7 @@ def test_lines_has_a_line_for_each_table_and_one_for_the_bound():
     tables = {name: pd.DataFrame({"gray": [0.1, 0.2]}, index=[0.0, 10.0]) for name in ("one", "two")}
     (axes,) = figures.lines(tables, {"gray": "distance"}, "λ", "symlog", {"gray": 0.3}, logarithmic=["gray"]).axes
     assert len(axes.lines) == 3
+    assert [text.get_text() for text in axes.texts] == ["one", "two"]
     assert set(axes.lines[2].get_ydata()) == {0.3}
     assert axes.get_yscale() == "log"
     assert axes.get_ylabel() == "distance"
@@ -72,13 +77,32 @@ def test_matrices_share_rows_and_frame_the_marked_cells():
     assert [patch.get_xy() for patch in figure.axes[0].patches] == [(1, 1)]
 
 
-def test_an_embedding_has_a_panel_for_each_model_on_shared_axes():
-    points = {name: torch.randn(20, 2) for name in ("one", "two", "three")}
-    labels = torch.arange(20) % 2
-    figure = figures.embedding(points, labels, marked=[1])
-    assert [axes.get_title() for axes in figure.axes] == ["one", "two", "three", ""]
-    assert figure.axes[0].get_xlim() == figure.axes[2].get_xlim()
-    assert [len(axes.collections) for axes in figure.axes] == [2, 2, 2, 0]
+def test_a_cell_without_a_number_has_a_dash_and_the_colors_have_fixed_ends():
+    table = pd.DataFrame([[0.25, float("nan")]], index=["a"])
+    (axes,) = figures.matrices({"one": table}, {"one": ".1f"}, scale=(-1.0, 2.0)).axes
+    assert axes.collections[0].get_clim() == (-1.0, 2.0)
+    assert [text.get_text() for text in axes.texts] == ["0.2", "–"]
+
+
+def test_an_embedding_leads_the_points_of_a_marked_label_to_their_second_place():
+    points, labels = {name: torch.randn(20, 2) for name in ("one", "two")}, torch.arange(20) % 2
+    (axes,) = figures.embedding(points, labels, marked=[1]).axes
+    assert len(axes.lines) == 10
+    assert axes.lines[3].get_xydata() == pytest.approx(np.stack([points[name][7].numpy() for name in points]))
+
+
+def test_a_band_is_drawn_where_a_table_has_its_ends():
+    table = pd.DataFrame({"rho": [0.1, 0.3], "rho, low": [0.0, 0.2], "rho, high": [0.2, 0.4]}, index=[1.0, 10.0])
+    (axes,) = figures.lines({"with": table, "without": table[["rho"]]}, {"rho": "ρ"}, "images", "log").axes
+    (band,) = axes.collections
+    assert {tuple(point) for point in band.get_paths()[0].vertices.round(3)} >= {(1.0, 0.0), (10.0, 0.4)}
+
+
+def test_a_plane_names_the_values_of_a_sweep_and_colors_the_corner():
+    table = pd.DataFrame({"x": [1e-4, 1e-2], "y": [0.2, 0.6]}, index=[0.0, 100.0])
+    (axes,) = figures.plane({"one": table}, "distance", "nats", (0.005, 0.5), "λ").axes
+    assert [text.get_text() for text in axes.texts] == ["λ = 0", "100", "good on both", "one"]
+    assert axes.collections[0].get_paths()[0].vertices.max(0) == pytest.approx([0.005, 0.5])
 
 
 def test_intervals_leave_undefined_values_out():
@@ -92,8 +116,8 @@ def test_intervals_leave_undefined_values_out():
 
 
 def test_shares_are_shown_in_percent():
-    table = pd.DataFrame([[0.25, 0.75]], index=["gray"], columns=["0", "none"])
-    assert [text.get_text() for text in figures.confusion(table).axes[0].texts] == ["25", "75"]
+    table = pd.DataFrame([[0.25, 0.75, 0.004]], index=["gray"], columns=["0", "none", "1"])
+    assert [text.get_text() for text in figures.confusion(table).axes[0].texts] == ["25", "75", ""]
 
 
 def test_a_tradeoff_has_a_point_for_each_model_and_measure():

@@ -144,7 +144,7 @@ def _imported(text: str) -> set[str]:
 
 def library_digest() -> str:
     """SHA-256 (hex) of the code that a chapter may import, without comments and docstrings, see `store.code_text`."""
-    paths = sorted([*LIBRARY.glob("*.py"), *(LIBRARY / "store").glob("*.py")])
+    paths = sorted(path for part in ("", "figures", "store") for path in (LIBRARY / part).glob("*.py"))
     texts = (f"{path.relative_to(LIBRARY).as_posix()}\n{_code(path.read_text(encoding='utf-8'))}" for path in paths)
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 

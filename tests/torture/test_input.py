@@ -427,20 +427,27 @@ CALLS = {
              marked=named | st.just([4]))),
     figures.curves: (
         dict(log=TABLE, names=["value"], suffixes={"": "nats"}),
-        dict(log=table, names=named, suffixes=no_tensor)),
-    figures.fisher_layers: (
-        dict(fisher=DIAGONAL),
-        dict(fisher=no_tensor | st.sampled_from([{"bias": ROWS}, {"weight": 3.0}, {"weight": -ROWS.abs()}]))),
-    figures.fisher_maps: (dict(fisher=DIAGONAL, config=MODEL), dict(fisher=diagonal, config=config)),
+        dict(log=table, names=named, suffixes=no_tensor, logarithmic=st.sampled_from([1, "yes", None]))),
+    figures.concentration: (
+        dict(fisher=DIAGONAL, share=0.5),
+        dict(fisher=no_tensor | st.sampled_from([{}, {"weight": 3.0}, {"weight": -ROWS.abs()}]),
+             share=st.sampled_from([0.0, 1.0, -0.5, float("nan"), "half"]))),
+    figures.plane: (
+        dict(tables={"one": TABLE.rename(columns={"step": "x", "value": "y"})}, x="gray", y="nats", corner=(0.5, 0.5),
+             name="λ"),
+        dict(tables=no_tensor | st.builds(lambda t: {"one": t}, table),
+             corner=no_tensor | st.sampled_from([(1.0,), (1.0, -1.0), [1.0, 1.0]]))),
     figures.confusion: (dict(table=TABLE), dict(table=no_numbers)),
     figures.matrices: (
         dict(tables={"one": TABLE, "two": TABLE}, formats={"one": ".1f", "two": ".2f"}, marked={0.1: [1]}),
         dict(tables=no_tensor | st.builds(lambda t: {"one": t}, no_numbers) | st.just({"one": TABLE, "two": TABLE.T}),
              formats=no_tensor | st.just({"one": ".1f"}),
-             marked=filled | st.sampled_from([{0.5: [1]}, {0.1: [4]}, {0.1: 1}]))),
+             marked=filled | st.sampled_from([{0.5: [1]}, {0.1: [4]}, {0.1: 1}]),
+             scale=filled | st.sampled_from([(1.0, 0.0), (0.0,), (0.0, float("nan")), ("0", "1")]))),
     figures.embedding: (
-        dict(points={"one": ROWS[:, :2]}, labels=ROW_LABELS, marked=[3]),
-        dict(points=no_tensor | st.builds(lambda v: {"one": v}, rows | st.just(ROWS)), labels=row_labels,
+        dict(points={"one": ROWS[:, :2], "two": ROWS[:, 1:3]}, labels=ROW_LABELS, marked=[3]),
+        dict(points=no_tensor | st.builds(lambda v: {"one": v, "two": v}, rows | st.just(ROWS))
+             | st.just({"one": ROWS[:, :2]}), labels=row_labels,
              marked=named | st.just([10]))),
     figures.lines: (
         dict(tables={"one": TABLE}, panels={"value": "nats"}, x="λ", scale="symlog", bounds={"value": 1.0},
@@ -449,7 +456,7 @@ CALLS = {
              bounds=filled, logarithmic=named)),
     figures.intervals: (
         dict(table=PAIRS, x="rho", levels=[0.0]),
-        dict(table=pairs | st.just(PAIRS.assign(low=9.0)))),
+        dict(table=pairs | st.just(PAIRS.assign(low=9.0)), margin=st.sampled_from([-1.0, float("inf"), "wide"]))),
     figures.tradeoff: (dict(table=PAIRS, x="rho", y="nats"), dict(table=pairs)),
     playground.export: (
         dict(folder="played", **PLAYED),
