@@ -234,7 +234,45 @@ def mending():
     return 274, "Damage lowers rho and hides a residue; after mending the residue shows.", parts
 
 
-DRAWINGS = {"cvae": cvae, "ewc": ewc, "loss": loss, "fisher": fisher, "simplex": simplex, "rho": rho,
+def response():
+    """Images of the class that models saw -> rho on the simplex and the ends of its interval, off the kept table."""
+    import torch  # the other drawings need no library
+
+    from sa_lib import residual, validation
+    errors = {key[3]: torch.from_numpy(rows) for key, rows in validation.errors(validation.read()).items()
+              if key[:3] == ("y on the simplex", "dose", "saw")}
+    nothing, *between, everything = sorted(errors)
+    found = {k: residual.residual_knowledge(errors[nothing], errors[k], errors[everything]) for k in between}
+    return {k: (one.rho, one.low, one.high) for k, one in found.items()}, everything, residual.MARGIN
+
+
+def dose():
+    found, everything, margin = response()
+    xs = {0: 62, **{k: 142 + 78 * n for n, k in enumerate(found)}, everything: 448}
+
+    def y(rho):
+        return 204 - 150 * rho
+
+    line = [(xs[0], y(0)), *((xs[k], y(values[0])) for k, values in found.items()), (xs[everything], y(1))]
+    parts = [f'<rect x="46" y="{y(margin):.1f}" width="418" height="{300 * margin:.1f}" '
+             f'{style("green", opacity=0.2)}/>', text(460, y(0) + 5, "the margin of gone", "end", "green", bold=True),
+             path(f"M46 {y(1)} L464 {y(1)}", "line", 1, "3 3"), path("M46 24 L46 244"), path("M46 244 L464 244"),
+             *(text(38, y(level) + 5, f"{level:g}", "end") for level in (0, 0.5, 1)),
+             text(14, 26, "ρ", "start", bold=True),
+             path("M" + " L".join(f"{a:.1f} {b:.1f}" for a, b in line), "blue", 2)]
+    for k, (value, low, high) in found.items():
+        parts += [path(f"M{xs[k]} {y(low):.1f} L{xs[k]} {y(high):.1f}", "blue"),
+                  *(path(f"M{xs[k] - 5} {y(end):.1f} L{xs[k] + 5} {y(end):.1f}", "blue") for end in (low, high)),
+                  circle(xs[k], round(y(value), 1), 5, "blue"),
+                  text(xs[k] - 10, y(value) - 8, f"{value:.2f}", "end", "blue", bold=True)]
+    parts += [circle(x, at, 5, "paper", "blue", width=2) for x, at in (line[0], line[-1])]
+    parts += [text(x, 264, f"{k:,}" if k != everything else "all") for k, x in xs.items()]
+    parts += [text(255, 286, "images of the class that the model saw", ink="soft"),
+              text(58, 76, "0 and 1 by definition;\nthe rest is measured", "start", "soft")]
+    return 296, "Dose and response: rho rises with the number of images of the class that a model saw.", parts
+
+
+DRAWINGS = {"cvae": cvae, "ewc": ewc, "loss": loss, "fisher": fisher, "simplex": simplex, "rho": rho, "dose": dose,
             "timeline": timeline, "mending": mending}
 
 
