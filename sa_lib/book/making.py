@@ -61,11 +61,13 @@ def work(root: Path, run_dir: Path, missing: Mapping[str, Any], declared: Mappin
 def _page(root: Path, run_dir: Path, declared: Collection[str], missing: Collection[str],
           results: Collection[str]) -> str:
     """Where to read the chapters that are done while others are not."""
-    left = set(missing) - set(results)
-    if not left:
+    if not set(missing) - set(results):
         return ""
+    # A run of some chapters lacks those that nobody asked for.
+    done = [name for name in declared if name not in missing and (root / run_dir / f"{name}.ipynb").is_file()
+            or name in results]
     try:
-        page = site.preview(root, run_dir, [name for name in declared if name not in left])
+        page = site.preview(root, run_dir, done)
         return f"; to read in {page.relative_to(root)}"
     except (BookError, OSError):  # the site that follows says why
         return ""

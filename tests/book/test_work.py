@@ -15,7 +15,7 @@ import pytest
 
 from runs import PROJECT, book_run, copied, ended
 from sa_lib import checkpoints, data, experiment, store, trained
-from sa_lib.book import plan, times, work
+from sa_lib.book import making, plan, times, work
 from sa_lib.book.__main__ import main
 from sa_lib.book.cluster import connected, workers_for
 from sa_lib.book.notebooks import chapters
@@ -253,3 +253,14 @@ def test_one_line_of_progress_says_how_far_the_work_is(project):
     shown = os.read(master, 100_000).decode()
     assert re.search(r"0 of 0 models and attacks, 0 of 2 chapters, about \d+ (s|min) left", shown)
     assert "it/s" not in shown
+
+
+def test_a_run_of_some_chapters_previews_those_that_are_there(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(making.site, "preview", lambda root, run_dir, names: shown.append(names) or root / "index.html")
+    (tmp_path / "run").mkdir()
+    declared, missing = dict.fromkeys("abcd", {}), dict.fromkeys("ab", {})
+    (tmp_path / "run" / "d.ipynb").write_text("{}")
+    assert making._page(tmp_path, "run", declared, missing, {"a"}) == "; to read in index.html"
+    assert making._page(tmp_path, "run", declared, missing, {"a", "b"}) == ""
+    assert shown == [["a", "d"]]
