@@ -331,7 +331,8 @@ for axis in range(2):
 farthest = {name: float(max(distance_to_gray(traversals[f"{name}, z{axis}"]).max() for axis in (1, 2)))
             for name in models}
 chapter.show_figure(
-    figures.image_grid(torch.stack(list(traversals.values())), list(traversals), [f"{at:+.1f}" for at in places]),
+    figures.image_grid(torch.stack(list(traversals.values())), list(traversals),
+                       [f"{at:+.1f}" * (n % 3 == 0) for n, at in enumerate(places)]),
     f"At the label {digit}, along the first two axes of z. Largest distance to gray on the way: "
     f"{measures.listing('gray', farthest)}.")
 

@@ -69,6 +69,12 @@ def test_lines_has_a_line_for_each_table_and_one_for_the_bound():
     assert axes.get_xlabel() == "λ"
 
 
+def test_names_along_the_x_axis_break_at_spaces():
+    table = pd.DataFrame({"cka": [1.0, 0.9]}, index=["encoder 1", "mean"])
+    (axes,) = figures.lines({"one": table}, {"cka": "CKA"}, "layer").axes
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["encoder\n1", "mean"]
+
+
 def test_matrices_share_rows_and_frame_the_marked_cells():
     tables = {name: pd.DataFrame([[0.25, 1.5], [2.0, 3.0]], index=["a", "b"]) for name in ("one", "two")}
     figure = figures.matrices(tables, {"one": ".1f", "two": ".2f"}, {"b": [1]})

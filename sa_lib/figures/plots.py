@@ -93,8 +93,10 @@ def lines(tables: Mapping[str, pd.DataFrame], panels: Mapping[str, str], x: str,
             smallest = min(value for table in tables.values() for value in table.index if value > 0)
             axes.set_xscale("symlog", linthresh=smallest)
             axes.set_xlim(left=-0.3 * smallest)
-        else:
+        elif scale == "log":
             axes.set_xscale(scale)
+        elif isinstance(table.index[0], str):
+            axes.set_xticks(range(len(table)), [name.replace(" ", "\n") for name in table.index])
         if column in logarithmic:
             axes.set_yscale("log")
         label(axes, x if axes is figure.axes[-1] else "", title)
