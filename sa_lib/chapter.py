@@ -121,11 +121,10 @@ def show_table(frame: pd.DataFrame, caption: str, formats: Mapping[str, str] | N
         table = framed.rename_axis(index=None).to_html(
             border=0, na_rep="–", justify="right", float_format="{:.3g}".format,
             formatters={name: form.format for name, form in formats.items()})
-    head, body = table.split(">", 1)
-    # A region that scrolls must be reachable from the keyboard.
+    # A region that scrolls must be reachable from the keyboard; the caption does not scroll with it.
     title = html.escape(caption)
-    page = (f'<div style="overflow-x: auto" tabindex="0" role="region" aria-label="{title}">{head}>'
-            f'<caption style="caption-side: top; text-align: left">{title}</caption>{body}</div>')
+    page = (f'<figure class="table" style="margin: 0"><figcaption>{title}</figcaption>'
+            f'<div style="overflow-x: auto" tabindex="0" role="region" aria-label="{title}">{table}</div></figure>')
     display({"text/html": page, "text/plain": f"{caption}\n{frame}"}, raw=True)
 
 

@@ -357,7 +357,7 @@ def test_every_claim_of_the_chapter_is_on_its_page(shown):
     assert all(f"<th>{claim.name}</th>" in page for claim in claims.CLAIMS if claim.chapter == "01_baseline")
     assert page.count("<td>holds</td>") == 3
     assert page.count("<td>does not hold</td>") == 1
-    assert "claims about this chapter, held to this run.</caption>" in page
+    assert "claims about this chapter, held to this run.</figcaption>" in page
 
 
 def test_a_page_says_for_which_parameters_nothing_is_claimed(shown):

@@ -133,8 +133,8 @@ def _models(options: argparse.Namespace) -> int:
 
 
 def _picture(options: argparse.Namespace) -> int:
-    from . import site
-    figures = site.figures(execution.read(options.notebook))
+    from . import chapter_pages
+    figures = chapter_pages.figures(execution.read(options.notebook))
     if not figures:
         raise BookError(f"notebook must be an executed chapter with figures, got {options.notebook}")
     if not 1 <= options.number <= len(figures):

@@ -25,8 +25,9 @@ from runs import PROJECT
 from sa_lib.book import notebooks, run
 from sa_lib.book import site as rendering
 
-SCREENS = {"desktop, light": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "light"},
-           "phone, dark": {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"}}
+SCREENS = {"desktop, light": {"viewport": {"width": 1300, "height": 800}, "color_scheme": "light"},
+           "phone, dark": {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark", "has_touch": True}}
+WIDE = "A wide table."  # wider than every screen, to see that it scrolls
 # Contrast takes long to measure, so only the first of repeated elements is checked.
 REPEATED = ["dl.py ~ dl.py", "div.cell ~ div.cell pre", "tr ~ tr ~ tr", "section ~ section ~ section dl.py"]
 MOST_BYTES = {"a page": 1_500_000, "the site": 20_000_000}
@@ -43,11 +44,26 @@ LOOK = """() => {
     broken: all("img").filter((i) => i.loading !== "lazy" && !i.naturalWidth).map((i) => i.src),
     math: all("article .math").length, typeset: all("article mjx-container").length,
     wrong: all("mjx-merror, [data-mjx-error]").map(text),
+    wide: all("article [role=region], .pst-scrollable-table-container").filter(
+        (e) => e.scrollWidth > e.clientWidth + 1).map((e) => e.getAttribute("aria-label") || text(e)),
+    inside: all("article [role=region] caption").map(text),
+    unwrapped: all("article tbody th").filter((e) => getComputedStyle(e).whiteSpace !== "normal").map(text),
+    unsized: all("article img").filter((i) => !(i.getAttribute("width") > 0 && i.getAttribute("height") > 0)).map(text),
+    folds: all("article summary").map((e) => e.getAttribute("aria-label") || e.innerText.trim()),
+    terms: all("article dfn.term").length,
     tall: all("article .cell_output .output, article .cell_output > div").filter(
         (e) => e.clientHeight > 800 && !e.querySelector("img")).map(text),
     untypeset: all("article p, article td, article li, article figcaption").filter(
         (e) => !e.querySelector("code, pre") && /\\\\\\(|\\\\\\[|\\$\\$/.test(e.textContent)).map(text)}
 }"""
+
+# Runs in a page: the controls that do not show that they have the focus.
+UNRINGED = """() => [...document.querySelectorAll("a[href], button, summary, input, select, textarea, [tabindex='0']")]
+  .filter((e) => e.checkVisibility({visibilityProperty: true})).slice(0, 200).filter((e) => {
+    e.focus({preventScroll: true});
+    const style = getComputedStyle(e);
+    return document.activeElement === e && !(style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2);
+  }).map((e) => e.outerHTML.slice(0, 120))"""
 
 
 def smallest_site(root, playground):
@@ -63,6 +79,19 @@ def smallest_site(root, playground):
 # %%
 import pandas
 chapter.show_table(pandas.DataFrame([[0.5] * 20]), "A wide table.")
+
+# %% [markdown]
+# ## Solutions
+#
+# A residue shows in ρ. Judge A is no term here, and judge B is one.
+#
+# ### Solution 1
+
+# %% tags=["hide-cell"]
+chapter.say("One.")
+
+# %% tags=["hide-cell"]
+chapter.say("Two.")
 
 # %% [markdown]
 # $$
@@ -151,6 +180,8 @@ def pages(chromium, site, home):
             page.wait_for_load_state("networkidle")
             name = urlsplit(page.url).path.lstrip("/")  # index.html leads to another page
             found = page.evaluate(LOOK) | {"errors": list(errors), "asked": dict(asked)}
+            page.keyboard.press("Tab")  # from here on, a focus is one from the keyboard
+            found["unringed"] = page.evaluate(UNRINGED)
             report = axe.Axe().run(page, context={"exclude": [[part] for part in REPEATED]},
                                    options={"resultTypes": ["violations"], "preload": False}).response
             found["axe"] = [f"{violation['id']}: {node['html'][:200]}" for violation in report["violations"]
@@ -213,6 +244,23 @@ def test_no_output_is_taller_than_a_screen(pages):
     assert listed(pages, "tall") == {}
 
 
+def test_no_table_is_wider_than_its_frame_on_a_desktop(pages):
+    assert {name: wide for (screen, name), found in pages.items() if screen == "desktop, light"
+            and (wide := [title for title in found["wide"] if title != WIDE])} == {}
+
+
+@pytest.mark.parametrize("kind", ["inside", "unwrapped", "unsized", "unringed"])
+def test_captions_heads_pictures_and_controls_are_in_order(pages, kind):
+    """No caption scrolls, heads of rows wrap, pictures keep their place free, and the focus can be seen."""
+    assert listed(pages, kind) == {}
+
+
+def test_folded_parts_of_a_page_have_names_that_differ(pages):
+    assert {name: folds for (_, name), found in pages.items()
+            if len(set(folds := found["folds"])) < len(folds)} == {}
+    assert any(found["folds"] for found in pages.values())
+
+
 def test_axe_finds_no_serious_barrier(pages):
     assert listed(pages, "axe") == {}
 
@@ -250,6 +298,27 @@ def test_each_chapter_leads_to_its_notebooks(pages, site):
                    for path in (written, executed)]
         assert outputs[0] == 0, "the first is as it was written"
         assert outputs[1] > 0, "the second is as it was executed"
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+def test_a_term_shows_its_definition(chromium, site, home, screen):
+    context, _ = opened(chromium, site, home, screen)
+    page = context.new_page()
+    page.goto(f"{home}notebooks/{notebooks.chapters(PROJECT)[0]}.html")
+    term, note = page.locator("article dfn.term:visible").last, page.locator("#definition")
+    term.scroll_into_view_if_needed()
+    ways = [(term.tap, "phone")] if "phone" in screen else [(term.hover, "pointer"), (term.focus, "keyboard")]
+    for show, way in ways:
+        show()
+        note.wait_for(state="visible")
+        assert len(note.inner_text()) > 10, way
+        assert term.get_attribute("aria-describedby") == "definition"
+        box = note.bounding_box()
+        assert 0 <= box["x"] and box["x"] + box["width"] <= SCREENS[screen]["viewport"]["width"], way
+        page.keyboard.press("Escape")
+        note.wait_for(state="hidden")
+    assert page.evaluate("document.querySelectorAll('dfn[title]').length") == 0, "no second note by the browser"
+    context.close()
 
 
 def test_the_search_finds(chromium, site, home):
