@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..figures import PALETTE, WIDTH, in_book_style
+from ..figures.style import SMALL
 from .work import Task, makespan, ranks
 
 __all__ = ["speed", "table", "torture"]
@@ -85,8 +86,8 @@ def _compared(group: Mapping[str, Any], first: str = "") -> str:
 
 
 def _figure(figure: Figure, name: str, folder: Path, caption: str, alt: str) -> str:
-    figure.savefig(folder / f"speed-{name}.png", dpi=200, facecolor="white")
-    return (f"```{{figure}} ../figures/speed-{name}.png\n:alt: {alt}\n:width: {int(100 * figure.get_figwidth())}px\n"
+    figure.savefig(folder / f"speed-{name}.png", dpi=240, facecolor="white")
+    return (f"```{{figure}} ../figures/speed-{name}.png\n:alt: {alt}\n:width: {int(120 * figure.get_figwidth())}px\n"
             f"{caption}\n```")
 
 
@@ -117,20 +118,20 @@ def _goals(groups: Bench) -> str:
 def _fisher(groups: Bench, folder: Path) -> str:
     kinds = {kind: groups[f"Fisher, {kind}"]["rows"] for kind in ("mlp", "conv")}
     names = [row["name"] for row in kinds["mlp"]]
-    figure = Figure(figsize=(WIDTH, 0.32 * len(names) + 1.0), layout="constrained")
-    for axes, (kind, rows) in zip(figure.subplots(1, 2, sharey=True), kinds.items()):
+    figure = Figure(figsize=(WIDTH, 2 * (0.28 * len(names) + 0.7)), layout="constrained")
+    for axes, (kind, rows) in zip(figure.subplots(2, 1), kinds.items()):
         axes.barh([row["name"] for row in rows], [row["ratio"] for row in rows],
                   color=[PALETTE[1] if row["name"] == "ours" else PALETTE[0] for row in rows])
         for place, row in enumerate(rows):
             axes.annotate(f"{row['ratio']:.3g}", (row["ratio"], place), (3, 0), textcoords="offset points",
-                          va="center", fontsize=8)
+                          va="center", fontsize=SMALL)
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
         axes.set_xlim(0.5, 5 * max(row["ratio"] for row in rows))
-        axes.set_title(kind, fontsize=10)
+        axes.set_title(kind)
+        axes.invert_yaxis()
         axes.set_xlabel("time against a plain pass")
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].invert_yaxis()
     best = {kind: min((row for row in rows if row["name"] not in ("ours", "floor")), key=lambda row: row["ratio"])
             for kind, rows in kinds.items()}
     caption = "; ".join(
@@ -183,9 +184,9 @@ def _embedding(group: Mapping[str, Any] | None) -> str:
 
 @in_book_style
 def _growth(groups: Bench, folder: Path) -> str:
-    figure = Figure(figsize=(WIDTH, 2.7), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
     images, width = groups["Growth of the Fisher"], groups["Growth of a training step"]
-    for axes, (group, x, y) in zip(figure.subplots(1, 2), (
+    for axes, (group, x, y) in zip(figure.subplots(2, 1), (
             (images, "images", "a Fisher takes"), (width, "width, times the book's", "a training step takes"))):
         _line(axes, group["rows"])
         axes.set(xlabel=x, ylabel=y)

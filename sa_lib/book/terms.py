@@ -19,7 +19,8 @@ __all__ = ["Terms", "read", "with_terms"]
 UNMARKED = {"reading", "notation", "api", "references", "changelog", "how_run"}
 # Text in these elements is no place for a term.
 CLOSED = {"a", "button", "code", "dfn", "h1", "h2", "h3", "h4", "nav", "pre", "script", "style", "summary", "svg"}
-SIGNS = {r"\mid": "|", r"\lvert": "|", r"\rvert": "|", r"\theta": "θ", r"\rho": "ρ", r"\mathcal{N}": "N"}
+SIGNS = {r"\mid": "|", r"\lvert": "|", r"\rvert": "|", r"\theta": "θ", r"\rho": "ρ", r"\mathcal{N}": "N",
+         "_k": "ₖ", "_n": "ₙ"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def _plain(markdown: str) -> str:
             tex = tex.replace(command, sign)
         return "" if "\\" in tex or "_" in tex else tex
     text = re.sub(r"\$([^$]+)\$", formula, text)
-    return re.sub(r"\s+([,;.])", r"\1", " ".join(re.sub(r"[*`]", "", text).split())).strip(" ;,")
+    return re.sub(r"\s+([,;.:])", r"\1", " ".join(re.sub(r"[*`]", "", text).split())).strip(" ;,")
 
 
 def _dfn(shown: str, definition: str) -> str:

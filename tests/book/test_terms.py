@@ -42,7 +42,8 @@ def test_a_term_is_marked_once_between_two_headings():
 
 
 @pytest.mark.parametrize("inner", ["<a href='x'>ρ</a>", "<code>EWC</code>", "<h3>ρ</h3>", "<summary>ρ?</summary>",
-                                   "<svg><text>ρ</text></svg>", "<p title='ρ'>none</p>", "<!-- ρ -->", "<th>no ρ</th>"])
+                                   "<svg><text>ρ</text></svg>", "<p title='ρ'>none</p>", "<!-- ρ -->",
+                                   "<th>no ρ</th>"])
 def test_a_term_is_left_alone(inner):
     assert marked(inner) == inner
 
