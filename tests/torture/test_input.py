@@ -443,7 +443,8 @@ CALLS = {
         dict(tables=no_tensor | st.builds(lambda t: {"one": t}, no_numbers) | st.just({"one": TABLE, "two": TABLE.T}),
              formats=no_tensor | st.just({"one": ".1f"}),
              marked=filled | st.sampled_from([{0.5: [1]}, {0.1: [4]}, {0.1: 1}]),
-             scale=filled | st.sampled_from([(1.0, 0.0), (0.0,), (0.0, float("nan")), ("0", "1")]))),
+             scale=filled.filter(lambda value: value is not None)
+             | st.sampled_from([(1.0, 0.0), (0.0,), (0.0, float("nan")), ("0", "1")]))),
     figures.embedding: (
         dict(points={"one": ROWS[:, :2], "two": ROWS[:, 1:3]}, labels=ROW_LABELS, marked=[3]),
         dict(points=no_tensor | st.builds(lambda v: {"one": v, "two": v}, rows | st.just(ROWS))
