@@ -10,9 +10,9 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
+from .. import trials
 from ..chapter import read_metrics
 from ..claims import LIMITS
-from ..trials import TOLERANCE
 from .chapter_pages import SMOKE, figures, is_smoke, marked, metadata_of
 from .notebooks import TITLE, BookError
 
@@ -25,8 +25,7 @@ def fill(stage: Path, run_dir: Path, notebooks: Mapping[str, NotebookNode], resu
     Args:
         results: the folder of the kept results.
     """
-    from .. import trials  # here for the same reason as in `_quotes`
-    from . import explorer
+    from . import explorer  # here for the same reason as in `_quotes`
     how = _how_run(notebooks, run_dir)
     explorer.add_scripts(stage / "book" / "_static" / "bokeh")
     evidence = explorer.html(trials.read(results / "trials.csv"))
@@ -102,7 +101,7 @@ def _quotes(notebooks: Mapping[str, NotebookNode], run_dir: Path, folder: Path, 
     except (FileNotFoundError, KeyError) as error:
         raise BookError(f"results/ lacks a table or a part of one ({error}); make bench and make torture make "
                         "them") from None
-    counts |= {f"tolerance {name}": f"{value:g}" for name, value in TOLERANCE.items()}
+    counts |= {f"tolerance {name}": f"{value:g}" for name, value in trials.TOLERANCE.items()}
     return {f"speed of {name}": part for name, part in speed.items()} | {
         f"tried: {name}": part for name, part in counts.items()} | {
         f"limit of {name}": f"{value:g}" for name, value in LIMITS.items()}
