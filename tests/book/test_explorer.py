@@ -59,7 +59,7 @@ def test_the_verdicts_are_those_of_the_library(page, rows, method, margin):
     page.evaluate(f'{MODEL.format("method")}.value = "{method}", {MODEL.format("margin")}.value = {margin}')
     said = f"{method}, margin {margin:.2f}"
     page.wait_for_function(f"{MODEL.format('said')}.text.includes('{said}')")  # Bokeh updates later
-    shown = page.evaluate(f"(data => data.digit.map((digit, at) => [data.state[at], digit, data.verdict[at]]))({SHOWN})")
+    shown = page.evaluate(f"(own => own.digit.map((digit, at) => [own.state[at], digit, own.verdict[at]]))({SHOWN})")
     table = rho_table(rows, [method])
     fields = ["rho", "low", "high", "low90", "high90", "gap", "spread"]
     expected = {(state, str(digit)): verdict(Residual(**row[fields]), margin)
