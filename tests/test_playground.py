@@ -1,7 +1,9 @@
 """The playground: the page draws, judges and attacks as the library does, and serves all its readers."""
 
+import copy
 import http.server
 import json
+import math
 import re
 import shutil
 import threading
@@ -14,6 +16,7 @@ import pytest
 import torch
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
+from torch.nn import functional as F
 
 from sa_lib import playground
 from sa_lib.attacks import squared_error
@@ -220,6 +223,141 @@ def test_the_reader_attacks_from_the_page(chromium, site):
         assert now[1] == pytest.approx(after[1], abs=0.2)
         assert now != after
         assert page.get_by_role("button", name="use the inputs found for forgot 9", exact=True).count() == 0
+
+
+class Draws:
+    """The random numbers of book/_static/random.js."""
+
+    def __init__(self, seed):
+        self.state = ((seed + 1) * 2654435761) & 0xFFFFFFFF | 1
+
+    def uniform(self):
+        for shift in (13, -17, 5):
+            self.state ^= (self.state << shift if shift > 0 else self.state >> -shift) & 0xFFFFFFFF
+        return self.state / 2**32
+
+    def normal(self):
+        return math.sqrt(-2 * math.log(1 - self.uniform())) * math.cos(2 * math.pi * self.uniform())
+
+    def asked(self, count, labels):
+        """Rows of (z, y): z from the prior and one of the labels; one label alone is not drawn."""
+        rows = [([self.normal() for _ in range(8)],
+                 labels[int(len(labels) * self.uniform())] if len(labels) > 1 else labels[0]) for _ in range(count)]
+        z, y = torch.tensor([z for z, _ in rows]).view(-1, 8), torch.tensor([k for _, k in rows], dtype=torch.long)
+        return torch.cat([z, F.one_hot(y, 10)], 1)
+
+
+def in_pytorch(decoder, digit, gamma, lambda_, replay, seed, steps, grays, replays, seen, peak):
+    """What book/_static/forget-worker.js does, by autograd and torch.optim: the terms before each step, and the end."""
+    draws, kept = Draws(seed), [k for k in range(10) if k != digit]
+    frozen = [weight.detach().clone() for weight in decoder.parameters()]
+    fisher = [torch.zeros_like(weight) for weight in frozen]
+    if lambda_:
+        x = draws.asked(seen, kept)
+        pixels = decoder(x).sigmoid().detach()
+        drawn = torch.tensor([draws.uniform() for _ in range(pixels.numel())]).view_as(pixels) < pixels
+        for row, image in zip(x, drawn.float(), strict=True):
+            loss = F.binary_cross_entropy_with_logits(decoder(row), image, reduction="sum")
+            for total, slope in zip(fisher, torch.autograd.grad(loss, [*decoder.parameters()]), strict=True):
+                total += slope.square() / seen
+    targets_of, optimizer, curve = copy.deepcopy(decoder), torch.optim.Adam(decoder.parameters()), []
+    for step in range(steps + 1):
+        gone, others = draws.asked(grays, [digit]), draws.asked(replays if replay else 0, kept)
+        terms = {"gray": gamma * (decoder(gone).sigmoid() - 0.5).abs().sum(1).mean(),
+                 "replay": torch.zeros(()),
+                 "ewc": lambda_ / 2 * sum((f * (w - old).square()).sum() for f, w, old in zip(
+                     fisher, decoder.parameters(), frozen, strict=True))}
+        if replay:
+            targets = targets_of(others).sigmoid().detach()
+            terms["replay"] = F.binary_cross_entropy_with_logits(decoder(others), targets, reduction="sum") / replays
+        curve.append({name: float(value.detach()) for name, value in terms.items()})
+        if step < steps:
+            optimizer.param_groups[0]["lr"] = peak * min((step + 1) / (0.2 * steps), (steps - step) / (0.8 * steps))
+            optimizer.zero_grad()
+            sum(terms.values()).backward()
+            optimizer.step()
+    return curve
+
+
+@pytest.mark.parametrize("digit, gamma, lambda_, replay", [(9, 1, 1, True), (3, 0.3, 100, False), (5, 3, 0, True)])
+def test_the_page_forgets_as_pytorch_does(chromium, site, exported, digit, gamma, lambda_, replay):
+    sizes = {"steps": 40, "grays": 4, "replays": 12, "seen": 16, "peak": 3e-3, "seed": digit}
+    with opened(chromium, site) as page:
+        messages = evaluated(page, """(m, book, asks) => new Promise((resolve, reject) => {
+            const worker = new Worker(new URL("../_static/forget-worker.js", location.href), { type: "module" });
+            const seen = [];
+            worker.onerror = reject;
+            worker.onmessage = ({ data: { sheet, layers, ...terms } }) => {
+                seen.push(terms);
+                if (layers) resolve({ seen, sheet: [...sheet], layers: layers.map(({ weight, bias }) =>
+                    [[...weight], [...bias]]) });
+            };
+            const layers = book.models[0].layers.map(({ weight, bias, inputs, outputs }) =>
+                ({ weight: weight.slice(), bias: bias.slice(), inputs, outputs }));
+            worker.postMessage({ layers, draws: 2, ...asks });
+        })""", sizes | {"digit": digit, "gamma": gamma, "lambda": lambda_, "replay": replay})
+    decoder = copy.deepcopy(exported["models"]["baseline"].net.decoder.layers).half().float().requires_grad_(True)
+    curve = in_pytorch(decoder, digit, gamma, lambda_, replay, **sizes)
+    assert [terms["step"] for terms in messages["seen"]] == list(range(sizes["steps"] + 1))
+    for in_page, by_torch in zip(messages["seen"], curve, strict=True):
+        loss = sum(by_torch.values())
+        assert {name: in_page[name] for name in by_torch} == pytest.approx(by_torch, abs=1e-3 * loss), in_page["step"]
+    assert curve[-1]["gray"] < 0.9 * curve[0]["gray"], "the run is long enough to have changed the drawings"
+    for weights, layer in zip(messages["layers"], decoder[::2], strict=True):
+        for found, expected in zip(weights, layer.parameters(), strict=True):
+            assert (torch.tensor(found).view_as(expected) - expected).abs().mean() < 1e-4
+    codes = Draws(sizes["seed"] + 1)
+    codes = torch.tensor([[codes.normal() for _ in range(8)] for _ in range(2)]).repeat(10, 1)
+    images = decoder(torch.cat([codes, torch.eye(10).repeat_interleave(2, 0)], 1)).sigmoid().flatten()
+    assert (torch.tensor(messages["sheet"]) / 255 - images).abs().max() < 0.02
+
+
+def test_the_reader_makes_a_model_forget_and_attacks_it(chromium, site):
+    with opened(chromium, site) as page:
+        part = page.locator("[data-part=forgetting]")
+        part.get_by_label("9", exact=True).check()
+        part.get_by_role("button", name="Forget").press("Enter")
+        part.get_by_role("button", name="Stop").press("Enter")
+        expect(part.locator("p[role=status]")).to_contain_text("Nothing is kept")
+        assert page.locator(".models figure").count() == 4
+        assert part.get_by_label("λ, weight of the elastic penalty").get_attribute("aria-valuetext") == "1"
+        part.get_by_role("button", name="Forget").click()
+        attack = part.get_by_role("button", name="Attack it with a real 9")
+        expect(attack).to_be_visible(timeout=120_000)
+        expect(part.locator("p[role=status]")).to_contain_text("“yours: forgot 9” is now among those above")
+        counts = [[int(n) for n in text.split(" → ")] for text in part.locator(".drawings span").all_inner_texts()]
+        assert counts[9][1] == 0
+        assert sum(after for _, after in counts) > 0.5 * sum(before for before, _ in counts[:9])
+        page.wait_for_timeout(300)
+        own = pixels(page, ".models canvas")[-1]
+        assert (own - 0.5).abs().mean() < 0.02
+        assert (own - pixels(page, ".drawings:last-child canvas")[0]).abs().max() < 0.1, "both are gray"
+        report = Axe().run(page)
+        assert report.violations_count == 0, report.generate_report()
+        attack.click()
+        expect(page.locator("[data-part=result] tbody tr")).to_have_count(5, timeout=120_000)
+        expect(page.locator("[data-part=result]")).to_contain_text("yours: forgot 9")
+
+
+def test_without_replay_or_penalty_the_other_digits_are_lost(chromium, site):
+    with opened(chromium, site) as page:
+        part = page.locator("[data-part=forgetting]")
+        part.get_by_label("0", exact=True).check()
+        part.get_by_role("button", name="No replay").press("Enter")
+        expect(part.get_by_role("button", name="No replay")).to_have_attribute("aria-pressed", "true")
+        part.get_by_label("λ, weight of the elastic penalty").press("Home")
+        part.get_by_role("button", name="Forget").click()
+        expect(part.get_by_role("button", name="Attack it with a real 0")).to_be_visible(timeout=120_000)
+        counts = [[int(n) for n in text.split(" → ")] for text in part.locator(".drawings span").all_inner_texts()]
+    assert sum(after for _, after in counts) < 0.2 * sum(before for before, _ in counts)
+
+
+def test_the_text_says_how_the_page_forgets():
+    worker = (PROJECT / "book" / "_static" / "forget-worker.js").read_text()
+    sizes = dict(re.findall(r"(\w+): ([\d.e-]+)", re.search(r"SETTINGS = {(.*)}", worker)[1]))
+    text = " ".join((PROJECT / "book" / "playground.md").read_text().split())
+    assert f"in {sizes['steps']} steps" in text
+    assert f"{sizes['grays']} drawings for the digit and {sizes['replays']} of the others" in text
 
 
 def test_a_link_brings_the_state_back(chromium, site):

@@ -1,8 +1,11 @@
 // The page "Playground": a run's decoders, its judge and its attacker, in the reader's browser.
 // The files that it fetches are written by sa_lib/playground.py and lie in playground/ beside this module.
 
+import { make, paint, SIDE } from "./elements.js";
+import { mountForget } from "./forget.js";
+import { normal, uniform } from "./random.js";
+
 const CLASSES = 10;
-const SIDE = 28;
 const NOT_A_DIGIT = CLASSES;
 
 // Models --------------------------------------------------------------------------------------
@@ -131,23 +134,6 @@ export function judged({ convolutions, head }, image) {
 // Attack --------------------------------------------------------------------------------------
 
 const oneHot = (label) => Array.from({ length: CLASSES }, (_, k) => Number(k === label));
-
-/** Uniform numbers, the same for the same seed (xorshift, Marsaglia 2003). */
-function uniform(seed) {
-  let state = Math.imul(seed + 1, 2654435761) | 1;  // never zero, where it would stay
-  return () => {
-    state ^= state << 13;
-    state ^= state >>> 17;
-    state ^= state << 5;
-    return (state >>> 0) / 2 ** 32;
-  };
-}
-
-/** A draw of z from the prior (Box & Muller 1958). */
-function normal(length, random = Math.random) {
-  return Array.from({ length }, () =>
-    Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random()));
-}
 
 // As in sa_lib/reconstruction.py, but for the size of the pool: there it is 4096, which takes a browser too long.
 const POOL = 1024;
@@ -352,13 +338,6 @@ function trace(context, strokes, place, width) {
   }
 }
 
-function paint(canvas, image) {
-  const context = canvas.getContext("2d");
-  const picture = context.createImageData(SIDE, SIDE);
-  image.forEach((value, n) => picture.data.fill(255 * value, 4 * n, 4 * n + 3).fill(255, 4 * n + 3, 4 * n + 4));
-  context.putImageData(picture, 0, 0);
-}
-
 // Links ---------------------------------------------------------------------------------------
 
 /** The state as a URL's fragment; strokes are bytes with a 0 after each. */
@@ -399,14 +378,6 @@ function fromFragment(fragment, book) {
 
 const named = (outcome) => (outcome === NOT_A_DIGIT ? "not a digit" : String(outcome));
 
-/** An element with its properties, attributes and children. */
-function make(tag, { attributes = {}, ...properties } = {}, ...children) {
-  const element = Object.assign(document.createElement(tag), properties);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.append(...children);
-  return element;
-}
-
 /** Fill the page's element `root` and let its reader play with what `load` gave. */
 export function mount(root, book) {
   const part = (name) => root.querySelector(`[data-part="${name}"]`);
@@ -416,7 +387,7 @@ export function mount(root, book) {
   let walk = null, running = null, frame = 0, calm = 0;
 
   // Cards: one a model
-  const cards = book.models.map((model) => {
+  function cardOf(model) {
     const canvas = make("canvas", { width: SIDE, height: SIDE, attributes: { role: "img" } });
     const verdict = make("div", { className: "verdict" });
     const bars = Array.from({ length: CLASSES + 1 }, (_, k) => make("span", {}, k === NOT_A_DIGIT ? "–" : String(k)));
@@ -429,7 +400,9 @@ export function mount(root, book) {
       element: make("figure", {}, make("figcaption", { textContent: model.name }), canvas, verdict,
         make("div", { className: "bars", attributes: { "aria-hidden": "true" } }, ...bars), error, take) };
     return card;
-  });
+  }
+
+  const cards = book.models.map(cardOf);
   part("models").replaceChildren(...cards.map((card) => card.element));
   part("models").style.setProperty("--models", cards.length);
 
@@ -668,22 +641,51 @@ export function mount(root, book) {
     const { starts, rounds, iterations, targets, errors } = book.attack;
     const own = target.strokes || target.label === book.digit;
     const rows = cards.map(({ model, answer }) => [model.name, answer.loss.toFixed(1),
-      ...(own ? [errors[threat][model.name].toFixed(1)] : [])]);
+      ...(own ? [errors[threat][model.name]?.toFixed(1) ?? "–"] : [])]);
     const head = ["model", "error", ...(own ? [`chapter 5, mean of ${targets} images of ${book.digit}`] : [])];
     const line = (cells, tag) => make("tr", {}, ...cells.map((textContent, n) => (n && tag === "td"
       ? make("td", { textContent })
       : make("th", { textContent, attributes: { scope: n || tag === "th" ? "col" : "row" } }))));
-    const [known, left, unseen] = [baseline, forgot, never].map((model) =>
-      cards.find((card) => card.model === model).answer.loss);
+    const lossOf = (model) => cards.find((card) => card.model === model).answer.loss;
+    const known = lossOf(baseline), unseen = lossOf(never), mine = cards[book.models.length]?.model;
+    const left = (model) => `what is left in “${model.name}” is ρ = `
+      + ((unseen - lossOf(model)) / (unseen - known)).toFixed(2);
+    const asked = [forgot, ...(mine?.digit === book.digit ? [mine] : [])];
     const rho = own && unseen > known ? `${target.strokes ? `If this is a ${book.digit}: on` : "On"} this one image, `
-      + `what is left in “${forgot.name}” is ρ = `
-      + `${((unseen - left) / (unseen - known)).toFixed(2)}: 1 as if nothing had been forgotten, 0 as if the class had `
-      + "never been seen. Chapter 5 takes the mean over many images, and several models that never saw it." : "";
+      + `${asked.map(left).join(", and ")}: 1 as if nothing had been forgotten, 0 as if the class had never been seen. `
+      + "Chapter 5 takes the mean over many images, and several models that never saw it." : "";
+    const alone = mine && target.label === mine.digit ? `All models here were trained on images of ${mine.digit}: the `
+      + `error does not say what is left in “${mine.name}”.` : "";
     part("result").replaceChildren(
       make("table", {}, make("caption", { textContent: `Squared error of the best of ${starts + rounds} descents of `
         + `${iterations} steps, ${threat}.` }), make("thead", {}, line(head, "th")),
-      make("tbody", {}, ...rows.map((cells) => line(cells, "td")))), make("p", { textContent: rho }));
+      make("tbody", {}, ...rows.map((cells) => line(cells, "td")))), make("p", { textContent: rho || alone }));
   }
+
+  // The reader's own model comes last; a new one takes the place of the one before.
+  mountForget(part("forgetting"), book, {
+    sees: (image) => {
+      const odds = judged(book.judge, image);
+      return odds.indexOf(Math.max(...odds));
+    },
+    done: (model) => {
+      stopWalk();
+      stopAttack();
+      const card = cardOf(model);
+      cards[book.models.length]?.element.remove();
+      cards[book.models.length] = card;
+      part("models").append(card.element);
+      part("models").style.setProperty("--models", cards.length);
+      change({ y: oneHot(model.digit), free: false });
+    },
+    attack: (digit) => {
+      stopWalk();
+      const number = book.targets.findIndex(({ label }) => label === digit);
+      aim({ ...book.targets[number], number });
+      part("attack").click();
+      part("attack").focus();
+    },
+  });
 
   // Links
   part("link").onclick = async () => {
