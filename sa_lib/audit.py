@@ -20,7 +20,7 @@ import torch
 
 from .audit_attack import ATTACKERS, Plan, attacks, behavior, shortfall
 from .audit_loss import Loss, Losses, RelearnConfig, losses
-from .audit_report import ROLES, Finding, Report
+from .audit_report import MENDED, ROLES, Finding, Report
 from .checks import LARGEST, check_name, check_names, check_number, check_seed, check_types, shorten
 from .decoders import Decoder, decoder_of, is_smooth
 from .reconstruction import SearchConfig
@@ -32,6 +32,7 @@ from .threats import THREATS, AttackResult
 __all__ = ["Finding", "RelearnConfig", "Report", "audit", "audit_errors", "residual_of"]
 
 COLUMNS = ("model", "role", "image", "error")
+STATES = {"as it is": "", "mended": MENDED}
 # The name of the only attack in a table without a column `threat`.
 ONLY = "the attack"
 
@@ -50,7 +51,9 @@ def audit_errors(table: str | Path | Mapping[str, Sequence[Any]] | Any, margin: 
             - `role`: "baseline", "subject" or "never";
             - `image`: a name or number, the same for all models;
             - `error`: a finite number;
-            - `threat`, if there are several attacks: the name of the attack.
+            - `threat`, if there are several attacks: the name of the attack;
+            - `state`, if there are errors of the models after mending too: "as it is" or "mended". The baseline need
+              not be mended.
 
             Several subjects are several models of one method: rho is then of the method. There is one baseline for all
             of them, or one for each, in the same order.
@@ -65,13 +68,13 @@ def audit_errors(table: str | Path | Mapping[str, Sequence[Any]] | Any, margin: 
     missing = [name for name in COLUMNS if name not in columns]
     if missing:
         raise ValueError(f"table must have the columns {', '.join(COLUMNS)}, got none called {', '.join(missing)}")
-    names = [*COLUMNS, *(["threat"] if "threat" in columns else [])]
+    names = [*COLUMNS, *(name for name in ("threat", "state") if name in columns)]
     if len(lengths := {len(columns[name]) for name in names}) > 1:
         raise ValueError(f"table must have columns of one length, got {', '.join(map(str, sorted(lengths)))}")
     roles: dict[str, str] = {}
     errors: dict[str, dict[str, dict[str, float]]] = {}
     for number, row in enumerate(zip(*(columns[name] for name in names)), 1):
-        threat = str(row[4]) if len(row) > 4 else ONLY
+        threat = _attack_of(dict(zip(names, row)), number)
         model, role, image = (str(value).strip() for value in row[:3])
         if role not in ROLES or roles.setdefault(model, role) != role:
             raise ValueError(f"role must be one of {', '.join(ROLES)}, one for each model, got {shorten(role)} for "
@@ -81,6 +84,7 @@ def audit_errors(table: str | Path | Mapping[str, Sequence[Any]] | Any, margin: 
             raise ValueError(f"image must be there once for each model, got {shorten(image)} again for "
                              f"{shorten(model)} in row {number}")
         own[image] = _number(row[3], number)
+    errors = _with_baselines(errors, roles)
     by_role = {role: tuple(model for model, its in roles.items() if its == role) for role in ROLES}
     images = _same_images(errors, roles)
     tensors = {threat: {model: torch.tensor([own[image] for image in images], dtype=torch.double)
@@ -96,7 +100,8 @@ def audit_errors(table: str | Path | Mapping[str, Sequence[Any]] | Any, margin: 
 
 @with_defaults()
 def audit(subject: Any, *, baseline: Any, never: Sequence[Any], images: torch.Tensor, label: int | None = None,
-          z_shape: tuple[int, ...] | int | None = None, y_shape: tuple[int, ...] | int | None = None,
+          mended: tuple[Any, Sequence[Any]] | None = None, z_shape: tuple[int, ...] | int | None = None,
+          y_shape: tuple[int, ...] | int | None = None,
           prior: Callable[[int, torch.Generator], torch.Tensor] | None = None,
           distance: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
           threats: Sequence[str] | None = None, attacker: str | None = None, search: SearchConfig = SearchConfig(),
@@ -114,6 +119,8 @@ def audit(subject: Any, *, baseline: Any, never: Sequence[Any], images: torch.Te
         images: floating-point [N, ...], N at least 2, of the class, held out from the training of all models, and in
             the range in which the models draw. 100 are usual.
         label: the class, a place in y; None without labels.
+        mended: the subject, and all controls in their order, after the same further training on the other classes.
+            Damage can hide a class, so "gone" is a verdict on both states; with None it is "gone as it is".
         z_shape: of one latent. A `CVAE` knows its own shapes.
         y_shape: of one label, as one-hot numbers; None: `decode` takes z alone. If a model takes the number of the
             class, wrap it: ``lambda z, y: model(z, y @ model.embedding.weight)``.
@@ -152,26 +159,39 @@ def audit(subject: Any, *, baseline: Any, never: Sequence[Any], images: torch.Te
     if (loss is None) != (seen is None):
         raise ValueError("loss and seen must both be given, or neither, got only "
                          f"{'seen' if loss is None else 'loss'}")
-    models = {"baseline": baseline, "subject": subject} | {f"never {k}": one for k, one in enumerate(never, 1)}
+    as_is = {"baseline": baseline, "subject": subject} | {f"never {k}": one for k, one in enumerate(never, 1)}
+    models = as_is | _mended(mended, len(never))
     decoders = {name: decoder_of(model, tuple(images.shape[1:]), z_shape, y_shape, prior, images.device, name)
                 for name, model in models.items()}
     asked, chain = _threats(decoders["subject"], threats)
     attacker, notes = _attacker(decoders, distance, attacker)
-    count = len(models) * (len(chain) + (loss is not None)) + 2 * len(asked)
+    states = [end for end in STATES.values() if f"subject{end}" in models]
+    count = len(models) * len(chain) + (loss is not None) * len(as_is) + 2 * len(asked) * len(states)
     plan = Plan(images.detach().float(), label, chain, attacker, distance, search, check_seed(seed),
                 None if folder is None else Path(folder), _numbered(progress, count))
     digests = {name: behavior(models[name], decoder) for name, decoder in decoders.items()}
     # The losses take less time than the attacks, so a loss that does not fit is refused first.
-    found, more = losses(plan, models, decoders, loss, seen, y_shape, relearning) if loss is not None else (None, ())
+    found, more = losses(plan, as_is, decoders, loss, seen, y_shape, relearning) if loss is not None else (None, ())
     kept = {name: digest if whole else None for name, (digest, whole) in digests.items()}
     results = {name: attacks(plan, name, decoder, kept[name]) for name, decoder in decoders.items()}
-    short = {threat: max(shortfall(plan, name, decoders[name], kept[name], threat, results[name][threat])
-                         for name in ("subject", "never 1")) for threat in asked}
+    short = {threat + end: max(shortfall(plan, name, decoders[name], kept[name], threat, results[name][threat])
+                               for name in (f"subject{end}", f"never 1{end}")) for threat in asked for end in states}
     known = {name: digest for name, (digest, _) in digests.items()}
     if found is not None:
         known |= {"seen": tensor_digest({"images": seen}), "losses": found.digest}
     return _report(plan, results, short, margin, known, (*notes, *more, *_range_notes(decoders, plan.targets)),
                    found)
+
+
+def _mended(mended: Any, count: int) -> dict[str, Any]:
+    """The subject and the controls after mending, by name; empty without them."""
+    if mended is None:
+        return {}
+    check_types(mended=(mended, (list, tuple)))
+    if len(mended) != 2 or not isinstance(mended[1], (list, tuple)) or len(mended[1]) != count:
+        raise ValueError(f"mended must be the subject and a list of the {count} controls after mending, got "
+                         f"{shorten(mended)}")
+    return {f"subject{MENDED}": mended[0]} | {f"never {k}{MENDED}": one for k, one in enumerate(mended[1], 1)}
 
 
 def _numbered(progress: Callable[[str], None] | None, count: int) -> Callable[[str], None]:
@@ -227,20 +247,35 @@ def _range_notes(decoders: Mapping[str, Decoder], targets: torch.Tensor) -> tupl
 def _report(plan: Plan, results: Mapping[str, Mapping[str, AttackResult]], short: Mapping[str, float], margin: float,
             digests: Mapping[str, str], notes: Sequence[str], found: Losses | None) -> Report:
     roles = {"baseline": ("baseline",), "subject": ("subject",),
-             "never": tuple(name for name in results if name not in ("baseline", "subject"))}
-    errors = {threat: {name: its[threat].errors.detach().double().cpu() for name, its in results.items()}
-              for threat in short}
-    findings = {threat: Finding(residual_of(own, roles), short[threat], margin) for threat, own in errors.items()}
+             "never": tuple(name for name in results if name.startswith("never") and not name.endswith(MENDED))}
+
+    def result(finding: str, model: str) -> AttackResult:
+        end = MENDED if finding.endswith(MENDED) and model != "baseline" else ""
+        return results[model + end][finding.removesuffix(MENDED)]
+
+    errors = {name: {model: result(name, model).errors.detach().double().cpu()
+                     for models in roles.values() for model in models} for name in short}
+    variance = _variance(plan)
+    findings = {name: Finding(residual_of(own, roles), short[name], margin,
+                              float(torch.stack([own[model] for model in roles["never"]]).mean()) / variance)
+                for name, own in errors.items()}
+    if not any(name.endswith(MENDED) for name in short):
+        notes = (*notes, "The models were attacked as they are. Damage can hide a class: give the subject and the "
+                         "controls after a little further training on the other classes too, as `mended`.")
     return Report(
         findings, roles, errors, tuple(map(str, range(len(plan.targets)))), ATTACKERS[plan.attacker],
         {"images": tensor_digest({"images": plan.targets}), **digests,
-         "errors": tensor_digest({f"{threat}/{name}": values for threat, own in errors.items()
-                                  for name, values in own.items()})},
+         "errors": tensor_digest({f"{name}/{model}": values for name, own in errors.items()
+                                  for model, values in own.items()})},
         {"label": plan.label, "threats": list(plan.threats), "attacker": plan.attacker, "seed": plan.seed,
          "distance": "squared error" if plan.distance is None else "given", "search": asdict(plan.search)},
-        (*notes, "The models were attacked as they are. Damage can hide a class: audit the model once more after a "
-                 "little further training on the other classes, with controls that got the same."),
-        plan.targets, {threat: results["subject"][threat] for threat in short}, found)
+        tuple(notes), plan.targets, {name: result(name, "subject") for name in short}, found)
+
+
+def _variance(plan: Plan) -> float:
+    """The mean squared distance of the images to their mean; NaN where the errors are other distances, or it is 0."""
+    variance = float((plan.targets - plan.targets.mean(0)).square().flatten(1).sum(1).mean())
+    return variance if variance and plan.distance is None else math.nan
 
 
 def residual_of(errors: Mapping[str, torch.Tensor], roles: Mapping[str, Sequence[str]]) -> Residual:
@@ -298,6 +333,27 @@ def _read_csv(path: Path) -> dict[str, list[str]]:
         if len(row) != len(header):
             raise ValueError(f"table must have {len(header)} fields in each row, got {len(row)} in row {number}")
     return {name: [row[at] for row in rows[1:]] for at, name in enumerate(header)}
+
+
+def _attack_of(row: Mapping[str, Any], number: int) -> str:
+    """The name of the finding that a row belongs to."""
+    state = str(row.get("state", "as it is")).strip()
+    if state not in STATES:
+        raise ValueError(f"state must be one of {', '.join(STATES)}, got {shorten(state)} in row {number}")
+    return str(row.get("threat", ONLY)).strip() + STATES[state]
+
+
+def _with_baselines(errors: Mapping[str, dict], roles: Mapping[str, str]) -> dict[str, dict]:
+    """The errors by finding, those as it is before those mended, which get the baselines that they lack."""
+    ordered = {}
+    for threat in dict.fromkeys(name.removesuffix(MENDED) for name in errors):
+        if threat not in errors:
+            raise ValueError(f"state must be 'as it is' for some rows of each attack, got only 'mended' for {threat}")
+        baselines = {model: own for model, own in errors[threat].items() if roles[model] == "baseline"}
+        ordered[threat] = errors[threat]
+        if mended := errors.get(threat + MENDED):
+            ordered[threat + MENDED] = baselines | mended
+    return ordered
 
 
 def _number(value: Any, row: int) -> float:

@@ -34,7 +34,8 @@ examples:
   sa-audit checkpoint.pt --label 9                       a checkpoint of the book's model or the official one
 
 make() returns a mapping: subject, baseline, never (a list), and z_shape; if they are needed y_shape, prior, distance,
-images, and for membership inference and relearning loss, seen and relearning. See `sa_lib.audit.audit`.
+images, mended (the subject and a list of the controls), and for membership inference and relearning loss, seen and
+relearning. See `sa_lib.audit.audit`.
 """
 
 
@@ -125,7 +126,7 @@ def _sample(images: torch.Tensor, options: argparse.Namespace) -> torch.Tensor:
 def _made(path: Path, function: str) -> dict[str, Any]:
     """The mapping that a reader's own function returns."""
     needed = {"subject", "baseline", "never", "z_shape"}
-    possible = {"y_shape", "prior", "distance", "images", "loss", "seen", "relearning"}
+    possible = {"y_shape", "prior", "distance", "images", "mended", "loss", "seen", "relearning"}
     if not path.is_file():
         raise FileNotFoundError(f"no file at {path}")
     sys.path.insert(0, str(path.parent.absolute()))  # the file may import its neighbors

@@ -1,7 +1,7 @@
 """The page of an audit: one HTML file without scripts or other files, for dark mode and for a phone too.
 
-The finding comes first, then the number line of rho, the intervals under each threat model, the losses if there are
-any, and how to read all of them.
+The finding comes first, then the number line of rho, the intervals by each attack, the losses if there are any, and how
+to read all of them.
 """
 
 import math
@@ -35,14 +35,19 @@ MEANINGS = {
          "baseline, as if nothing had been forgotten. Below 0: less than from models that never saw it.",
     "95 % interval": "All ρ that these models and images do not rule out, by Fieller's method. With one unlearned "
                      "model it is about this model; with several, about the method that made them.",
-    "verdict": "Gone: ρ is within the margin of 0, by two one-sided tests at 5 %. Residue: the interval lies above 0. "
-               "Over-forgotten: it lies below. Inconclusive: the interval is too wide. Unresolved: the controls "
-               "differ too much among themselves. Undefined: the baseline is no better than the controls. Not "
-               "converged: the attacker has not arrived.",
+    "verdict": "Gone: ρ is within the margin of 0, by two one-sided tests at 5 %, as the model is and mended; gone as "
+               "it is: it was not mended. Residue: the interval lies above 0. Over-forgotten: it lies below. "
+               "Inconclusive: the interval is too wide. Unresolved: the controls differ too much among themselves, or "
+               "reproduce the class. Undefined: the baseline is no better than the controls. Not converged: the "
+               "attacker has not arrived.",
+    "mended": "After a little further training on the other classes, the same for the model and the controls. Damage "
+              "can hide a class, and mending brings it back.",
     "power": "The probability of “gone” with these controls and images if ρ is 0.",
     "resolution": "The gap between the controls and the baseline in units of the controls' spread. Below 5 there is "
                   "no verdict.",
     "shortfall": "The share of the mean error by which ten times the budget lowers it. Above 2 % there is no verdict.",
+    "reach": "The controls' mean error as a share of the images' variance. Below 1 %, models that never saw the class "
+             "reproduce its images, and there is no verdict.",
 }
 # Limits of the number line.
 LOWEST, HIGHEST = -2.0, 2.5
@@ -63,10 +68,10 @@ def page(report: Any) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>",
         f"<h1>{escape(title)}</h1>",
-        f"<p>{escape(report.sentence)} The threat model that decides: {escape(facts['threat'])}.</p>",
+        f"<p>{escape(report.sentence)} The attack that decides: {escape(facts['threat'])}.</p>",
         number_line(facts["findings"], facts["margin"]),
-        "<h2>Under each threat model</h2>",
-        _table(threats, "threat model", f"ρ with its 95 % interval, from {facts['images']} images. Margin: "
+        "<h2>By each attack</h2>",
+        _table(threats, "attack", f"ρ with its 95 % interval, from {facts['images']} images. Margin: "
                                         f"{facts['margin']:g}."),
         "<ul>", *(f"<li>{escape(name)}: {escape(one['advice'])}.</li>" for name, one in facts["findings"].items()),
         "</ul>\n<h2>Mean errors</h2>", _table(means, "model", f"The models: {roles}."),
@@ -84,10 +89,10 @@ def page(report: Any) -> str:
 
 
 def number_line(findings: Mapping[str, Mapping[str, Any]], margin: float) -> str:
-    """rho and its 95 % interval under each threat model on one line of numbers, as inline SVG.
+    """rho and its 95 % interval by each attack on one line of numbers, as inline SVG.
 
     Args:
-        findings: threat model -> the JSON values of a finding. An end that is None is infinite; with a rho that is
+        findings: name -> the JSON values of a finding. An end that is None is infinite; with a rho that is
             None, there is no point.
     """
     known = [value for one in findings.values() for value in (one["rho"], one["low"], one["high"]) if value is not None]
@@ -162,7 +167,8 @@ def _row(one: Mapping[str, Any]) -> dict[str, str]:
 
     return {"ρ": _rho(one), "verdict": one["verdict"], "power": number(one["power"], ".0%"),
             "controls": f"{one['controls']}", "needed": number(one["controls_needed"], ".0f"),
-            "resolution": number(one["resolution"], ".0f"), "shortfall": number(one["shortfall"], ".1%")}
+            "resolution": number(one["resolution"], ".0f"), "shortfall": number(one["shortfall"], ".1%"),
+            "reach": number(one["reach"], ".1%")}
 
 
 def _table(rows: Mapping[str, Mapping[str, str]], name: str, caption: str) -> str:

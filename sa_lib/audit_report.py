@@ -1,4 +1,4 @@
-"""The report of an audit: rho of one model under each threat model, the verdict, and their JSON, page and figure.
+"""The report of an audit: rho of one model by each attack, the verdict, and their JSON, page and figure.
 
 `sa_lib.audit` makes it, `sa_lib.audit_page` writes its page.
 """
@@ -20,11 +20,17 @@ from .residual import CONVERGED, MARGIN, RESOLUTION, VERDICTS, Residual, is_equi
 from .store import write_atomically
 from .threats import AttackResult
 
-__all__ = ["ROLES", "SCHEMA", "Finding", "Report"]
+__all__ = ["MENDED", "REACH", "ROLES", "SCHEMA", "Finding", "Report"]
 
-SCHEMA = "sa-audit/2"
+SCHEMA = "sa-audit/3"
 ROLES = ("baseline", "subject", "never")
 NOT_CONVERGED = "not converged"
+# The end of the name of a finding about the models after mending.
+MENDED = ", mended"
+GONE_AS_IT_IS = "gone as it is"
+# Models that never saw the class come this near to its images, as a share of the images' variance: their range holds
+# nearly any image, and the attack tells nothing.
+REACH = 0.01
 # Of several findings, the first counts. An attack without a rho says nothing, so it is last.
 ORDER = ("residue", NOT_CONVERGED, *(word for word in VERDICTS if word not in ("residue", "undefined")), "undefined")
 
@@ -37,15 +43,23 @@ class Finding:
         shortfall: the share of the mean error by which ten times the budget lowers it, the larger of a subject's and a
             control's; NaN if it was not measured, as where the errors come from another attacker.
         margin: see `residual.MARGIN`.
+        reach: the controls' mean squared error as a share of the images' variance; NaN if it is not known.
     """
 
     residual: Residual
     shortfall: float = math.nan
     margin: float = MARGIN
+    reach: float = math.nan
 
     @property
     def verdict(self) -> str:
-        """As `residual.verdict`, or "not converged" where the shortfall is above `residual.CONVERGED`."""
+        """As `residual.verdict`.
+
+        It is "unresolved" too where the reach is below `REACH`, and else "not converged" where the shortfall is above
+        `residual.CONVERGED`.
+        """
+        if self.reach < REACH:
+            return "unresolved"
         return NOT_CONVERGED if self.shortfall > CONVERGED else verdict(self.residual, self.margin)
 
     @property
@@ -70,7 +84,10 @@ class Finding:
                               "knowledge, so audit it once more after further training on the other classes",
             "undefined": "the baseline is no better at the class than models that never saw it, so there is nothing "
                          "to measure against",
-            "unresolved": f"the controls differ too much among themselves: the gap to the baseline is "
+            "unresolved": f"models that never saw the class reproduce its images, to {self.reach:.2%} of their "
+                          "variance: their range holds nearly any image, so this attack tells nothing; confine the "
+                          "inputs, or give losses as errors" if self.reach < REACH else
+                          f"the controls differ too much among themselves: the gap to the baseline is "
                           f"{self.residual.resolution:.1f} times their spread, and at least {RESOLUTION} are needed",
             "no interval": "one control says nothing about chance; two give an interval, and about nine usually give "
                            "a verdict",
@@ -83,26 +100,28 @@ class Finding:
 
     def asdict(self) -> dict[str, Any]:
         """All of the above as JSON values; None for a number that is not finite."""
-        numbers = {"shortfall": self.shortfall, "controls_needed": self.needed, "power": self.power}
+        numbers = {"shortfall": self.shortfall, "controls_needed": self.needed, "power": self.power,
+                   "reach": self.reach}
         return {**self.residual.asdict(), "verdict": self.verdict, "advice": self.advice,
                 **{name: value if math.isfinite(value) else None for name, value in numbers.items()}}
 
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """The result of an audit. Its `rho` is that of the threat model that decides; NaN if it is undefined.
+    """The result of an audit. Its `rho` is that of the finding that decides; NaN if it is undefined.
 
     Attributes:
-        findings: by threat model, from the least free one on; at least one.
+        findings: by threat model, from the least free one on; at least one. Behind each may come one about the models
+            after mending, whose name ends with `MENDED`.
         roles: role -> names of its models; see `ROLES`.
-        errors: threat model -> model -> the attacker's errors [N], float64, on the same images for all.
+        errors: name of a finding -> model -> the attacker's errors [N], float64, on the same images for all.
         images: names of the N images.
         attacker: of whom the errors are.
         digests: name -> SHA-256 (hex) of an input: a file, the errors, the images, the behavior of a model.
         settings: those of the attack, as JSON values; empty where it is not known.
         notes: sentences on the conduct of this audit that a reader of its numbers must know.
         targets: the images [N, ...], where the audit had them.
-        answers: threat model -> the attacker's best inputs for the first subject, where the audit had its decoder.
+        answers: name of a finding -> the attacker's best inputs for the subject, where the audit had its decoder.
         losses: membership inference and relearning, where the audit had a loss. They do not change the verdict.
     """
 
@@ -120,38 +139,51 @@ class Report:
 
     @property
     def threat(self) -> str:
-        """The threat model that decides: of those whose verdict is the first in the order, the one of largest rho.
+        """The finding that decides: of those whose verdict is the first in the order, the one of largest rho.
 
         The order: residue, not converged, no interval, unresolved, inconclusive, over-forgotten, gone, undefined. So
-        one residue is a residue, and a model is gone only if it is under every threat model with a rho.
+        one residue is a residue, and a class is gone only if it is under every threat model with a rho, as the model is
+        and mended.
         """
         return min(self.findings, key=lambda name: (ORDER.index(self.findings[name].verdict),
                                                     -np.nan_to_num(self.findings[name].residual.rho)))
 
     @property
     def finding(self) -> Finding:
-        """That of the threat model that decides."""
+        """The one that decides."""
         return self.findings[self.threat]
 
     @property
     def rho(self) -> float:
-        """That of the threat model that decides; NaN if it is undefined."""
+        """That of the finding that decides; NaN if it is undefined."""
         return self.finding.residual.rho
 
     @property
     def equivalence(self) -> bool:
-        """Whether rho is within the margin of 0 under every threat model, by two one-sided tests at 5 %."""
+        """Whether rho is within the margin of 0 in every finding, by two one-sided tests at 5 %."""
         return all(is_equivalent(finding.residual, finding.margin) for finding in self.findings.values())
 
     @property
+    def mended(self) -> bool:
+        """Whether there are findings about the models after mending."""
+        return any(name.endswith(MENDED) for name in self.findings)
+
+    @property
     def verdict(self) -> str:
-        """That of the threat model that decides."""
-        return self.finding.verdict
+        """That of the finding that decides; "gone as it is" in place of "gone" where nothing was mended."""
+        word = self.finding.verdict
+        return GONE_AS_IT_IS if word == "gone" and not self.mended else word
+
+    @property
+    def advice(self) -> str:
+        """That of the finding that decides."""
+        more = "; damage can hide a class, so audit the model mended too" if self.verdict == GONE_AS_IT_IS else ""
+        return self.finding.advice + more
 
     @property
     def sentence(self) -> str:
         """The verdict and the way on, for a person to read."""
-        advice = self.finding.advice
+        advice = self.advice
         text = advice if advice.startswith(self.verdict) else f"{self.verdict}: {advice}"
         return f"{text[0].upper()}{text[1:]}."
 
@@ -159,7 +191,7 @@ class Report:
         """The report as JSON values, without the errors of single images and the attacker's inputs."""
         return {
             "schema": SCHEMA, "library": f"sa_lib {__version__}", "verdict": self.verdict,
-            "advice": self.finding.advice, "rho": self.rho if math.isfinite(self.rho) else None,
+            "advice": self.advice, "mended": self.mended, "rho": self.rho if math.isfinite(self.rho) else None,
             "equivalence": self.equivalence, "margin": self.finding.margin, "threat": self.threat,
             "findings": {name: finding.asdict() for name, finding in self.findings.items()},
             "models": {role: list(names) for role, names in self.roles.items()}, "images": len(self.images),
@@ -181,8 +213,8 @@ class Report:
     def save_inputs(self, path: str | Path) -> None:
         """Write the attack on the subject to an .npz file, to repeat it or to train against it.
 
-        Its arrays: `targets` [N, ...], and for each threat model `<threat>/z`, `/y`, `/images` and `/errors`, a row for
-        each target.
+        Its arrays: `targets` [N, ...], and for each finding `<name>/z`, `/y`, `/images` and `/errors`, a row for each
+        target.
 
         Raises:
             ValueError: the report is of errors alone, so there are no inputs.
@@ -198,7 +230,7 @@ class Report:
             np.savez(file, **arrays)
 
     def figure(self):
-        """rho and its 95 % interval under each threat model, as a figure of Matplotlib, which must be there."""
+        """rho and its 95 % interval of each finding, as a figure of Matplotlib, which must be there."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(6, 1 + 0.5 * len(self.findings)), layout="constrained")

@@ -75,7 +75,7 @@ def test_an_inconclusive_audit_says_how_many_controls_would_do():
     assert report.verdict == "inconclusive"
     assert re.fullmatch(r"inconclusive with 3 controls; about \d+ would do", report.finding.advice)
     assert report.finding.power < 0.5
-    assert audit_errors(columns(0.0, controls=20, spread=0.05)).verdict == "gone"
+    assert audit_errors(columns(0.0, controls=20, spread=0.05)).finding.verdict == "gone"
 
 
 def test_one_control_gives_a_rho_and_no_verdict():
@@ -97,6 +97,31 @@ def test_one_residue_is_a_residue_whatever_the_other_attacks_say():
     assert (report.verdict, report.threat, report.equivalence) == ("residue", "strong", False)
 
 
+def states(as_is, mended):
+    return joined(*(table | {"state": [state] * len(table["role"])}
+                    for table, state in ((as_is, "as it is"), (mended, "mended"))))
+
+
+def test_gone_needs_both_states():
+    gone, residue = columns(0.0, controls=20, spread=0.05), columns(0.7, controls=20, spread=0.05)
+    alone = audit_errors(gone)
+    assert alone.verdict == "gone as it is" and alone.sentence.startswith("Gone as it is: no more is left")
+    assert "audit the model mended too" in json.loads(alone.to_json())["advice"]
+    both = audit_errors(states(gone, gone))
+    assert (both.verdict, both.mended) == ("gone", True) and "mended too" not in both.sentence
+    hidden = audit_errors(states(gone, residue))
+    assert (hidden.verdict, hidden.threat) == ("residue", "the attack, mended")
+    assert "the attack, mended: +0.7" in hidden.to_html()
+
+
+def test_a_baseline_need_not_be_mended():
+    table = states(columns(0.1), columns(0.4, seed=1))
+    less = without(table, lambda row: (row["role"], row["state"]) != ("baseline", "mended"))
+    report = audit_errors(less)
+    assert torch.equal(report.errors["the attack, mended"]["baseline"], report.errors["the attack"]["baseline"])
+    assert list(report.findings) == ["the attack", "the attack, mended"]
+
+
 def without(table, keep):
     rows = [row for row in zip(*table.values()) if keep(dict(zip(table, row)))]
     return {name: list(column) for name, column in zip(table, zip(*rows))} if rows else {name: [] for name in table}
@@ -116,6 +141,10 @@ WRONG = {
                   "one for each model, got 'subject'"),
     "another role": (lambda t: t | {"role": ["control"] * len(t["role"])}, "role must be one of baseline"),
     "uneven columns": (lambda t: t | {"role": t["role"][:-1]}, "columns of one length"),
+    "another state": (lambda t: t | {"state": ["repaired"] * len(t["role"])}, "state must be one of as it is, mended"),
+    "mended alone": (lambda t: t | {"state": ["mended"] * len(t["role"])}, "state must be 'as it is' for some rows"),
+    "a control not mended": (lambda t: without(states(t, t), lambda row: (row["model"], row["state"]) != (
+        "never 1", "mended")), "same for all models, got 'image 0' .* under the attack, mended"),
 }
 
 
@@ -238,8 +267,64 @@ def test_another_prior_and_another_distance():
     assert list(report.findings) == ["z free"]
     assert report.attacker.startswith("Adam") and "distance" in report.notes[0]
     answer = report.answers["z free"]
+    assert math.isnan(report.finding.reach)  # of squared errors alone
     torch.testing.assert_close(distance(answer.images[-1], colored()), answer.errors)
     assert float(answer.errors.mean()) < 0.2 * float(report.errors["z free"]["never 1"].mean())
+
+
+def test_both_states_are_attacked_and_shown(tmp_path):
+    report = audit(linear(1), images=colored(), mended=(linear(0), [linear(1), linear(2)]), **COLORED)
+    assert list(report.findings) == ["z in the prior", "z in the prior, mended", "z free", "z free, mended"]
+    assert report.findings["z free, mended"].residual.rho == 1 > report.findings["z free"].residual.rho
+    assert torch.equal(*(report.errors[name]["baseline"] for name in ("z free", "z free, mended")))
+    facts = json.loads(report.to_json())
+    assert facts["mended"] and {"subject, mended", "never 2, mended"} <= facts["digests"].keys()
+    assert facts["models"]["never"] == ["never 1", "never 2"]
+    assert not any("as they are" in note for note in report.notes) and "z free, mended" in report.to_html()
+    report.save_inputs(tmp_path / "attack.npz")
+    with np.load(tmp_path / "attack.npz", allow_pickle=False) as file:
+        assert file["z free, mended/z"].shape == (4, 2)
+
+
+def test_the_mended_state_is_that_of_an_audit_of_the_mended_models():
+    both = audit(linear(1), images=colored(), mended=(linear(3), [linear(4), linear(2)]), **COLORED)
+    alone = audit(linear(3), images=colored(), **COLORED | {"never": [linear(4), linear(2)]})
+    for threat, finding in alone.findings.items():
+        assert both.findings[f"{threat}, mended"] == finding
+
+
+def wide(seed):
+    """A decoder with as many inputs as pixels: it can be made to draw any image."""
+    weight = torch.randn(48, 48, generator=torch.Generator().manual_seed(seed))
+    return lambda z: (z @ weight).view(-1, 3, 4, 4)
+
+
+def test_an_attack_that_can_reach_any_image_has_no_verdict():
+    report = audit(wide(0), baseline=wide(1), never=[wide(2), wide(3)], images=colored(), z_shape=48, search=SEARCH,
+                   threats=["z free"])
+    assert report.finding.reach < 0.01 and report.verdict == "unresolved"
+    assert "reproduce its images" in report.sentence and json.loads(report.to_json())["findings"]["z free"]["reach"] < 1
+    narrow = audit(linear(0), images=colored(), **COLORED)
+    own = torch.stack([narrow.errors["z free"][f"never {k}"] for k in (1, 2)]).mean()
+    variance = (colored() - colored().mean(0)).square().flatten(1).sum(1).mean()
+    assert narrow.findings["z free"].reach == pytest.approx(float(own / variance)) and narrow.verdict != "unresolved"
+
+
+@settings(max_examples=10)
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=3), st.integers(2, 4), st.integers(1, 3), st.integers(0, 99))
+def test_a_decoder_of_any_shape_gives_a_report(shape, count, controls, seed):
+    def decoder(seed):
+        weight = torch.randn(2, math.prod(shape), generator=torch.Generator().manual_seed(seed))
+        return lambda z: (z @ weight).sigmoid().view(-1, *shape)
+
+    report = audit(decoder(0), baseline=decoder(1), never=[decoder(k) for k in range(2, 2 + controls)],
+                   images=torch.rand(count, *shape, generator=torch.Generator().manual_seed(seed)), z_shape=2,
+                   search=SearchConfig(16, 1, 2, 1), threats=["z in the prior"])
+    facts = json.loads(report.to_json())
+    assert facts["images"] == count and len(facts["models"]["never"]) == controls
+    assert controls > 1 or facts["findings"]["z in the prior"]["low"] is None
+    assert facts["verdict"] not in ("gone", "gone as it is", "residue") or controls > 1
+    assert "nan" not in report.to_html()
 
 
 class Backward(torch.autograd.Function):
@@ -349,6 +434,13 @@ REFUSED = {
     "NaN": ({"subject": lambda z: linear(0)(z) * math.nan}, "subject must draw finite"),
     "no model": ({"subject": 3}, "subject must be a function or have a decode"),
     "no control": ({"never": []}, "never must be at least one model"),
+    "another control": ({"never": [linear(1), linear(2, (1, 6, 8))]}, r"never 2 must draw images of the shape \[8, 3"),
+    "a control of NaN": ({"never": [linear(1), lambda z: linear(2)(z) * math.nan]}, "never 2 must draw finite"),
+    "no images": ({"images": colored()[:0]}, "at least two images, got torch.float32 \\[0, 3, 4, 4\\]"),
+    "numbers as images": ({"images": torch.rand(3)}, "images must be finite floating-point"),
+    "mended alone": ({"mended": linear(0)}, "mended must be a list or tuple"),
+    "too few mended": ({"mended": (linear(0), [linear(1)])}, "mended must be the subject and a list of the 2 controls"),
+    "no mended model": ({"mended": (3, [linear(1), linear(2)])}, "subject, mended must be a function"),
     "a control alone": ({"never": linear(1)}, "never must be a list or tuple"),
     "one image": ({"images": colored(1)}, "at least two images"),
     "broken images": ({"images": colored() * math.nan}, "images must be finite"),
@@ -578,7 +670,7 @@ def test_a_relearning_that_diverges_names_the_model_and_the_rate(coders):
 def test_the_report_as_json_has_a_schema_and_the_digests(tmp_path):
     path = write(tmp_path / "errors.csv", columns(0.4))
     facts = json.loads(audit_errors(path).to_json())
-    assert facts["schema"] == "sa-audit/2"
+    assert facts["schema"] == "sa-audit/3"
     assert facts["models"] == {"baseline": ["baseline"], "subject": ["subject 0"],
                                "never": ["never 0", "never 1", "never 2"]}
     assert {"file", "errors"} == facts["digests"].keys()

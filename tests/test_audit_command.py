@@ -40,6 +40,9 @@ def losing():
     return {"subject": one, "baseline": one, "never": never, "z_shape": 2, "loss": Scaled.loss,
             "seen": torch.rand(4, 1, 4, 4)}
 
+def mending():
+    return {**make(), "mended": (linear(0), [linear(4), linear(5), linear(6)])}
+
 def broken():
     return 1 / 0
 
@@ -76,6 +79,13 @@ def test_decoders_of_a_readers_function(here, capsys):
     assert json.loads((here / "out" / "report.json").read_text())["images"] == 5
     with np.load("out/attack.npz", allow_pickle=False) as file:
         assert file["z free/z"].shape == (5, 2)
+
+
+def test_both_states_of_a_readers_function(here, capsys):
+    assert main(["mymodels.py:mending", "--images", "real.npz", "--label", "3", "--rounds", "1"]) == 0
+    streams = capsys.readouterr()
+    assert "z free, mended: ρ = " in streams.out and "1 of 35: baseline: random search" in streams.err
+    assert json.loads((here / "card" / "report.json").read_text())["mended"]
 
 
 def test_a_loss_of_a_readers_function(here, capsys):

@@ -25,13 +25,15 @@ def here(tmp_path, monkeypatch):
 
 
 def test_the_examples_run(here, capsys):
-    errors, decoders, make, losses = blocks("python")
+    errors, decoders, make, mended, losses = blocks("python")
     names = {}
     exec(errors, names)
     assert 0 < names["report"].rho < 0.3 and (here / "errors.csv").is_file()
     exec(decoders, names)
     assert names["report"].rho == 1 and (here / "attack.npz").is_file()
     assert "<svg" in (here / "report.html").read_text(encoding="utf-8")
+    exec(mended, names)
+    assert list(names["report"].findings)[1] == "y on the simplex, mended"
     exec(losses, names)
     assert len(names["report"].losses.means) == 5
     (here / "mymodels.py").write_text(make)
