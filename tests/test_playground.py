@@ -348,6 +348,8 @@ def test_without_replay_or_penalty_the_other_digits_are_lost(chromium, site):
         part.get_by_label("λ, weight of the elastic penalty").press("Home")
         part.get_by_role("button", name="Forget").click()
         expect(part.get_by_role("button", name="Attack it with a real 0")).to_be_visible(timeout=120_000)
+        assert page.locator("polyline.replay").get_attribute("points") == ""
+        assert len(page.locator("polyline.gray").get_attribute("points").split()) == 301
         counts = [[int(n) for n in text.split(" → ")] for text in part.locator(".drawings span").all_inner_texts()]
     assert sum(after for _, after in counts) < 0.2 * sum(before for before, _ in counts)
 

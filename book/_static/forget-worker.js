@@ -31,10 +31,12 @@ function turnedBack({ rows, inputs, outputs }) {
   return { weight, bias: rows.slice(inputs * outputs), inputs, outputs };
 }
 
+const MOST = 2048;  // more rows than a layer has inputs, or a batch images
+
 /** A sum of rows of a matrix: which of them, and the factor of each. */
 class Sum {
   constructor() {
-    Object.assign(this, { starts: new Int32Array(2048), factors: new Float64Array(2048), count: 0 });
+    Object.assign(this, { starts: new Int32Array(MOST), factors: new Float64Array(MOST), count: 0 });
   }
 
   add(start, factor) {

@@ -44,7 +44,8 @@ function curves() {
     svg("line", { x1: LEFT, x2: LEFT + WIDTH, y1: height(tick), y2: height(tick) }),
     svg("text", { x: LEFT - 4, y: height(tick) + 3 }, tick)]), ...lines);
   const draw = (seen, steps) => lines.forEach((line, n) => line.setAttribute("points", seen.map((terms, at) =>
-    `${(LEFT + at / steps * WIDTH).toFixed(1)},${height(terms[TERMS[n]]).toFixed(1)}`).join(" ")));
+    (TERMS[n] in terms ? `${(LEFT + at / steps * WIDTH).toFixed(1)},${height(terms[TERMS[n]]).toFixed(1)}` : ""))
+    .filter(Boolean).join(" ")));
   return { element, draw };
 }
 
@@ -100,6 +101,7 @@ export function mountForget(root, book, hooks) {
     if (worker) return stop("Stopped. Nothing is kept of this run.");
     const mine = worker = new Worker(new URL("forget-worker.js", import.meta.url), { type: "module" });
     const seen = [], began = performance.now();
+    const replays = part("replay").getAttribute("aria-pressed") !== "true";
     digit = Number(root.querySelector("[name=pg-digit]:checked").value);
     part("forget").textContent = "Stop";
     part("forgotten").textContent = "";
@@ -110,14 +112,14 @@ export function mountForget(root, book, hooks) {
     worker.onerror = () => stop("This browser could not run the worker.");
     worker.onmessage = async ({ data: { step, steps, gray, replay, floor, ewc, sheet, layers } }) => {
       if (worker !== mine) return;
-      seen.push({ gray, replay: replay - floor, elastic: ewc });
+      seen.push({ gray, ...(replays && { replay: replay - floor }), elastic: ewc });
       Object.assign(part("steps"), { value: step, max: steps });
       if (!sheet) return;
       rows.forEach(({ canvas }, k) => {
         for (let n = 0; n < DRAWS; n++) paint(canvas, image(sheet, k, n), n * SIDE);
       });
       draw(seen, steps);
-      const terms = TERMS.map((term) => `${term} ${seen.at(-1)[term].toFixed(2)}`).join(", ");
+      const terms = Object.entries(seen.at(-1)).map(([term, value]) => `${term} ${value.toFixed(2)}`).join(", ");
       part("terms").textContent = `Step ${step} of ${steps}: ${terms}.`;
       chart.setAttribute("aria-label", `The loss, term by term. ${part("terms").textContent}`);
       if (!step) count(sheet, mine, (row, n) => { row.count.textContent = row.before = n; });
@@ -131,10 +133,9 @@ export function mountForget(root, book, hooks) {
       part("attack-it").textContent = `Attack it with a real ${digit}`;
       hooks.done({ name, digit, layers });
     };
-    const replay = part("replay").getAttribute("aria-pressed") !== "true";
     worker.postMessage({ layers: book.models[0].layers.map(({ weight, bias, ...sizes }) => (
       { weight: weight.slice(), bias: bias.slice(), ...sizes })), draws: DRAWS, digit, gamma: gamma.value(),
-      lambda: lambda.value(), replay, seed: 0 });
+      lambda: lambda.value(), replay: replays, seed: 0 });
   };
   part("attack-it").onclick = () => hooks.attack(digit);
 }
