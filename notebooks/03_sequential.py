@@ -105,7 +105,8 @@ names = ["baseline"] + [f"− {', '.join(map(str, sequence[:n]))}"
                         for n in range(1, len(models))]
 title = "nats lost since the baseline"
 change = pd.DataFrame({
-    name: (table["nelbo"] - tables[0]["nelbo"]).drop(sequence[:n + 1])
+    name: (table["nelbo"]
+           - tables[0]["nelbo"]).drop(sequence[:n + 1])
     for n, (name, table) in enumerate(zip(names[1:], tables[1:]))
 }).T.reindex(columns=range(10))  # no number: forgotten
 

@@ -221,12 +221,19 @@ if paths:
 real = run.held_out(ds, digit)
 attacked = {**models, **dict(enumerate(never[1:]))}
 mended = {name: run.mended(ds, model, [digit])
-          for name, model in attacked.items() if name != "baseline"}
+          for name, model in attacked.items()
+          if name != "baseline"}
 states = {"as is": attacked, "mended": {"baseline": base, **mended}}
 simplex = THREATS["y on the simplex"]
-errors = {state: {name: trained.reconstruction(
-    model, real, digit, simplex, run.search, run.seed).errors
-    for name, model in own.items()} for state, own in states.items()}
+
+
+def errors_of(models):
+    return {name: trained.reconstruction(
+        model, real, digit, simplex, run.search, run.seed).errors
+        for name, model in models.items()}
+
+
+errors = {state: errors_of(own) for state, own in states.items()}
 
 # %%
 def residue(name, error):
@@ -482,7 +489,8 @@ def nats(model):
 given_back = pd.DataFrame({name: {
     "nats given back": nats(model) - nats(mended[name]),
     "ρ, mended less as is": rho["mended"][name].rho
-    - rho["as is"][name].rho} for name, model in unlearned.items()}).T
+    - rho["as is"][name].rho}
+    for name, model in unlearned.items()}).T
 chapter.show_table(given_back.rename_axis("method"), "Mending.",
                    dict.fromkeys(given_back, "{:+.2f}"))
 chapter.say("Their rank correlation over the methods is {r:+.2f}.",

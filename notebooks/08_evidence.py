@@ -364,13 +364,16 @@ run.finish("08_evidence", metrics, {}, started)
 
 # %% tags=["remove-input", "in-short"]
 first, last = conditions[0], conditions[-1]
-findings = [f"- **{name}**: {one['gone']} of {one['looks']} looks show that a digit is gone, and {one['residues']} show a "
-            f"residue. ρ of all digits is {totals['sums'][name, first]} {first}, {totals['sums'][name, last]} {last}."
-            for name, one in summary.iterrows()]
 chapter.say(
-    "**In short**\n\n{findings}\n- {holds} of {total} claims of the protocol hold; the others fail, and are printed. "
-    "The table has {count} of the {planned} seeds that the protocol plans.", findings="\n".join(findings),
-    holds=int(claims["holds"].sum()), total=len(claims), count=len(seeds), planned=len(frozen["seeds"]))
+    "**In short**\n\n"
+    "- {holds} of {total} claims of the protocol hold; the others fail, and are printed. The table has {count} of the "
+    "{planned} seeds that are planned.\n"
+    "- ρ of all digits, {first} and {last}: {left}.\n"
+    "- Looks that show a digit to be gone, of {looks}, and looks that show a residue: {gone}.",
+    holds=int(claims["holds"].sum()), total=len(claims), count=len(seeds), planned=len(frozen["seeds"]), first=first,
+    last=last, looks=summary["looks"].iloc[0],
+    left="; ".join(f"{name} {totals['sums'][name, first]} and {totals['sums'][name, last]}" for name in methods),
+    gone="; ".join(f"{name} {one['gone']} and {one['residues']}" for name, one in summary.iterrows()))
 
 # %% [markdown]
 # ## Takeaways
