@@ -45,7 +45,8 @@ from sa_lib import (chapter, comparison, evidence, experiment,
 from sa_lib.claims import LIMITS
 from sa_lib.evidence import by_seed, differences, estimate
 from sa_lib.measures import write
-from sa_lib.residual import CONVERGED, MARGIN, VERDICTS
+from sa_lib.residual import (CONVERGED, MARGIN, VERDICTS,
+                             verdict)
 
 started = time.perf_counter()
 run = experiment.validate(profile=profile, run_dir=run_dir)
@@ -78,6 +79,7 @@ rho = comparison.rho_table(rows, methods)
 summary = comparison.summary(rows, rho)
 claims = comparison.claims(summary)
 totals = comparison.totals(rows, rho)
+totals.insert(1, "verdict", totals["sums"].map(verdict))
 conditions = evidence.conditions(rows)
 
 # %% tags=["remove-input"]
@@ -355,9 +357,7 @@ if len(elsewhere):
     chapter.show_table(elsewhere, "Other data and models: ρ as a ratio of sums, and the largest distance to gray.")
 metrics = {"parameters": {"profile": run.profile, "table": table}, "seeds": len(seeds), "planned": len(frozen["seeds"]),
            "cells": len(main) + len(others), "failed": len(evidence.failures(pd.concat([main, others]))),
-           "sums": totals["sums"].map(str).unstack().rename(columns=lambda name: name.replace(" ", "_")).to_dict("index"),
-           "hidden": back.map(str).to_dict(), "together": together.to_dict(),
-           **comparison.metrics(rho, summary, claims)}
+           "together": together.to_dict(), **comparison.metrics(rho, summary, claims, totals, back)}
 if {"ewc_gray", "unseen"} <= set(methods):
     run.show_claims("08_evidence", metrics)
 run.finish("08_evidence", metrics, {}, started)

@@ -298,18 +298,23 @@ def claims(summarized: pd.DataFrame) -> pd.DataFrame:
                   ["claim", "model"], ["measured", "holds"])
 
 
-def metrics(rho: pd.DataFrame, summarized: pd.DataFrame, claimed: pd.DataFrame) -> dict[str, Any]:
-    """The tables of `rho_table`, `summary` and `claims` as the metrics of 08_evidence; None where there is no number.
+def metrics(rho: pd.DataFrame, summarized: pd.DataFrame, claimed: pd.DataFrame, overall: pd.DataFrame,
+            shifted: pd.Series) -> dict[str, Any]:
+    """The tables of `rho_table`, `summary`, `claims`, `totals` and `shifts` as the metrics of 08_evidence.
 
     Returns:
         `looks`, `gone` and `residues`: method -> number; `nats`, `points` and `relearning`: method -> an `Estimate`;
-        `rho`: condition -> class -> method -> `rho`, `low`, `high` and `verdict`; and `claims`: "method: claim" ->
-        whether it holds.
+        `rho`: condition -> class -> method -> `rho`, `low`, `high` and `verdict`; `sums`: method -> condition, with _
+        for each space -> `Residual.asdict`; `back`: method -> an `Estimate` of what the last condition adds to rho; and
+        `claims`: "method: claim" -> whether it holds. None where there is no number.
     """
     _check_rho(rho)
     check_table("looks", "gone", summarized=summarized)
-    check_types(claimed=(claimed, pd.DataFrame))
+    check_types(claimed=(claimed, pd.DataFrame), overall=(overall, pd.DataFrame), shifted=(shifted, pd.Series))
     residuals: dict[str, Any] = {}
+    sums: dict[str, Any] = {}
+    for (model, condition), one in overall["sums"].items():
+        sums.setdefault(model, {})[condition.replace(" ", "_")] = one.asdict()
     for (condition, digit, model), row in rho.iterrows():
         residuals.setdefault(condition, {}).setdefault(str(digit), {})[model] = {
             "verdict": row["verdict"], **_known(row[["rho", "low", "high"]])}
@@ -317,7 +322,7 @@ def metrics(rho: pd.DataFrame, summarized: pd.DataFrame, claimed: pd.DataFrame) 
     return {**{name: summarized[name].astype(int).to_dict() for name in ("looks", "gone", "residues")},
             **{key: {model: _known(asdict(one)) for model, one in summarized[name].items()}
                for name, key in names.items()},
-            "rho": residuals,
+            "rho": residuals, "sums": sums, "back": {model: _known(asdict(one)) for model, one in shifted.items()},
             "claims": {f"{model}: {claim}": bool(holds) for (claim, model), holds in claimed["holds"].items()}}
 
 
