@@ -121,6 +121,13 @@ def test_intervals_leave_undefined_values_out():
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
 
 
+def test_intervals_take_the_axis_from_their_own_columns():
+    table = pd.DataFrame({"value": [0.1], "low": [0.0], "high": [0.3], "resolution": [12.0]},
+                         index=pd.MultiIndex.from_tuples([("a", "x")]))
+    (axes,) = figures.intervals(table, "rho", [0.0, 1.0]).axes
+    assert axes.get_xlim()[1] < 1.2
+
+
 def test_shares_are_shown_in_percent():
     table = pd.DataFrame([[0.25, 0.75, 0.004]], index=["gray"], columns=["0", "none", "1"])
     assert [text.get_text() for text in figures.confusion(table).axes[0].texts] == ["25", "75", ""]

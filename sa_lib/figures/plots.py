@@ -206,6 +206,7 @@ def intervals(table: pd.DataFrame, x: str, levels: Sequence[float], margin: floa
     check_number(margin=margin)
     if ((table["low"] > table["value"]) | (table["value"] > table["high"])).any():
         raise ValueError("table must have low <= value <= high in every row, got a value outside its interval")
+    table = table[["value", "low", "high"]]
     known = np.append(table.to_numpy(float), levels)
     least, most = (end(known[np.isfinite(known)], initial=0) for end in (np.min, np.max))
     room = 0.05 * (most - least) or 1
