@@ -272,7 +272,8 @@ def test_a_rho_that_is_not_defined_is_not_gone(rows):
     summary = comparison.summary(swapped, rho)
     assert set(rho["verdict"]) == {"undefined"}
     assert not comparison.claims(summary)["holds"].iloc[0]
-    metrics = comparison.metrics(rho, summary, comparison.claims(summary))
+    metrics = comparison.metrics(rho, summary, comparison.claims(summary), comparison.totals(swapped, rho),
+                                 comparison.shifts(swapped, ["unseen"]))
     assert metrics["gone"] == {"unseen": 0}
     assert metrics["rho"][FREE]["2"]["unseen"] == {"verdict": "undefined", "rho": None, "low": None, "high": None}
 
@@ -280,7 +281,10 @@ def test_a_rho_that_is_not_defined_is_not_gone(rows):
 def test_metrics_are_plain_values_by_method(rows):
     rho = comparison.rho_table(rows, ["ewc_gray", "unseen"])
     summary = comparison.summary(rows, rho)
-    metrics = comparison.metrics(rho, summary, comparison.claims(summary))
+    metrics = comparison.metrics(rho, summary, comparison.claims(summary), comparison.totals(rows, rho),
+                                 comparison.shifts(rows, ["ewc_gray", "unseen"]))
+    assert metrics["sums"]["unseen"]["y_free"]["rho"] == pytest.approx(0.1, abs=1e-6)
+    assert metrics["back"]["ewc_gray"]["mean"] == pytest.approx(0, abs=1e-6)
     assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
     assert metrics["nats"]["unseen"] == pytest.approx(
         {"mean": 0.5, "low": 0.5, "high": 0.5, "low90": 0.5, "high90": 0.5})
