@@ -153,10 +153,12 @@ unlearned = {
 models = {"baseline": base, **unlearned, "retrain": never[0]}
 
 # %% tags=["remove-input"]
-settings = pd.DataFrame({name: asdict(m.config) for name, m in candidates.items()}).T.rename_axis("method")
-settings = settings.rename(columns={"ewc": "ewc, λ", "gray": "gray, γ"})
-chapter.show_table(settings, "The settings of this run, as UnlearningConfig has them.",
-                   dict.fromkeys(settings.columns.drop("schedule"), "{:g}"))
+usual = asdict(UnlearningConfig())
+settings = {name: ", ".join(f"{key} {value:g}" if isinstance(value, (int, float)) else f"{key} {value}"
+                            for key, value in asdict(m.config).items() if value != usual[key]) or "as usual"
+            for name, m in candidates.items()}
+chapter.show_table(pd.DataFrame({"settings": settings}).rename_axis("method"), "Where the settings of a method are not "
+                   "those that `UnlearningConfig` has by itself.")
 
 # %% [markdown]
 # **How they were chosen.** The settings of selective_amnesia and of salun are
@@ -166,8 +168,8 @@ chapter.show_table(settings, "The settings of this run, as UnlearningConfig has 
 # their papers' settings and a few trials on the digit 3, the others from theirs
 # and trials on the digit 0. All but selective_amnesia then got the same search:
 # five settings each, on the digit 3; [the chapter on evidence](08_evidence.ipynb)
-# has the table. The parameter `changes` tries other settings, by the names of the table's
-# columns. A weight of 0 switches its term off.
+# has the table. The parameter `changes` tries other settings, by the names in the
+# table. A weight of 0 switches its term off.
 
 # %% [markdown]
 # ## What they draw
@@ -248,9 +250,8 @@ rho = {state: {name: residue(name, error) for name in models}
 
 # %% [markdown]
 # Then each model is trained on 100 images of the class. How soon does it draw
-# the class again? The table gives the mean accuracy along 200 updates; its first
-# two columns are about the forgotten class, the next two about the retained
-# ones. The time of the baseline and of retrain is that of the whole training.
+# the class again? The table gives the mean accuracy along 200 updates. The time of
+# the baseline and of retrain is that of the whole training.
 
 # %%
 few = data.training_sample(ds, digit, 100, run.seed)
@@ -273,8 +274,9 @@ first = run.baseline(ds, without=[digit])  # retrain starts from it
 summary.loc["retrain", "seconds"] += first.seconds
 
 # %% tags=["remove-input"]
-chapter.show_table(summary.drop(columns=["nats_lost", "points_lost"]), f"All methods, made to forget {digit}.",
-                   dict.fromkeys(rhos, "{:+.2f}"))
+gone = summary[["probability", "gray", *rhos, "relearning"]]
+chapter.show_table(gone, f"All methods, made to forget {digit}: the forgotten class.", dict.fromkeys(rhos, "{:+.2f}"))
+chapter.show_table(summary[["accuracy", "nelbo", "nats_lost", "seconds"]], "The retained classes, and the time.")
 
 # %% tags=["remove-input"]
 bars = pd.DataFrame({(name, state): {"value": one.rho, "low": one.low, "high": one.high}

@@ -36,7 +36,8 @@ GOOD = {
         "baseline": {"nelbo": 96.0}, "ewc_gray": {"probability": 0.01}, "retrain": {"probability": 0.0},
         "unseen": {"probability": 0.05, "nelbo": 97.0}}},
     "08_evidence": {"parameters": {"profile": "full", "table": ""}, "back": {"ewc_gray": {"low": 0.0}},
-                    "sums": {"ewc_gray": {"mended": {"low": 0.0}}, "unseen": {"mended": {"low90": -0.15, "high90": 0.01}}},
+                    "sums": {"ewc_gray": {"mended": {"low": 0.0}},
+                             "unseen": {"mended": {"low90": -0.15, "high90": 0.01}}},
                     "nats": {"ewc_gray": {"high": 0.5}}}}
 # One number a claim, just beyond its limit.
 BAD = {
