@@ -69,7 +69,7 @@ from sa_lib import (
 )
 from sa_lib import images as images_module
 from sa_lib import labels as labels_module
-from sa_lib.book import notebooks, site
+from sa_lib.book import chapter_pages, notebooks, prose
 from sa_lib.book.__main__ import main
 from sa_lib.checks import shorten
 from sa_lib.trained import Trained
@@ -756,7 +756,7 @@ def test_a_parameters_cell_is_shown_with_values_and_never_as_code(amount, tally)
     @settings(max_examples=amount(50, 5000), deadline=None, database=None, derandomize=not amount(0, 1))
     @given(text)
     def show(value):
-        shown = ast.parse(site._with_values(declared, {"model": value, "run_dir": value})).body
+        shown = ast.parse(chapter_pages._with_values(declared, {"model": value, "run_dir": value})).body
         assert {s.targets[0].id: ast.literal_eval(s.value) for s in shown} == values("06_report_card") | {
             "model": value, "run_dir": value}
 
@@ -770,7 +770,7 @@ def test_a_value_on_a_page_is_code_in_markdown_and_cannot_leave_it(amount, tally
     @settings(max_examples=amount(50, 5000), deadline=None, database=None, derandomize=not amount(0, 1))
     @given(text | st.text("`<>{}|[]()!x ", max_size=20))
     def show(value):
-        inline, = markdown.parseInline(site._code(f"model = {value!r}"))
+        inline, = markdown.parseInline(prose._code(f"model = {value!r}"))
         assert [token.type for token in inline.children] == ["code_inline"]
         assert inline.children[0].content.strip() == f"model = {value!r}"
 
