@@ -13,8 +13,8 @@ import pandas as pd
 from bokeh.document import Document
 from bokeh.embed import components
 from bokeh.events import DocumentReady
-from bokeh.layouts import column, row
-from bokeh.models import BoxAnnotation, ColumnDataSource, CustomJS, Div, FactorRange, Select, Slider
+from bokeh.layouts import column
+from bokeh.models import BoxAnnotation, ColumnDataSource, CustomJS, Div, FactorRange, InlineStyleSheet, Select, Slider
 from bokeh.plotting import figure
 
 from ..comparison import rho_table
@@ -66,25 +66,28 @@ def html(rows: pd.DataFrame) -> str:
     sources = {name: ColumnDataSource(own) for name, own in (
         ("every", every), ("seeds", seeds), ("looks", every[:0].assign(verdict="")), ("points", seeds[:0]))}
     band = BoxAnnotation(left=-MARGIN, right=MARGIN, fill_color="#029e73", fill_alpha=0.12, line_alpha=0)
-    plot = figure(y_range=FactorRange(*_digits(rows)[::-1]), x_range=(-1, 1.25), height=640, tools="",
+    plot = figure(y_range=FactorRange(*_digits(rows)[::-1]), x_range=(-1, 1.9), height=640, tools="",
                   toolbar_location=None, sizing_mode="stretch_width", x_axis_label="ρ, with 95 % interval",
                   y_axis_label="digit")
     plot.add_layout(band)
-    plot.segment("low", "place", "high", "place", source=sources["looks"], color="color", line_width=2)
+    plot.segment("left", "place", "right", "place", source=sources["looks"], color="color", line_width=2)
     plot.scatter("rho", "place", source=sources["looks"], color="color", size=9, legend_field="state")
     plot.scatter("rho", "place", source=sources["points"], color="color", size=4, alpha=0.5)
-    plot.text(0.95, "place", "verdict", source=sources["looks"], text_font_size="11px", text_baseline="middle",
+    plot.text(1.15, "place", "verdict", source=sources["looks"], text_font_size="11px", text_baseline="middle",
               text_color="color")
-    plot.legend.location = "top_left"
-    select = Select(title="Method", value=methods[0], options=methods, name="method")
-    slider = Slider(title="Margin", start=0.05, end=0.5, step=0.01, value=MARGIN, name="margin")
+    plot.add_layout(plot.legend[0], "above")
+    plot.legend.orientation = "horizontal"
+    dark = InlineStyleSheet(css=".bk-input { color: #222; background-color: #fff; }")  # on any page
+    select = Select(title="Method", value=methods[0], options=methods, name="method", stylesheets=[dark])
+    slider = Slider(title="Margin", start=0.05, end=0.5, step=0.01, value=MARGIN, name="margin",
+                    sizing_mode="stretch_width", margin=(5, 15, 5, 15))
     said = Div(name="said", sizing_mode="stretch_width")
     update = UPDATE.clone()
     update.args = {**sources, "band": band, "select": select, "slider": slider, "said": said, "resolution": RESOLUTION}
     for widget in (select, slider):
         widget.js_on_change("value", update)
     document = Document()
-    document.add_root(column(row(select, slider), said, plot, sizing_mode="stretch_width"))
+    document.add_root(column(select, slider, said, plot, sizing_mode="stretch_width"))
     document.js_on_event(DocumentReady, update)
     script, div = components(document.roots[0])
     text = f'<div class="explorer">\n{div.strip()}\n</div>\n{script.strip()}'
@@ -113,7 +116,8 @@ def _looks(rows: pd.DataFrame, methods: list[str], states: list[str]) -> pd.Data
               for state in states for model in methods]
     table["resolution"] = table["gap"] / table["spread"]
     table = pd.concat([table[[*totals[0]]], pd.DataFrame(totals)], ignore_index=True)
-    return _placed(table, states)
+    # Wide intervals end before the words.
+    return _placed(table, states).assign(left=table["low"].clip(-1, 1.1), right=table["high"].clip(-1, 1.1))
 
 
 def _numbers(one: Residual) -> dict[str, float]:
