@@ -54,6 +54,16 @@ UPDATE = CustomJS(code="""
     said.text = `<p role="status">${select.value}, margin ${margin.toFixed(2)}: ` + Object.entries(counts).map(
         ([word, count]) => `<strong>${count}</strong> ${word}`).join(", ") + `.</p>`;
 """)
+# A screen reader has to name the handle of the slider, which Bokeh leaves without a name.
+NAMED = """
+    const name = (root) => {
+        for (const element of root.querySelectorAll("*")) {
+            if (element.shadowRoot) name(element.shadowRoot);
+            if (element.classList.contains("noUi-handle")) element.setAttribute("aria-label", "Margin");
+        }
+    };
+    name(document);
+"""
 
 
 def html(rows: pd.DataFrame) -> str:
@@ -89,6 +99,7 @@ def html(rows: pd.DataFrame) -> str:
     document = Document()
     document.add_root(column(select, slider, said, plot, sizing_mode="stretch_width"))
     document.js_on_event(DocumentReady, update)
+    document.js_on_event(DocumentReady, CustomJS(code=NAMED))
     script, div = components(document.roots[0])
     text = f'<div class="explorer">\n{div.strip()}\n</div>\n{script.strip()}'
     for number, name in enumerate(dict.fromkeys(IDENTITY.findall(text))):

@@ -31,6 +31,7 @@ def polish(site: Path, notebooks: Path, prose: Path) -> None:
         text = text.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
         text = re.sub(r'<img [^>]*src="[^"]*_images/(\w+)\.svg"[^>]*>', functools.partial(_inline, site), text)
         text = re.sub(r'<img (?=[^>]*src="[^"]*_images/([^"]+\.png)")', functools.partial(_lazy, site), text)
+        text = re.sub(r'<img (?=src="[^"]*_static/(?:minus|plus)\.png")', '<img width="11" height="11" ', text)
         for part, scope in (("thead", "col"), ("tbody", "row")):  # a screen reader names the cells of a table by these
             text = re.sub(rf"<{part}>.*?</{part}>", lambda rows, scope=scope: re.sub(
                 r"<th(?=[ >])(?![^>]*scope=)", f'<th scope="{scope}"', rows[0]), text, flags=re.DOTALL)

@@ -92,13 +92,16 @@ def with_terms(page: str, terms: Terms) -> str:
         seen.add(definition)
         return _dfn(match[0], definition)
 
-    for part in re.split(r"(<math-symbol>.*?</math-symbol>|<!--.*?-->|<[^>]+>)", article, flags=re.DOTALL):
+    for part in re.split(r"(<math-symbol>.*?</math-symbol>|<!--.*?-->|\\\(.*?\\\)|\\\[.*?\\\]|<[^>]+>)", article,
+                         flags=re.DOTALL):
         closed = bool(CLOSED.intersection(open_tags))
         if part.startswith("<math-symbol>"):
             shown = part.removeprefix("<math-symbol>").removesuffix("</math-symbol>")
             tex = html.unescape(re.search(r"\\\((.+)\\\)", shown)[1])
             parts.append(shown if closed or tex in seen else _dfn(shown, terms.symbols[tex]))
             seen |= set() if closed else {tex}
+        elif part.startswith(("\\(", "\\[")):  # a word in a formula is TeX
+            parts.append(part)
         elif part.startswith("<"):
             _follow(part, open_tags, seen)
             parts.append(part)

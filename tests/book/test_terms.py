@@ -43,7 +43,8 @@ def test_a_term_is_marked_once_between_two_headings():
 
 @pytest.mark.parametrize("inner", ["<a href='x'>ρ</a>", "<code>EWC</code>", "<h3>ρ</h3>", "<summary>ρ?</summary>",
                                    "<svg><text>ρ</text></svg>", "<p title='ρ'>none</p>", "<!-- ρ -->",
-                                   "<th>no ρ</th>"])
+                                   "<th>no ρ</th>", r'<span class="math">\(-\mathrm{ELBO}(u, f)\)</span>',
+                                   '<div class="math">\n\\[\n\\text{replay}\n\\]</div>'])
 def test_a_term_is_left_alone(inner):
     assert marked(inner) == inner
 
