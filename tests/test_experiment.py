@@ -371,9 +371,9 @@ def test_a_page_says_for_which_parameters_nothing_is_claimed(shown):
 
 
 def test_metrics_with_parameters_of_their_own_are_held_to_them(shown):
-    metrics = {"parameters": {"profile": "full", "table": "mine.csv"}, "gone": {"ewc_gray": 7, "unseen": 13},
-               "nats": {"ewc_gray": {"high": 0.5}, "unseen": {"high": 0.5}},
-               "relearning": {"unseen": {"low90": -0.04, "high90": 0.0}}}
+    metrics = {"parameters": {"profile": "full", "table": "mine.csv"}, "back": {"ewc_gray": {"low": 0.1}},
+               "sums": {"ewc_gray": {"mended": {"low": 0.1}}, "unseen": {"mended": {"low90": -0.04, "high90": 0.0}}},
+               "nats": {"ewc_gray": {"high": 0.5}}}
     validate().show_claims("08_evidence", metrics)
     assert shown[0][0]["text/html"].count("<td>holds (not claimed for table=mine.csv)</td>") == 4
 
