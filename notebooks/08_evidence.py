@@ -119,8 +119,10 @@ chapter.show_table(rules.map(lambda rule: ", ".join(map(str, rule)) if isinstanc
 chapter.say("The table here has the seeds {seeds}: **{count} of the {planned}** planned.",
             seeds=", ".join(map(str, seeds)), count=len(seeds), planned=len(frozen["seeds"]))
 if "shortfall" in rows:
-    chapter.say("With ten times its budget, the search finds an error that is lower by at most {most:.1%}, measured on "
-                "the first seed; {limit:.0%} is the limit for a verdict.", most=rows["shortfall"].max(), limit=CONVERGED)
+    measured = rows["shortfall"].dropna()
+    chapter.say("With ten times its budget, the search finds an error that is lower by at most {most:.1%}; {limit:.0%} is "
+                "the limit for a verdict. Measured on the first seed, for the digits {digits}.", most=measured.max(),
+                limit=CONVERGED, digits=", ".join(map(str, measured.index.unique("forget"))))
 
 # %% [markdown]
 # ## What is left of each digit

@@ -21,11 +21,31 @@ from .checks import check_name, check_types, shorten
 from .residual import Residual, interval, residual_knowledge
 
 __all__ = ["RESULTS", "Estimate", "by_seed", "check_cells", "check_rows", "complete", "conditions",
-           "differences", "estimate", "failures", "origin", "overall", "overview", "read", "residual", "split",
-           "tidy"]
+           "differences", "estimate", "failures", "origin", "overall", "overview", "read", "read_table", "residual",
+           "split", "tidy"]
 
 RESULTS = Path(__file__).parent / "results"
 SEARCH = "search for settings"
+
+
+def read_table(path: str | Path, made: str) -> pd.DataFrame:
+    """The table of a CSV file.
+
+    Args:
+        made: how to make the file, for the message if there is none.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a table.
+    """
+    check_types(path=(path, (str, Path)), made=(made, str))
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no table at {path}; {made}")
+    try:
+        # Without errors, the column of their texts is empty. In one piece: so many columns are slow to add to.
+        return pd.read_csv(path, dtype={"error": str}).copy()
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{path} is not a table: {' '.join(str(error).split())}") from None
 
 
 def read(path: str | Path = RESULTS / "evidence.csv") -> pd.DataFrame:
@@ -37,13 +57,7 @@ def read(path: str | Path = RESULTS / "evidence.csv") -> pd.DataFrame:
         FileNotFoundError: there is no such file.
         ValueError: the file is not such a table, or no cell of it succeeded.
     """
-    check_types(path=(path, (str, Path)))
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no table at {path}; make evidence, or a sweep of 07_methods, makes one")
-    try:
-        table = pd.read_csv(path, dtype={"error": str}).copy()  # in one piece: so many columns are slow to add to
-    except (ValueError, OverflowError) as error:
-        raise ValueError(f"{path} is not a table: {' '.join(str(error).split())}") from None
+    table = read_table(path, "make evidence, or a sweep of 07_methods, makes one")
     _check_columns(table, str(path), ())
     table["error"] = table["error"].fillna("")
     for name, default in (("dataset", "mnist"), ("architecture", "mlp"), ("longest", 10_000), ("sweep", "")):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .checks import check_types
+from .evidence import read_table
 
 __all__ = ["RESULTS", "STATES", "TOLERANCE", "protocol", "read"]
 
@@ -41,13 +41,7 @@ def read(path: str | Path = RESULTS / "trials.csv") -> pd.DataFrame:
         FileNotFoundError: there is no such file.
         ValueError: the file is not such a table, or no seed has every class.
     """
-    check_types(path=(path, (str, Path)))
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no table at {path}; make evidence SWEEPS=trials makes one")
-    try:
-        table = pd.read_csv(path)
-    except (ValueError, OverflowError) as error:
-        raise ValueError(f"{path} is not a table: {' '.join(str(error).split())}") from None
+    table = read_table(path, "make evidence SWEEPS=trials makes one")
     if missing := {"class", "seed", "model", "state", "errors", "shortfall"} - set(table.columns):
         raise ValueError(f"{path} is not the table of the trials: it lacks {', '.join(sorted(missing))}")
     classes = protocol()["classes"]

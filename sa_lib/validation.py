@@ -14,6 +14,7 @@ import torch
 
 from .checks import check_name, check_seed, check_types, is_whole, shorten
 from .data import Dataset
+from .evidence import read_table
 from .labels import CLASSES, check_label
 from .model import CVAE, copy_of
 from .store import tensor_digest
@@ -103,13 +104,7 @@ def read(path: str | Path = RESULTS / "validation.csv") -> pd.DataFrame:
         FileNotFoundError: there is no such file.
         ValueError: the file is not such a table.
     """
-    check_types(path=(path, (str, Path)))
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no table at {path}; make evidence SWEEPS=validation makes it")
-    try:
-        table = pd.read_csv(path)
-    except (ValueError, OverflowError) as error:
-        raise ValueError(f"{path} is not a table: {' '.join(str(error).split())}") from None
+    table = read_table(path, "make evidence SWEEPS=validation makes it")
     _check_columns(table, str(path))
     return table
 

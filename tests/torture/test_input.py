@@ -495,6 +495,8 @@ CALLS = {
     checkpoints.read_model: (dict(path="saved"), dict(path=folder)),
     checkpoints.import_official: (dict(path="saved"), dict(path=folder)),
     evidence.read: (dict(), dict(path=folder)),
+    evidence.read_table: (
+        dict(path=evidence.RESULTS / "validation.csv", made="make it"), dict(path=folder, made=st.integers())),
     evidence.tidy: (dict(table=CELLS), dict(table=table)),
     evidence.split: (dict(table=CELLS), dict(table=table)),
     evidence.overview: (dict(table=CELLS), dict(table=table)),
