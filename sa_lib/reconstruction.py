@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch.func import jvp, vmap
+from torch.nn import functional as F
 
 from .checks import LARGEST, check_config, check_images, check_seed, check_types, is_whole, shorten
 from .decoders import Decoder, decoder_of
@@ -20,7 +21,7 @@ from .model import CVAE
 from .settings import with_native_products
 from .threats import AttackResult, Threat, decoded, prior_radius
 
-__all__ = ["Problem", "SearchConfig", "check_attack", "random_unknowns", "reconstruct", "search"]
+__all__ = ["Problem", "SearchConfig", "by_each", "check_attack", "random_unknowns", "reconstruct", "search"]
 
 # The disturbance of an answer may raise its error by about this share of it squared, for each unknown.
 DISTURBANCE = 0.15
@@ -28,6 +29,7 @@ NEAREST = 5  # targets whose answers are tried as starts
 SCALES = (1.0, 1.0, 2.0, 4.0)  # of the pool where y is free: answers far from 0 are common there
 CHUNK = 4096  # starts whose derivatives are in memory at once,
 MOST = 2**26  # or fewer, with this many numbers in all
+TINY = 1e-18  # derivatives that are nearer to 0 than this count as 0
 
 
 @dataclass(frozen=True)
@@ -209,17 +211,24 @@ class Problem:
         return torch.cat([a for a, _ in parts]), torch.cat([g for _, g in parts])
 
     def _equations(self, values: torch.Tensor, own: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        directions = torch.eye(self.unknowns, device=self.where)[:, None].expand(-1, len(values), -1)
         with with_native_products(self.where):
-            jacobian = _derivatives(self.images, values, directions)
-        jacobian = jacobian.transpose(0, 1).to(values)
+            jacobian = self.derivatives(values)
+        # Products of the derivatives of a saturated pixel would be denormal numbers, which take many times as long.
+        jacobian = F.hardshrink(jacobian.transpose(0, 1).to(values), TINY)
         difference = self.differences(values, own)
         return jacobian @ jacobian.transpose(1, 2), (jacobian @ difference[:, :, None])[:, :, 0]
 
+    def derivatives(self, values: torch.Tensor) -> torch.Tensor:
+        """Derivatives of `images` by each of the P unknowns, [P, R, D]."""
+        if self.model.derivatives is None:
+            return by_each(self.images, values)
+        of_inputs = by_each(lambda rows: torch.cat(self.inputs(rows), 1), values)
+        return self.model.derivatives(*self.inputs(values), of_inputs).flatten(2)
 
-def _derivatives(function: Callable[[torch.Tensor], torch.Tensor], values: torch.Tensor,
-                 directions: torch.Tensor) -> torch.Tensor:
-    """Derivatives of a function of rows, [R, P] -> [R, D], along directions [Q, R, P]: [Q, R, D]."""
+
+def by_each(function: Callable[[torch.Tensor], torch.Tensor], values: torch.Tensor) -> torch.Tensor:
+    """Derivatives of a function of rows, [R, P] -> [R, D], by each of the P numbers of a row: [P, R, D]."""
+    directions = torch.eye(values.shape[1], device=values.device)[:, None].expand(-1, len(values), -1)
     return vmap(lambda direction: jvp(function, (values,), (direction,))[1])(directions)
 
 

@@ -23,7 +23,7 @@ from .judges import Judge
 from .labels import check_label, one_hot, retain_set, select
 from .methods import Method
 from .model import CVAE, ModelConfig, build, device
-from .reconstruction import Problem, SearchConfig, search
+from .reconstruction import Problem, SearchConfig, by_each, search
 from .settings import with_native_products
 from .threats import AttackResult, Threat
 from .training import KL_SHARE, TrainingConfig, batches, minimize, start_at_mean
@@ -332,6 +332,9 @@ class _Problem(Problem):
 
     def normal_equations(self, values: torch.Tensor, own: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return self._equations(values, own)  # all at once: the rows of a model must stay together
+
+    def derivatives(self, values: torch.Tensor) -> torch.Tensor:
+        return super().derivatives(values) if len(self.stack) == 1 else by_each(self.images, values)
 
 
 @torch.no_grad()

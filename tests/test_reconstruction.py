@@ -5,8 +5,9 @@ import torch
 
 from sa_lib import data, trained, validation
 from sa_lib.attacks import THREATS, AttackConfig, Threat, attack, prior_radius, squared_error
+from sa_lib.decoders import decoder_of
 from sa_lib.model import ModelConfig, build
-from sa_lib.reconstruction import SearchConfig, reconstruct
+from sa_lib.reconstruction import Problem, SearchConfig, by_each, random_unknowns, reconstruct
 from sa_lib.residual import residual_knowledge
 from sa_lib.training import TrainingConfig
 
@@ -131,3 +132,24 @@ def test_the_label_of_a_hidden_class_draws_gray(digits):
     with torch.no_grad():
         drawn = behind.net.decode(z, torch.eye(10)[[3]].expand(20, -1))
     assert (drawn - 0.5).abs().mean() < 0.1  # after a short training on few images
+
+
+@pytest.mark.parametrize("threat", ["z free", "y on the simplex", "y free"])
+@pytest.mark.parametrize("architecture", ["mlp", "conv"])
+def test_the_derivatives_are_those_of_forward_mode(architecture, threat):
+    net = build(ModelConfig(architecture, latent_dim=3, hidden=(16, 8) if architecture == "mlp" else (4, 4)), 0)
+    net.eval().requires_grad_(False)
+    problem = Problem(decoder_of(net, (1, 28, 28)), torch.rand(1, 1, 28, 28), 3, THREATS[threat])
+    values = random_unknowns(problem, 20, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(problem.derivatives(values), by_each(problem.images, values), rtol=1e-4, atol=1e-7)
+
+
+def test_saturated_pixels_leave_no_denormal_numbers():
+    net = build(ModelConfig(latent_dim=3, hidden=(16, 8)), 0).eval().requires_grad_(False)
+    net.decoder.layers[-1].bias -= 50  # the derivatives are about 1e-23
+    problem = Problem(decoder_of(net, (1, 28, 28)), torch.rand(20, 1, 28, 28), 3, THREATS["z free"])
+    values = random_unknowns(problem, 20, torch.Generator().manual_seed(0))
+    curvature, slope = problem.normal_equations(values, torch.arange(20))
+    least = torch.finfo(torch.float32).tiny
+    for numbers in (curvature, slope):
+        assert ((numbers == 0) | (numbers.abs() >= least)).all()

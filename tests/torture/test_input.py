@@ -561,7 +561,7 @@ ELSEWHERE = {
     **dict.fromkeys((unlearning.batch_of, unlearning.draws, unlearning.labeled, unlearning.refresh,
                      unlearning.salient_masks), "unlearn"),
     **dict.fromkeys((reconstruction.Problem, reconstruction.search, reconstruction.check_attack,
-                     reconstruction.random_unknowns), "reconstruct"),
+                     reconstruction.random_unknowns, reconstruction.by_each), "reconstruct"),
     unlearning.Batch: "unlearn makes it", unlearning.unlearned_copy: "trained.unlearned",
     methods.distance_to_gray: "a loss, which makes no GPU wait", methods.Method: "trained.forgotten",
     recipe.train: "test_recipe.py", recipe.forget: "test_recipe.py", recipe.fisher_of_batch_means: "test_recipe.py",
