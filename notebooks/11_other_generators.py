@@ -16,7 +16,7 @@
 #
 # **You need** nothing but this notebook: it trains its own models.
 #
-# **It takes** about four minutes on two CPU cores. A GPU would not help.
+# **It takes** about two minutes on two CPU cores. A GPU would not help.
 
 # %% tags=["remove-cell"]
 try:
@@ -47,7 +47,6 @@ from sa_lib.reconstruction import SearchConfig
 started = time.perf_counter()
 run = experiment.validate(forget=forget, at_most=1, seed=seed,
                           profile=profile, run_dir=run_dir)
-digit = run.forget[0]
 
 # %% [markdown]
 # ## Two generators
@@ -60,6 +59,7 @@ def stream(number):
     return torch.Generator().manual_seed(number)
 
 
+digit = run.forget[0]
 pixels, labels = map(torch.tensor, load_digits(return_X_y=True))
 order = torch.randperm(len(pixels), generator=stream(run.seed))
 pixels, labels = pixels[order].float() / 16, labels[order]
@@ -83,7 +83,7 @@ def network(inputs, outputs, width, seed):
             nn.Linear(width, width), nn.SiLU(),
             nn.Linear(width, outputs))
 
-
+# %%
 class Gan(nn.Module):
     latent = 8
 
@@ -201,13 +201,13 @@ def forgotten(base, steps):
     return minimize(net, loss, steps, 1e-3)
 
 # %% [markdown]
-# Three controls of each kind never saw the digit. Subject and controls are also
-# **mended**: trained a little further on the other digits, as anyone may do who
-# has the model. Damage can hide a class, and this repairs damage.
+# An audit asks for a family of models. Three controls of each kind never saw the
+# digit. Subject and controls are also **mended**: trained a little further on the
+# other digits, as anyone may do who has the model. Damage can hide a class, and
+# this repairs damage.
 
 # %%
 def family(make, fit, steps):
-    """What an audit asks for."""
     def further(net):
         net = copy.deepcopy(net).requires_grad_(True)
         return fit(net, x[keep], y[keep], steps // 8, run.seed,
@@ -220,7 +220,7 @@ def family(make, fit, steps):
     return {"baseline": base, "subject": subject, "never": never,
             "mended": (further(subject), list(map(further, never)))}
 
-
+# %%
 steps = 40 if run.smoke else 2000
 gan = family(Gan, fit_gan, steps)
 flow = family(Flow, fit_flow, steps)

@@ -4,6 +4,7 @@ The attacker works on rows: latents [R, d] and label vectors [R, c]. A `Decoder`
 """
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +19,8 @@ from .checks import check_types, check_whole, shorten
 from .labels import CLASSES
 from .model import CVAE
 
-__all__ = ["CHUNK", "Decoder", "decode_derivatives", "decoder_of", "is_smooth", "shape_of"]
+__all__ = ["CHUNK", "Decoder", "decode_derivatives", "decoder_of", "is_smooth", "shape_of",
+           "slope_along"]
 
 # Images that are drawn at once.
 CHUNK = 512
@@ -180,11 +182,19 @@ def _check(decoder: Decoder, name: str) -> None:
                          "it, got another one; switch off its noise, dropout and statistics of batches")
 
 
+def slope_along(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor,
+                direction: torch.Tensor) -> torch.Tensor:
+    """The derivative of a function at x along a direction, in forward mode."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PyTorch's own first derivative uses its old torch.jit
+        return jvp(function, (x,), (direction,))[1]
+
+
 def is_smooth(decoder: Decoder) -> bool:
     """Whether the images have forward-mode derivatives by their inputs, and these are not 0 everywhere."""
     z, y = _inputs(decoder)
     try:
-        slope = jvp(lambda z: decoder.decode(z, y), (z,), (torch.ones_like(z),))[1]
+        slope = slope_along(lambda z: decoder.decode(z, y), z, torch.ones_like(z))
     except Exception:  # an operation without forward-mode derivatives can fail in any way
         return False
     return bool(slope.isfinite().all()) and bool(slope.abs().max() > 0)

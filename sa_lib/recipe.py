@@ -84,16 +84,21 @@ MENDED = {change: replace(NOTEBOOK, **settings) for change, settings in {
 
 
 @with_defaults()
-def train(dataset: Dataset, seed: int, config: RecipeConfig = NOTEBOOK) -> tuple[CVAE, pd.DataFrame]:
+def train(dataset: Dataset, seed: int, config: RecipeConfig = NOTEBOOK,
+          without: int | Sequence[int] = ()) -> tuple[CVAE, pd.DataFrame]:
     """A convolutional CVAE trained on the training images of `dataset`, frozen, and the log of its loss.
 
     Adam at a constant rate; the few images left over at the end of an epoch wait for the next one.
+
+    Args:
+        without: classes whose images it never sees.
     """
     check_types(dataset=(dataset, Dataset), config=(config, RecipeConfig))
     seed = check_seed(seed)
     where = device()
     model = build(ARCHITECTURES["conv"], seed).to(where)
-    x, y = dataset.train_images.to(where), one_hot(dataset.train_labels).to(where)
+    chosen = select(dataset.train_labels, retain_set(without))
+    x, y = dataset.train_images[chosen].to(where), one_hot(dataset.train_labels[chosen]).to(where)
     generator = torch.Generator(where).manual_seed(seed)
     indices = batches(len(x), config.batch, generator)
     epoch = max(1, len(x) // config.batch)

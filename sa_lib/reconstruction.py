@@ -9,13 +9,14 @@ of the encoder's own answers, and goes on from disturbed answers and from those 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch.func import jvp, vmap
+from torch.func import vmap
 from torch.nn import functional as F
 
 from .checks import LARGEST, check_config, check_images, check_seed, check_types, is_whole, shorten
-from .decoders import Decoder, decoder_of
+from .decoders import Decoder, decoder_of, slope_along
 from .labels import check_label
 from .model import CVAE
 from .settings import with_native_products
@@ -27,8 +28,10 @@ __all__ = ["Problem", "SearchConfig", "by_each", "check_attack", "random_unknown
 DISTURBANCE = 0.15
 NEAREST = 5  # targets whose answers are tried as starts
 SCALES = (1.0, 1.0, 2.0, 4.0)  # of the pool where y is free: answers far from 0 are common there
-CHUNK = 4096  # starts whose derivatives are in memory at once,
-MOST = 2**26  # or fewer, with this many numbers in all
+# Starts whose derivatives are in memory at once; on a processor as many as its cache holds.
+CHUNK = {"cpu": 128}
+ELSEWHERE = 4096
+MOST = 2**26  # numbers in them, at most
 TINY = 1e-18  # derivatives that are nearer to 0 than this count as 0
 
 
@@ -206,7 +209,8 @@ class Problem:
 
     def normal_equations(self, values: torch.Tensor, own: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """J'J [R, P, P] and J'(image - target) [R, P], with J the derivative of the image by its P unknowns."""
-        rows = max(1, min(CHUNK, MOST // (self.unknowns * math.prod(self.model.image_shape))))
+        chunk = CHUNK.get(self.where.type, ELSEWHERE)
+        rows = max(1, min(chunk, MOST // (self.unknowns * math.prod(self.model.image_shape))))
         parts = [self._equations(v, o) for v, o in zip(values.split(rows), own.split(rows), strict=True)]
         return torch.cat([a for a, _ in parts]), torch.cat([g for _, g in parts])
 
@@ -229,7 +233,7 @@ class Problem:
 def by_each(function: Callable[[torch.Tensor], torch.Tensor], values: torch.Tensor) -> torch.Tensor:
     """Derivatives of a function of rows, [R, P] -> [R, D], by each of the P numbers of a row: [P, R, D]."""
     directions = torch.eye(values.shape[1], device=values.device)[:, None].expand(-1, len(values), -1)
-    return vmap(lambda direction: jvp(function, (values,), (direction,))[1])(directions)
+    return vmap(partial(slope_along, function, values))(directions)
 
 
 def _descend(problem: Problem, values: torch.Tensor, own: torch.Tensor,

@@ -331,6 +331,8 @@ class _Problem(Problem):
         return own.repeat(len(self.stack), *[1] * (own.ndim - 1))
 
     def normal_equations(self, values: torch.Tensor, own: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if len(self.stack) == 1:
+            return super().normal_equations(values, own)
         return self._equations(values, own)  # all at once: the rows of a model must stay together
 
     def derivatives(self, values: torch.Tensor) -> torch.Tensor:

@@ -18,6 +18,7 @@ from . import (
     labels,
     model,
     quantiles,
+    recipe,
     settings,
     store,
     threats,
@@ -33,13 +34,14 @@ from .judges import Judge, JudgeConfig
 from .labels import CLASSES, check_label, forget_set, retain_set
 from .methods import Method, ewc_gray
 from .model import CVAE, ModelConfig
+from .recipe import NOTEBOOK, RecipeConfig
 from .reconstruction import SearchConfig
 from .settings import with_defaults
 from .training import ElboTerms, TrainingConfig
 from .unlearning import Batch, Combine, Loss, UnlearningConfig
 
 __all__ = ["MENDING", "Trained", "cvae", "fishers", "forgotten", "judge", "mended", "never_saw", "own_fisher",
-           "reconstruction", "retain_fisher", "sequence", "shortfall", "unlearned"]
+           "recipe_cvae", "recipe_forgotten", "reconstruction", "retain_fisher", "sequence", "shortfall", "unlearned"]
 
 
 # Ordinary further training, as anybody may give a model.
@@ -248,6 +250,32 @@ def mended(source: Trained, dataset: Dataset, forget: int | Sequence[int], confi
     updates = UnlearningConfig(steps=config.steps, batch=config.batch, peak_lr=config.peak_lr, replay=0.0, ewc=0.0,
                                gray=0.0)
     return unlearned(source, dataset, forget, {}, updates, seed)
+
+
+@with_defaults()
+def recipe_cvae(dataset: Dataset, config: RecipeConfig = NOTEBOOK, seed: int = 0,
+                without: int | Sequence[int] = ()) -> Trained:
+    """The CVAE of the notebook's recipe; see `recipe.train`."""
+    check_types(dataset=(dataset, Dataset), config=(config, RecipeConfig))
+    seed = check_seed(seed)
+    without = tuple(sorted(forget_set(without, least=0, name="without")))
+    wanted = {"training": asdict(config), "seed": seed, "without": list(without), "data": dataset.digest,
+              "code": store.code_digest(labels, model, settings, training, recipe)}
+    return _loaded(store.get_or_make("recipe", wanted, lambda: _state(*recipe.train(dataset, seed, config, without))))
+
+
+@with_defaults()
+def recipe_forgotten(source: Trained, dataset: Dataset, digit: int, config: RecipeConfig = NOTEBOOK,
+                     seed: int = 0) -> Trained:
+    """A copy of `source` that has forgotten a class by the notebook's recipe; see `recipe.forget`."""
+    check_types(source=(source, Trained), dataset=(dataset, Dataset), config=(config, RecipeConfig))
+    check_label(digit)
+    seed = check_seed(seed)
+    wanted = {"source": source.digest, "forget": digit, "training": asdict(config), "seed": seed,
+              "data": dataset.digest,
+              "code": store.code_digest(labels, model, settings, training, fisher, unlearning, recipe)}
+    return _loaded(store.get_or_make("recipe", wanted, lambda: _state(*recipe.forget(
+        source.net, dataset, digit, seed, config=config))))
 
 
 @with_defaults()

@@ -1,7 +1,8 @@
 """Trials: the confirmatory measurements, under a protocol that was frozen before any was seen.
 
 ``results/protocol.json`` has the estimand, the margin, the claims and the seeds; ``results/trials.csv`` the rows that
-are there so far. `sa_lib.book.trials` makes them, and `sa_lib.comparison` compares them.
+are there so far. `sa_lib.book.trials` makes them, and `sa_lib.comparison` compares them. ``results/recipe.csv`` has
+the same measures of the notebook's recipe, which `sa_lib.book.recipe` makes.
 """
 
 import json
@@ -13,7 +14,7 @@ import pandas as pd
 
 from .evidence import read_table
 
-__all__ = ["RESULTS", "STATES", "TOLERANCE", "protocol", "read"]
+__all__ = ["RESULTS", "STATES", "TOLERANCE", "protocol", "read", "read_recipe"]
 
 RESULTS = Path(__file__).parent / "results"
 STATES = ("as is", "mended")
@@ -55,6 +56,24 @@ def read(path: str | Path = RESULTS / "trials.csv") -> pd.DataFrame:
     return as_is.drop(columns="errors").assign(
         shortfall=np.fmax(as_is["shortfall"], mended["shortfall"].reindex(as_is.index)),
         **{"errors.as is": errors, "errors.mended": mended["errors"].map(_numbers).reindex(as_is.index).fillna(errors)})
+
+
+def read_recipe(path: str | Path = RESULTS / "recipe.csv") -> pd.DataFrame:
+    """The committed table of the notebook's recipe in full; see `sa_lib.recipe`.
+
+    Returns:
+        Index (model, state), with the states "as is" and, for all but baselines, "mended". Columns: `role`: "baseline",
+        "subject" or "never"; `errors`: an array [N] of the attacker's errors; `probability`, `gray`, `accuracy`,
+        `nelbo` and `relearning`; `shortfall`, `seconds`, `digest`, `date` and `processor`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not such a table.
+    """
+    table = read_table(path, "make evidence SWEEPS=recipe makes one")
+    if missing := {"model", "role", "state", "errors", "nelbo", "probability"} - set(table.columns):
+        raise ValueError(f"{path} is not the table of the recipe: it lacks {', '.join(sorted(missing))}")
+    return table.set_index(["model", "state"]).assign(errors=lambda rows: rows["errors"].map(_numbers))
 
 
 def _numbers(text: str) -> np.ndarray:

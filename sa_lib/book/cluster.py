@@ -18,9 +18,7 @@ CONNECT = 20  # time limit for the answer of a scheduler, in seconds
 MEMORY = 2e9  # bytes for a worker and the chapter that it runs
 # Every worker computes with one thread. Its kernels inherit this, and show no progress bars in the terminal of the run.
 # By default a dask worker returns freed memory to the system at once, and a training requests it again at every step.
-# PyTorch's forward mode warns of its own use of torch.jit, in the middle of the line that shows how far the run is.
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1",
-               "PYTHONWARNINGS": "ignore::FutureWarning:torch.jit._script"}
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
 
 
 def workers_for(cores: int) -> int:

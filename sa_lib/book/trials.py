@@ -37,7 +37,7 @@ from ..unlearning import UnlearningConfig
 from .cluster import connected, workers_for
 from .execution import machine
 
-__all__ = ["Size", "check_today", "further", "make", "measured", "share"]
+__all__ = ["Size", "check_today", "further", "make", "measured", "measures_of", "share"]
 
 SAMPLES = 500  # drawn for each class to measure a model
 FEW = 100  # training images of the class to learn it again
@@ -217,16 +217,27 @@ def _blocks(count: int) -> list[tuple[int, int]]:
 
 
 def _measures(models: Stack, dataset: Dataset, label: int) -> list[dict[str, float | str]]:
-    """The measures of chapter 7 on each model."""
+    """The measures of each model, and its digest."""
     judge = trained.judge(dataset, JudgeConfig("B", epochs=60 if dataset.name == "digits" else JudgeConfig.epochs), 0)
     few = data.training_sample(dataset, label, FEW)
     rows = [row for first, last in _blocks(len(models))
-            for row in _measured(models[first:last], dataset, label, judge, few)]
+            for row in measures_of(models[first:last], dataset, label, judge, few)]
     return [{**row, "digest": tensor_digest(net.state_dict())}
             for row, net in zip(rows, models.models(), strict=True)]
 
 
-def _measured(models: Stack, dataset: Dataset, label: int, judge: Judge, few: torch.Tensor) -> list[dict[str, float]]:
+def measures_of(models: Stack, dataset: Dataset, label: int, judge: Judge,
+                few: torch.Tensor) -> list[dict[str, float]]:
+    """The measures of chapter 7 on each model.
+
+    Args:
+        few: training images of the class, to learn it again.
+
+    Returns:
+        for each model: `probability` of the class, by the judge, in what the model draws for its label; `gray`, its
+        distance to gray; `accuracy`, the share of draws of other classes that the judge recognizes; `nelbo` of other
+        classes, in nats; and `relearning`.
+    """
     back = stack.relearn(models, few, label, judge).mean(1)
     samples = stack.prior_samples(models, torch.arange(CLASSES).repeat_interleave(SAMPLES))
     p = torch.stack([judge.probabilities(drawn) for drawn in samples]).unflatten(1, (CLASSES, SAMPLES))
