@@ -22,7 +22,7 @@ from ..trials import RESULTS
 from .execution import machine
 from .trials import FEW, measures_of
 
-__all__ = ["DIGIT", "make"]
+__all__ = ["DIGIT", "make", "measured"]
 
 DIGIT = 9  # that the notebook forgets first
 CONTROLS = (0, 1, 2)  # seeds of models that never saw it
@@ -39,7 +39,7 @@ def make() -> int:
         if role != "baseline":
             states["mended"] = trained.mended(model, dataset, DIGIT)
         for state, one in states.items():
-            rows.append({"model": name, "role": role, "state": state, **_measured(one, dataset)})
+            rows.append({"model": name, "role": role, "state": state, **measured(one, dataset, state == "as is")})
         print(name, flush=True)
         with write_atomically(RESULTS / "recipe.csv") as temporary:
             pd.DataFrame(rows).to_csv(temporary, index=False)
@@ -61,12 +61,18 @@ def _models(dataset: Dataset) -> Iterator[tuple[str, str, Trained]]:
         yield "subject", change, trained.recipe_forgotten(own, dataset, DIGIT, config)
 
 
-def _measured(model: Trained, dataset: Dataset) -> dict[str, float | str]:
+def measured(model: Trained, dataset: Dataset, checked: bool) -> dict[str, float | str]:
+    """The attacker's errors on a model, and its measures.
+
+    Args:
+        checked: whether the convergence of the attack is measured too, which takes longer than the attack.
+    """
     judge = trained.judge(dataset, JudgeConfig("B"))
     few = data.training_sample(dataset, DIGIT, FEW)
     targets = data.held_out(dataset, DIGIT, COUNT).to(device())
     errors = trained.reconstruction(model, targets, DIGIT, THREATS[THREAT]).errors
+    shortfall = trained.shortfall(model, targets, DIGIT, THREATS[THREAT]) if checked else None
     return {**measures_of(stack.stacked([model.net]), dataset, DIGIT, judge, few)[0],
             "errors": json.dumps([round(error, 2) for error in errors.tolist()]),
-            "shortfall": trained.shortfall(model, targets, DIGIT, THREATS[THREAT]), "seconds": model.seconds,
-            "digest": model.digest, "date": datetime.date.today().isoformat(), "processor": machine()["processor"]}
+            "shortfall": shortfall, "seconds": model.seconds, "digest": model.digest,
+            "date": datetime.date.today().isoformat(), "processor": machine()["processor"]}
