@@ -73,6 +73,6 @@ def measured(model: Trained, dataset: Dataset, checked: bool) -> dict[str, float
     errors = trained.reconstruction(model, targets, DIGIT, THREATS[THREAT]).errors
     shortfall = trained.shortfall(model, targets, DIGIT, THREATS[THREAT]) if checked else None
     return {**measures_of(stack.stacked([model.net]), dataset, DIGIT, judge, few)[0],
-            "errors": json.dumps([round(error, 2) for error in errors.tolist()]),
+            "errors": json.dumps([round(error, 4) for error in errors.tolist()]),
             "shortfall": shortfall, "seconds": model.seconds, "digest": model.digest,
             "date": datetime.date.today().isoformat(), "processor": machine()["processor"]}
