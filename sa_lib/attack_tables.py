@@ -3,6 +3,7 @@
 The frames of this module have the levels threat, class and model in their index.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
@@ -16,10 +17,11 @@ from .attacks import AttackResult, score
 from .checks import check_names, check_types, shorten
 from .judges import Judge
 from .measures import write
-from .residual import Residual, both, residual_knowledge, verdict
+from .quantiles import student, student_quantile
+from .residual import Residual, both, interval, residual_knowledge, verdict
 
-__all__ = ["by_threat", "errors", "flat", "inputs", "nested", "points", "relearning", "residuals", "scores", "verdicts",
-           "verdicts_on_both"]
+__all__ = ["by_threat", "errors", "flat", "inputs", "nested", "points", "probe_effects", "relearning", "residuals",
+           "scores", "verdicts", "verdicts_on_both"]
 
 Results = Mapping[tuple[str, int, str], AttackResult]
 LEVELS = ["threat", "class", "model"]
@@ -220,3 +222,35 @@ def _check_results(results: Results) -> None:
     if not results or not all(isinstance(key, tuple) and len(key) == 3 and isinstance(result, AttackResult)
                               for key, result in results.items()):
         raise ValueError(f"results must be at least one attack by (threat, class, model), got {shorten(results)}")
+
+
+def probe_effects(table: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
+    """What each probe finds in a kind of model and not in models that never saw the class.
+
+    Args:
+        table: as from `validation.read_probes`.
+        models: kinds of models in it.
+
+    Returns:
+        Index (model, probe). Columns `effect`, `low` and `high`, with a 95 % interval over seeds: rho for an attack,
+        and for any other probe the mean difference to the model of the same seed that never saw the class; `p`, that
+        there is none; `control`: the mean value of models that never saw it, NaN for an attack.
+    """
+    check_types(table=(table, pd.DataFrame))
+    found = {}
+    for (probe, model), rows in table.sort_values("seed").groupby(["probe", "model"], sort=False):
+        found[probe, model] = (np.array([json.loads(text) for text in rows["errors"]]) if rows["errors"].notna().all()
+                               else rows["value"].to_numpy(float))
+    effects = {}
+    for model in models:
+        for probe in table["probe"].unique():
+            own, never = found[probe, model], found[probe, "never saw"]
+            if own.ndim == 2:
+                rho = residual_knowledge(*map(torch.tensor, (never, own, found[probe, "baseline"])))
+                effects[model, probe] = {"effect": rho.rho, "low": rho.low, "high": rho.high, "p": rho.p}
+                continue
+            mean, low, high = interval(own - never)
+            error = (high - mean) / student_quantile(0.95, len(own) - 1)
+            effects[model, probe] = {"effect": mean, "low": low, "high": high, "control": never.mean(),
+                                     "p": float(1 - student(abs(mean) / error, len(own) - 1)) if error else 1.0}
+    return pd.DataFrame.from_dict(effects, orient="index").rename_axis(["model", "probe"])

@@ -19,7 +19,8 @@ from .labels import CLASSES, check_label
 from .model import CVAE, copy_of
 from .store import tensor_digest
 
-__all__ = ["RESULTS", "behind_mixture", "behind_rotation", "errors", "hidden", "read", "with_few"]
+__all__ = ["RESULTS", "behind_mixture", "behind_rotation", "errors", "hidden", "read", "read_probes",
+           "with_few"]
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -121,6 +122,23 @@ def errors(table: pd.DataFrame) -> dict[tuple[str, str, str, int], np.ndarray]:
     _check_columns(table, "table")
     return {key: np.array([json.loads(text) for text in rows.sort_values("seed")["errors"]])
             for key, rows in table.groupby(["threat", "part", "model", "dose"], sort=False)}
+
+
+def read_probes(path: str | Path = RESULTS / "probes.csv") -> pd.DataFrame:
+    """The committed table of further probes, a row for each probe and model; `sa_lib.book.probing` makes it.
+
+    Returns:
+        Columns `class`, `seed`, `model`, `probe`, and either `errors`, the attacker's on each target as JSON, or
+        `value`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not such a table.
+    """
+    table = read_table(path, "make evidence SWEEPS=probes makes it")
+    if missing := {"class", "seed", "model", "probe", "errors", "value"} - set(table.columns):
+        raise ValueError(f"{path} is not the table of the probes: it lacks {', '.join(sorted(missing))}")
+    return table
 
 
 def _first_layer(model: CVAE) -> tuple[CVAE, torch.Tensor]:

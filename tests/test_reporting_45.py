@@ -1,11 +1,13 @@
 """Tables of layers and of attacks: their numbers are those of the functions for one layer and one attack."""
 
+import json
 import math
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 
 from sa_lib import attack_tables, figures, latent, measures
 from sa_lib.attacks import AttackResult, score
@@ -210,3 +212,23 @@ def test_values_are_listed_in_the_format_of_their_measure():
     assert measures.listing("success", {"baseline": 1.0, "forgot 9": None}) == "100% (baseline), – (forgot 9)"
     with pytest.raises(ValueError, match="name must be one of"):
         measures.listing("fame", {"baseline": 1.0})
+
+
+def probe_rows(model, seed, error, value):
+    return [{"class": 9, "seed": seed, "model": model, "probe": "attack", "errors": json.dumps([error, error + 1.0]),
+             "value": None},
+            {"class": 9, "seed": seed, "model": model, "probe": "auc", "errors": None, "value": value}]
+
+
+def test_a_probe_is_held_against_models_that_never_saw_the_class():
+    rows = pd.DataFrame([row for seed, noise in enumerate((-0.1, 0.0, 0.1)) for row in (
+        *probe_rows("baseline", seed, 2.0 + noise, 0.9), *probe_rows("never saw", seed, 10.0 + noise, 0.5 + noise),
+        *probe_rows("method", seed, 8.0 - noise, 0.7 + noise + 0.01 * seed))])
+    effects = attack_tables.probe_effects(rows, ["method"])
+    attack, auc = (effects.loc[("method", probe)] for probe in ("attack", "auc"))
+    assert attack["effect"] == pytest.approx(0.25)
+    assert attack["low"] < 0.25 < attack["high"] and attack["p"] < 0.05
+    assert np.isnan(attack["control"])
+    assert auc["effect"] == pytest.approx(0.21) and auc["control"] == pytest.approx(0.5)
+    scipy_p = stats.ttest_1samp([0.2, 0.21, 0.22], 0).pvalue
+    assert auc["p"] == pytest.approx(scipy_p, rel=1e-3)

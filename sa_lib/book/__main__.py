@@ -112,12 +112,14 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _evidence(options: argparse.Namespace) -> int:
-    from . import evidence, recipe, trials, validation
+    from . import evidence, probing, recipe, trials, validation
     if options.what == "make":
-        others = ("validation", "recipe", "trials")
+        others = ("validation", "probes", "recipe", "trials")
         names = options.sweeps or [*evidence.SWEEPS, *others]
         if "validation" in names:
             validation.make(options.scheduler)
+        if "probes" in names:
+            probing.make(options.scheduler)
         if "recipe" in names:
             recipe.make()
         if "trials" in names:
@@ -213,7 +215,7 @@ def _parser() -> argparse.ArgumentParser:
     grid.add_argument("--workers", type=int, help="workers on this machine; by default one a core")
     results = verb("evidence", _evidence, "make the committed results again, or check one cell of them")
     results.add_argument("what", choices=("make", "check"))
-    results.add_argument("--sweeps", nargs="+", help="only these, validation, recipe or trials; all by default")
+    results.add_argument("--sweeps", nargs="+", help="only these, validation, probes, recipe or trials; all by default")
     results.add_argument("--seeds", type=int, default=5, help="number of seeds, from 0")
     results.add_argument("--scheduler", **scheduler)
     verb("models", _models, "pack the trained models of a run into one file").add_argument("--run", **name)

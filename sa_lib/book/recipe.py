@@ -16,6 +16,7 @@ from ..data import Dataset
 from ..judges import JudgeConfig
 from ..model import device
 from ..recipe import MENDED, NOTEBOOK
+from ..reconstruction import SearchConfig
 from ..store import write_atomically
 from ..trained import Trained
 from ..trials import RESULTS
@@ -61,7 +62,8 @@ def _models(dataset: Dataset) -> Iterator[tuple[str, str, Trained]]:
         yield "subject", change, trained.recipe_forgotten(own, dataset, DIGIT, config)
 
 
-def measured(model: Trained, dataset: Dataset, checked: bool) -> dict[str, float | str]:
+def measured(model: Trained, dataset: Dataset, checked: bool,
+             search: SearchConfig = SearchConfig()) -> dict[str, float | str | None]:
     """The attacker's errors on a model, and its measures.
 
     Args:
@@ -70,8 +72,8 @@ def measured(model: Trained, dataset: Dataset, checked: bool) -> dict[str, float
     judge = trained.judge(dataset, JudgeConfig("B"))
     few = data.training_sample(dataset, DIGIT, FEW)
     targets = data.held_out(dataset, DIGIT, COUNT).to(device())
-    errors = trained.reconstruction(model, targets, DIGIT, THREATS[THREAT]).errors
-    shortfall = trained.shortfall(model, targets, DIGIT, THREATS[THREAT]) if checked else None
+    errors = trained.reconstruction(model, targets, DIGIT, THREATS[THREAT], search).errors
+    shortfall = trained.shortfall(model, targets, DIGIT, THREATS[THREAT], search) if checked else None
     return {**measures_of(stack.stacked([model.net]), dataset, DIGIT, judge, few)[0],
             "errors": json.dumps([round(error, 4) for error in errors.tolist()]),
             "shortfall": shortfall, "seconds": model.seconds, "digest": model.digest,

@@ -340,6 +340,7 @@ CALLS = {
     data.training_sample: (
         dict(dataset=TINY, label=9, count=2), dict(dataset=dataset, label=label, count=count, seed=seed)),
     validation.read: (dict(), dict(path=folder)),
+    validation.read_probes: (dict(), dict(path=folder)),
     validation.errors: (dict(table=validation.read()), dict(table=table | st.just(TABLE))),
     validation.with_few: (
         dict(dataset=TINY, label=9, count=1),

@@ -1,0 +1,113 @@
+"""Make the committed ``results/probes.csv``: further ways to find a forgotten class, also tried on models without it.
+
+A row is one number of one model: an attack on its changed weights, its answers by another ruler, or a probe of
+`sa_lib.probes`. The models are those of chapter 9's mending.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+
+import pandas as pd
+import torch
+from distributed import as_completed
+from torch.nn import functional as F
+
+from .. import attacks, data, probes, trained
+from ..attacks import THREATS, Threat
+from ..data import Dataset
+from ..judges import JudgeConfig
+from ..labels import CLASSES
+from ..methods import METHODS
+from ..model import CVAE, device
+from ..reconstruction import SearchConfig, reconstruct
+from ..store import tensor_digest, write_atomically
+from ..trained import Trained
+from ..validation import RESULTS
+from .cluster import connected, workers_for
+from .validation import COUNT, DIGIT, MENDED, SEEDS
+
+__all__ = ["CELLS", "make", "measured"]
+
+FEW = 100  # images to train on again
+MEMBERS = 1000  # training images, and at most as many held-out ones
+THREAT = "y on the simplex"
+CELLS = [(name, seed) for seed in SEEDS for name in ("baseline", "never saw", *MENDED)]
+
+
+def make(scheduler: str | None = None) -> int:
+    """Make all cells on a cluster, and write the table; return the number of its rows."""
+    rows: dict[tuple[str, int], list[dict]] = {}
+    with connected(scheduler, workers_for(os.cpu_count() or 1)) as client:
+        futures = {client.submit(measured, *cell, pure=False): cell for cell in CELLS}
+        for future in as_completed(futures):
+            rows[futures[future]] = future.result()
+            print(f"{len(rows)} of {len(CELLS)} cells", flush=True)
+    table = pd.DataFrame([row for cell in CELLS for row in rows[cell]])
+    with write_atomically(RESULTS / "probes.csv") as temporary:
+        table.to_csv(temporary, index=False)
+    return len(table)
+
+
+def measured(name: str, seed: int, dataset: Dataset | None = None, search: SearchConfig = SearchConfig(),
+             models: Callable[[Dataset, int, str], Trained] | None = None) -> list[dict]:
+    """The rows of a model: of each probe, a `value`, or the attacker's `errors` on each target as JSON.
+
+    Args:
+        dataset: MNIST by default.
+        models: (data, seed, name) -> a model; those of the book by default.
+    """
+    dataset, models = dataset or data.load("mnist"), models or _model
+    model = models(dataset, seed, name)
+    targets = data.held_out(dataset, DIGIT, COUNT).to(device())
+    rows = [{"probe": probe, "errors": json.dumps([round(error, 4) for error in errors.tolist()])}
+            for probe, errors in _errors(model, dataset, targets, search)]
+    another = SEEDS[(SEEDS.index(seed) + 1) % len(SEEDS)]
+    others = {"baseline": models(dataset, seed, "baseline"),
+              "never saw": models(dataset, another if name == "never saw" else seed, "never saw")}
+    rows += [{"probe": probe, "value": value} for probe, value in _values(model.net, others, dataset)]
+    return [{"class": DIGIT, "seed": seed, "model": name, **row} for row in rows]
+
+
+def _model(dataset: Dataset, seed: int, name: str) -> Trained:
+    base = trained.cvae(dataset, seed=seed)
+    if name == "baseline":
+        return base
+    return (trained.never_saw(dataset, DIGIT, seed=seed) if name == "never saw"
+            else trained.forgotten(base, dataset, DIGIT, METHODS[name], seed))
+
+
+def _errors(model: Trained, dataset: Dataset, targets: torch.Tensor,
+            search: SearchConfig) -> Iterator[tuple[str, torch.Tensor]]:
+    """The attacker's errors on the model, on other images, on changed weights, and by other rulers."""
+    attack = trained.reconstruction(model, targets, DIGIT, THREATS[THREAT], search)
+    yield "as it is", attack.errors
+    others = data.held_out(dataset, DIGIT, COUNT, 1).to(device())
+    yield "other images", trained.reconstruction(model, others, DIGIT, THREATS[THREAT], search).errors
+    yield "z kept to the prior", reconstruct(model.net, targets, DIGIT, Threat("prior", "simplex"), search).errors
+    for change, net in (("weights of 8 bits", probes.quantized(model.net, 8)),
+                        ("weights of 4 bits", probes.quantized(model.net, 4)),
+                        ("half of the weights", probes.pruned(model.net, 0.5))):
+        changed = Trained(net, model.log, model.seconds, tensor_digest(net.state_dict()))
+        yield change, trained.reconstruction(changed, targets, DIGIT, THREATS[THREAT], search).errors
+    judge = trained.judge(dataset, JudgeConfig("features"))
+    answers = attack.images[-1]
+    yield "features", (judge.features(answers) - judge.features(targets)).square().sum(1)
+    likelihood = F.binary_cross_entropy(answers.clamp(1e-6, 1 - 1e-6), targets, reduction="none")
+    yield "Bernoulli likelihood", likelihood.flatten(1).sum(1)
+
+
+def _values(net: CVAE, others: dict[str, Trained], dataset: Dataset) -> Iterator[tuple[str, float]]:
+    """The probes of the weights and of the losses."""
+    seen = data.training_sample(dataset, DIGIT, MEMBERS)
+    unseen = dataset.test_images[dataset.test_labels == DIGIT]
+    yield "membership inference", probes.membership(net, seen, unseen, DIGIT)[0]
+    for name, other in others.items():
+        losses = probes.path(net, other.net, unseen, torch.full((len(unseen),), DIGIT), points=11, draws=1)
+        yield f"barrier to {name}", probes.barrier(losses)
+    judge = trained.judge(dataset, JudgeConfig("B"))
+    few = data.training_sample(dataset, DIGIT, FEW)
+    yield "relearning", float(attacks.relearn(net, few, DIGIT, judge).mean())
+    new = (DIGIT + 1) % CLASSES
+    taught = data.training_sample(dataset, new, FEW)
+    yield "learning another class", float(probes.plasticity(net, taught, DIGIT, new, judge).mean())
