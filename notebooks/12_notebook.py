@@ -153,9 +153,9 @@ chapter.say("With the right Fisher, the other digits cost {nats:+.2f} nats more,
 short = rows["shortfall"].dropna()
 chapter.say("With ten times the budget, the attacker's error is lower by at most {most:.1%}, for {count} models as they are.",
             most=short.max(), count=len(short))
-chapter.show_table(rows[["role", "seconds", "digest"]].assign(digest=rows["digest"].str[:12]).droplevel("state")
-                   .loc[lambda own: ~own.index.duplicated()], "The models: seconds of their training on one core, and the "
-                   "beginning of the SHA-256 of their weights.", {"seconds": "{:,.0f}"})
+chapter.show_table(rows[["role", "digest"]].assign(digest=rows["digest"].str[:12]).droplevel("state")
+                   .loc[lambda own: ~own.index.duplicated()], "The models, with the beginning of the SHA-256 of their "
+                   "weights as they are.")
 
 # %% tags=["remove-input", "in-short"]
 chapter.say(

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from .audit_attack import ATTACKERS, Plan, attacks, behavior, shortfall
-from .audit_loss import Loss, Losses, RelearnConfig, losses
+from .audit_loss import Loss, Losses, RelearnConfig, losses, mend
 from .audit_report import MENDED, ROLES, Finding, Report
 from .checks import LARGEST, check_name, check_names, check_number, check_seed, check_types, shorten
 from .decoders import Decoder, decoder_of, is_smooth
@@ -29,7 +29,7 @@ from .settings import with_defaults
 from .store import file_digest, tensor_digest
 from .threats import THREATS, AttackResult
 
-__all__ = ["Finding", "RelearnConfig", "Report", "audit", "audit_errors", "residual_of"]
+__all__ = ["Finding", "RelearnConfig", "Report", "audit", "audit_errors", "mend", "residual_of"]
 
 COLUMNS = ("model", "role", "image", "error")
 STATES = {"as it is": "", "mended": MENDED}
@@ -261,7 +261,8 @@ def _report(plan: Plan, results: Mapping[str, Mapping[str, AttackResult]], short
                 for name, own in errors.items()}
     if not any(name.endswith(MENDED) for name in short):
         notes = (*notes, "The models were attacked as they are. Damage can hide a class: give the subject and the "
-                         "controls after a little further training on the other classes too, as `mended`.")
+                         "controls after a little further training on the other classes too, as `mended`; with a loss, "
+                         "`mend` makes them.")
     return Report(
         findings, roles, errors, tuple(map(str, range(len(plan.targets)))), ATTACKERS[plan.attacker],
         {"images": tensor_digest({"images": plan.targets}), **digests,

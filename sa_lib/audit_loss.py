@@ -6,7 +6,7 @@ so controls, which never saw the class, get the same. This module needs PyTorch 
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,13 +14,13 @@ import torch
 from torch import nn
 
 from .audit_attack import Plan
-from .checks import check_config, check_types, shorten
+from .checks import check_config, check_number, check_seed, check_types, check_whole, shorten
 from .decoders import CHUNK, PROBES, SAME, Decoder, shape_of
 from .reconstruction import check_attack
 from .store import tensor_digest
 from .threats import THREATS
 
-__all__ = ["Loss", "Losses", "RelearnConfig", "auc", "losses"]
+__all__ = ["Loss", "Losses", "RelearnConfig", "auc", "losses", "mend"]
 
 # loss(model, x, y, generator) -> [N]; see `audit.audit`.
 Loss = Callable[[Any, torch.Tensor, torch.Tensor | None, torch.Generator], torch.Tensor]
@@ -193,9 +193,11 @@ class _Task:
     def generator(self) -> torch.Generator:
         return torch.Generator(self.where).manual_seed(self.seed)
 
-    def __call__(self, model: Any, x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """The loss [N] of images [N, ...], which may be infinite or NaN."""
-        y = None if self.y is None else self.y.expand(len(x), *self.y.shape[1:])
+    def __call__(self, model: Any, x: torch.Tensor, generator: torch.Generator,
+                 y: torch.Tensor | None = None) -> torch.Tensor:
+        """The loss [N] of images [N, ...], which may be infinite or NaN; with labels of their own, if there are any."""
+        if y is None and self.y is not None:
+            y = self.y.expand(len(x), *self.y.shape[1:])
         try:
             values = self.loss(model, x.to(self.where), y, generator)
         except Exception as error:  # a foreign loss can fail in any way
@@ -264,35 +266,79 @@ def _steps(config: RelearnConfig) -> tuple[int, ...]:
     return (*range(0, config.updates, config.every), config.updates)
 
 
+def mend(model: nn.Module, loss: Loss, images: torch.Tensor, y: torch.Tensor | None = None, *, updates: int = 800,
+         lr: float = 1e-3, batch: int = 128, seed: int = 0) -> nn.Module:
+    """A copy of a model after further training on other classes than the one that is audited, frozen.
+
+    It repairs damage, and what damage had hidden shows. Give the subject and every control the same, and both to
+    `audit.audit` as `mended`.
+
+    Args:
+        model: a module of PyTorch with parameters; it is not changed.
+        loss: see `audit.audit`.
+        images: training images of the other classes, `[M, *image_shape]`.
+        y: their labels, `[M, *y_shape]`; None for a model without labels.
+        updates: of Adam at the rate `lr`, with `batch` random images each.
+
+    Raises:
+        TypeError, ValueError: an argument is not as described, or the loss does not fit.
+        FloatingPointError: the weights are no longer finite.
+    """
+    check_types(model=(model, nn.Module), images=(images, torch.Tensor), y=(y, (torch.Tensor, type(None))))
+    check_whole(updates=updates, batch=batch)
+    check_number(lr=lr)
+    if len(images) < 2 or not images.is_floating_point() or (y is not None and len(y) != len(images)):
+        raise ValueError("images must be floating-point, two or more, each with a row of y if there is one, got "
+                         f"{images.dtype} {list(images.shape)} and y {None if y is None else list(y.shape)}")
+    weight = next(model.parameters(), None)
+    if weight is None:
+        raise ValueError(f"model must have parameters, got a {type(model).__name__} with none")
+    copied = _copy(model, "model")
+    task = _Task(loss, None, weight.device, check_seed(seed), "model")
+    for _ in _trained(task, copied, images, y, updates, lr, batch):
+        pass
+    if not all(bool(weight.isfinite().all()) for weight in copied.parameters()):
+        raise FloatingPointError(f"mend: the weights are not finite after {updates} updates; lower the learning rate "
+                                 f"(lr={lr})")
+    return copied.requires_grad_(False)
+
+
 def _relearned(task: _Task, student: nn.Module, seen: torch.Tensor, held_out: torch.Tensor,
                config: RelearnConfig) -> torch.Tensor:
-    """Train a model on the images seen: the mean loss [S] of those held out along the way. The model is changed.
-
-    It stays in evaluation mode, so that dropout and statistics of batches do not differ between models.
-    """
-    weights = [weight.requires_grad_() for weight in student.parameters() if weight.is_floating_point()]
-    optimizer = torch.optim.Adam(weights, lr=config.lr)
-    generator, order = task.generator(), torch.Generator().manual_seed(task.seed)
+    """Train a model on the images seen: the mean loss [S] of those held out along the way. The model is changed."""
     measured = []
-    for step in range(config.updates + 1):
+    for step in _trained(task, student, seen, None, config.updates, config.lr, config.batch):
         if step in _steps(config):
             measured.append(_means(task, student, held_out).mean())
             if not measured[-1].isfinite():
                 raise FloatingPointError(f"relearning: the loss of {task.name} is no longer finite by step {step}; "
                                          f"lower the learning rate (lr={config.lr})")
-        if step == config.updates:
-            break
-        chosen = torch.randint(len(seen), (min(config.batch, len(seen)),), generator=order).to(seen.device)
-        for weight, slope in zip(weights, _slopes(task, student, weights, seen[chosen], generator)):
-            weight.grad = slope
-        optimizer.step()
     return torch.stack(measured)
 
 
-def _slopes(task: _Task, student: nn.Module, weights: list[torch.Tensor], x: torch.Tensor,
+def _trained(task: _Task, student: nn.Module, images: torch.Tensor, y: torch.Tensor | None, updates: int, lr: float,
+             batch: int) -> Iterator[int]:
+    """Train a model, in place; each step before its update, and the last after it.
+
+    The model stays in evaluation mode, so that dropout and statistics of batches do not differ between models.
+    """
+    weights = [weight.requires_grad_() for weight in student.parameters() if weight.is_floating_point()]
+    optimizer = torch.optim.Adam(weights, lr=lr)
+    generator, order = task.generator(), torch.Generator().manual_seed(task.seed)
+    for step in range(updates):
+        yield step
+        chosen = torch.randint(len(images), (min(batch, len(images)),), generator=order).to(images.device)
+        own = None if y is None else y[chosen.to(y.device)].to(task.where)
+        for weight, slope in zip(weights, _slopes(task, student, weights, images[chosen], own, generator)):
+            weight.grad = slope
+        optimizer.step()
+    yield updates
+
+
+def _slopes(task: _Task, student: nn.Module, weights: list[torch.Tensor], x: torch.Tensor, y: torch.Tensor | None,
             generator: torch.Generator) -> tuple[torch.Tensor | None, ...]:
     """The gradients of the mean loss by the weights of a copy; those of no other model are touched."""
-    value = task(student, x, generator).mean()
+    value = task(student, x, generator, y).mean()
     try:
         slopes = torch.autograd.grad(value, weights, allow_unused=True)
     except RuntimeError as error:
@@ -301,8 +347,8 @@ def _slopes(task: _Task, student: nn.Module, weights: list[torch.Tensor], x: tor
         if any(slope is not None for slope in slopes):
             return slopes
         problem = "a loss without them"
-    raise ValueError("loss must depend, with derivatives, on the parameters of the model that it is given, or "
-                     f"relearning be None, got {shorten(problem)} for {task.name}")
+    raise ValueError("loss must depend, with derivatives, on the parameters of the model that it is given, for a "
+                     f"training (`relearning` may be None), got {shorten(problem)} for {task.name}")
 
 
 def _compared(values: Mapping[str, float]) -> str:

@@ -64,7 +64,7 @@ def read_recipe(path: str | Path = RESULTS / "recipe.csv") -> pd.DataFrame:
     Returns:
         Index (model, state), with the states "as is" and, for all but baselines, "mended". Columns: `role`: "baseline",
         "subject" or "never"; `errors`: an array [N] of the attacker's errors; `probability`, `gray`, `accuracy`,
-        `nelbo` and `relearning`; `shortfall`, `seconds`, `digest`, `date` and `processor`.
+        `nelbo` and `relearning`; `shortfall`, `digest`, `date` and `processor`.
 
     Raises:
         FileNotFoundError: there is no such file.

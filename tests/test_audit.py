@@ -18,7 +18,7 @@ from torch import nn
 import foreign
 from sa_lib import audit_attack, trained
 from sa_lib.attacks import THREATS
-from sa_lib.audit import RelearnConfig, audit, audit_errors
+from sa_lib.audit import RelearnConfig, audit, audit_errors, mend
 from sa_lib.model import ModelConfig, build
 from sa_lib.reconstruction import SearchConfig
 from sa_lib.residual import residual_knowledge, verdict
@@ -663,6 +663,57 @@ def test_a_relearning_that_diverges_names_the_model_and_the_rate(coders):
     with pytest.raises(FloatingPointError, match=r"loss of baseline is no longer finite by step 10; lower .*lr=1e\+30"):
         audit(coders["baseline"], **coders | {"loss": lambda *a: Coder.loss(*a) * a[0].image[0].weight.square().sum()},
               relearning=RelearnConfig(lr=1e30))
+
+
+# Mending with a loss --------------------------------------------------------------------------------------------------
+
+def test_mending_lowers_the_loss_of_the_images_it_trains_on_and_leaves_the_model(coders):
+    model, x = coders["never"][0], other(1, 40)
+    weights = {name: weight.clone() for name, weight in model.state_dict().items()}
+    mended = mend(model, Coder.loss, x, updates=60, lr=3e-3)
+    generator = torch.Generator().manual_seed(0)
+    assert Coder.loss(mended, x, None, generator).mean() < 0.9 * Coder.loss(model, x, None, generator).mean()
+    assert all(torch.equal(weight, weights[name]) for name, weight in model.state_dict().items())
+    assert not any(weight.requires_grad for weight in mended.parameters())
+    again = mend(model, Coder.loss, x, updates=60, lr=3e-3)
+    assert all(torch.equal(one, two) for one, two in zip(mended.parameters(), again.parameters()))
+
+
+def test_mended_models_are_audited_in_both_states(coders):
+    further = [mend(one, Coder.loss, other(4), updates=5) for one in (coders["baseline"], *coders["never"])]
+    report = audit(coders["baseline"], **coders, relearning=None, mended=(further[0], further[1:]))
+    assert any(name.endswith(", mended") for name in report.findings)
+
+
+def test_each_image_is_trained_on_with_its_own_label():
+    asked = []
+
+    def loss(model, x, y, generator):
+        asked.append((x[:, 0], y[:, 0]))
+        return (model(x) - y).square().sum(1)
+
+    mend(nn.Linear(1, 1), loss, torch.arange(50.)[:, None], torch.arange(50.)[:, None], updates=3, batch=7)
+    assert len(asked) == 3 and all(torch.equal(x, y) and len(x) == 7 for x, y in asked)
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"model": lambda x: x}, "model must be a Module"),
+    ({"model": nn.ReLU()}, "model must have parameters, got a ReLU"),
+    ({"images": torch.rand(1, 1, 4, 4)}, r"images must be floating-point, two or more"),
+    ({"y": torch.rand(3, 2)}, r"each with a row of y if there is one, got torch.float32 \[6, 1, 4, 4\] and y \[3, 2\]"),
+    ({"updates": 0}, "updates must be a whole number from 1"),
+    ({"loss": lambda *a: Coder.loss(*a).detach()}, "loss must depend, with derivatives"),
+    ({"loss": lambda x: x}, "loss must take a model, x .* for model")])
+def test_what_cannot_be_mended_is_refused_in_a_sentence(coders, changes, message):
+    given = {"model": coders["baseline"], "loss": Coder.loss, "images": torch.rand(6, 1, 4, 4), **changes}
+    with pytest.raises((TypeError, ValueError), match=message):
+        mend(given.pop("model"), **given)
+
+
+def test_mending_that_diverges_names_the_rate(coders):
+    with pytest.raises(FloatingPointError, match=r"not finite after 9 updates; lower the learning rate \(lr=1e\+30\)"):
+        mend(coders["baseline"], lambda *a: Coder.loss(*a) * a[0].image[0].weight.square().sum(), other(8), updates=9,
+             lr=1e30)
 
 
 # The report -------------------------------------------------------------------------------------------------------

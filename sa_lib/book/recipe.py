@@ -76,5 +76,5 @@ def measured(model: Trained, dataset: Dataset, checked: bool,
     shortfall = trained.shortfall(model, targets, DIGIT, THREATS[THREAT], search) if checked else None
     return {**measures_of(stack.stacked([model.net]), dataset, DIGIT, judge, few)[0],
             "errors": json.dumps([round(error, 4) for error in errors.tolist()]),
-            "shortfall": shortfall, "seconds": model.seconds, "digest": model.digest,
+            "shortfall": shortfall, "digest": model.digest,
             "date": datetime.date.today().isoformat(), "processor": machine()["processor"]}

@@ -25,7 +25,7 @@ def here(tmp_path, monkeypatch):
 
 
 def test_the_examples_run(here, capsys):
-    errors, decoders, make, mended, losses = blocks("python")
+    errors, decoders, make, mended, losses, mend = blocks("python")
     names = {}
     exec(errors, names)
     assert 0 < names["report"].rho < 0.3 and (here / "errors.csv").is_file()
@@ -36,6 +36,8 @@ def test_the_examples_run(here, capsys):
     assert list(names["report"].findings)[1] == "y on the simplex, mended"
     exec(losses, names)
     assert len(names["report"].losses.means) == 5
+    exec(mend, names)
+    assert list(names["report"].findings)[1] == "y on the simplex, mended"
     (here / "mymodels.py").write_text(make)
     (here / "my_project.py").write_text(decoders[:decoders.index("baseline, *never")])
     np.savez(here / "images.npz", images=names["images"].numpy())
