@@ -67,9 +67,11 @@ def opened(chromium, address, **options):
 
 
 def evaluated(page, script, argument=None):
-    """The value in the page of a function of the module `m`, of the fetched `book` and of the argument."""
+    """The value in the page of a function of `m` (all of two modules), of the fetched `book` and of the argument."""
     return page.evaluate(f"""async (argument) => {{
-        const m = await import(new URL("../_static/playground.js", location.href));
+        const [models, attacks] = await Promise.all(["models", "attack"].map((name) =>
+            import(new URL(`../_static/${{name}}.js`, location.href))));
+        const m = {{ ...models, ...attacks }};
         const book = await m.load();
         return ({script})(m, book, argument);
     }}""", argument)

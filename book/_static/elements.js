@@ -1,4 +1,4 @@
-// Elements of the page "Playground" that more than one of its modules makes.
+// Elements that more than one module makes.
 
 export const SIDE = 28;
 

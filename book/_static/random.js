@@ -1,4 +1,4 @@
-// Random numbers of the page "Playground", the same for the same seed.
+// Random numbers, the same for the same seed.
 
 /** Uniform numbers from 0 to 1 (xorshift, Marsaglia 2003). */
 export function uniform(seed) {
