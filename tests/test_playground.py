@@ -1,4 +1,4 @@
-"""The playground: the page draws, judges and attacks as the library does, and serves all its readers."""
+"""The playground and the figures to touch: they draw, judge and attack as the library does, and serve all readers."""
 
 import copy
 import http.server
@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from sa_lib import playground
 from sa_lib.attacks import squared_error
+from sa_lib.book.widgets import SECTIONS
 from sa_lib.model import ARCHITECTURES, ModelConfig, build
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -35,16 +36,19 @@ APART = {"y on the simplex": (0.02, 0.10), "y free": (0.10, 0.30)}
 
 @pytest.fixture(scope="session")
 def site(exported, tmp_path_factory):
-    """The address of the page on a server that has it in a folder, as a project's site does."""
+    """The address of the page on a server that has it in a folder, as a project's site does, beside the figures."""
     root = tmp_path_factory.mktemp("server")
     static = root / "project" / "_static"
     shutil.copytree(PROJECT / "book" / "_static", static)
     shutil.copytree(exported["folder"], static / "playground")
-    body = re.search(r"```{raw} html\n(.*?)\n```", (PROJECT / "book" / "playground.md").read_text(), re.DOTALL)[1]
-    (root / "project" / "book").mkdir()
-    (root / "project" / "book" / "playground.html").write_text(
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-        f"<title>Playground</title><link rel=icon href='data:,'><main><h1>Playground</h1>{body}</main>")
+    for source in ("playground.md", *(f"widgets/{name}.md" for name in SECTIONS)):
+        path = PROJECT / "book" / source
+        body = re.search(r"```{raw} html\n(.*?)\n```", path.read_text(), re.DOTALL)[1]
+        target = root / "project" / path.parent.name / f"{path.stem}.html"
+        target.parent.mkdir(exist_ok=True)
+        target.write_text(
+            "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+            f"<title>{path.stem}</title><link rel=icon href='data:,'><main><h1>Page</h1>{body}</main>")
     handler = partial(http.server.SimpleHTTPRequestHandler, directory=root)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -53,14 +57,14 @@ def site(exported, tmp_path_factory):
 
 
 @contextmanager
-def opened(chromium, address, **options):
-    """The page, ready for its reader. By the end it must have reported no error."""
+def opened(chromium, address, ready="#sa-playground:not([hidden])", **options):
+    """The page, ready for its reader: it has what `ready` selects. By the end it must have reported no error."""
     context = chromium.new_context(**options)
     page, problems = context.new_page(), []
     page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.goto(address)
-    page.wait_for_selector("#sa-playground:not([hidden])")
+    page.wait_for_selector(ready)
     yield page
     context.close()
     assert problems == []
@@ -481,4 +485,107 @@ def test_a_run_without_a_playground_says_so(chromium, site):
     page.goto(site)
     expect(page.get_by_role("status")).to_have_text("The playground needs the mlp models, and this run has none.")
     expect(page.locator("#sa-playground")).to_be_hidden()
+    context.close()
+
+
+# The figures to touch in chapters --------------------------------------------------------------
+
+@contextmanager
+def loaded(chromium, site, chapter):
+    """The page with a chapter's figure, once its reader has loaded the models."""
+    address = site.replace("book/playground.html", f"widgets/{chapter}.html")
+    with opened(chromium, address, "[data-widget] button") as page:
+        page.get_by_role("button", name="Load the models").press("Enter")
+        page.wait_for_selector(".widget.loaded")
+        yield page
+
+
+def six(page):
+    """The drawings of the two models in chapter 2's figure, [2, 6, 784]."""
+    rows = page.evaluate("""() => [...document.querySelectorAll("figure canvas")].map((canvas) =>
+        Array.from({ length: 6 }, (_, n) => [...canvas.getContext("2d").getImageData(28 * n, 0, 28, 28).data].filter(
+            (_, at) => at % 4 === 0)))""")
+    return torch.tensor(rows) / 255
+
+
+def test_the_figure_of_labels_draws_and_judges_as_pytorch_does(chromium, site, exported):
+    draws = Draws(0)
+    codes = [torch.tensor([[draws.normal() for _ in range(8)] for _ in range(6)]) for _ in range(2)]
+    with loaded(chromium, site, "02_ewc_unlearning") as page:
+        share = page.get_by_label("Label y")
+        expect(share).to_be_focused()
+        page.get_by_label("Other digit").select_option("3")
+        for keys, of_other, z in ((["Home"], 0, codes[0]), (["ArrowRight"] * 40, 0.4, codes[0]), (["End"], 1, codes[0]),
+                                  (["ArrowLeft"], 0.99, codes[1])):
+            if z is codes[1]:
+                page.get_by_role("button", name="New draws of z").press("Enter")
+            for key in keys:
+                share.press(key)
+            mixture = f"{100 - round(100 * of_other)} % 9 + {round(100 * of_other)} % 3"
+            expect(share).to_have_attribute("aria-valuetext", mixture)
+            expect(page.locator("[data-part=said]")).to_contain_text(f"{mixture}. baseline: judge B sees 9 in ")
+            y = (1 - of_other) * torch.eye(10)[9] + of_other * torch.eye(10)[3]
+            for (name, model), drawn, figure in zip([*exported["models"].items()][:2], six(page),
+                                                    page.locator("figure").all(), strict=True):
+                images = model.net.decode(z, y.expand(6, -1))
+                assert (drawn - images.flatten(1)).abs().max() < PIXEL + 1 / 255, (name, mixture)
+                odds = exported["judge"].probabilities(images)
+                sure = (odds.topk(2).values.diff().abs() > 2 * PROBABILITY).all()
+                seen = odds.argmax(1).tolist()
+                text = f"{name}judge B sees 9 in {seen.count(9)}, 3 in {seen.count(3)} of 6"
+                assert not sure or "".join(figure.inner_text().splitlines()) == text
+
+
+def test_the_figure_of_budgets_attacks_as_the_library_and_the_playground_do(chromium, site, exported):
+    names = ["baseline", "forgot 9", "never saw 9, seed 0"]
+    with loaded(chromium, site, "05_attacks") as page:
+        budget, said, found = page.get_by_label("Budget"), page.locator("[data-part=said]"), []
+        expect(budget).to_be_focused()
+
+        def after(descents):
+            expect(budget).to_have_attribute("aria-valuetext", f"{descents} of 11 descents")
+            expect(said).to_contain_text(f"After {descents} descents: baseline", timeout=120_000)
+            rows = page.locator("[data-part=errors] tr")
+            assert rows.locator("th").all_inner_texts() == names
+            values = [float(text) for text in rows.locator("td:last-child").all_inner_texts()]
+            shares = page.locator(".bar").evaluate_all("(bars) => bars.map((b) => b.style.getPropertyValue('--share'))")
+            found.append(values)
+            assert [float(share) for share in shares] == pytest.approx([v / max(found[0]) for v in values], abs=0.02)
+            errors = (pixels(page, "figure canvas")[1:] - pixels(page, "figure canvas")[0]).square().sum(1)
+            assert errors.tolist() == pytest.approx(values, rel=0.02, abs=0.3), "the error is that of the image shown"
+            return values
+
+        first = after(0)
+        budget.press("ArrowRight")
+        second = after(1)
+        budget.press("End")
+        last = after(11)
+        assert all(a > b >= c for a, b, c in zip(first, second, last, strict=True))
+        budget.press("Home")
+        assert after(0) == first, "what was found is kept"
+        expected = evaluated(page, """(m, book) => [0, 1, 3].map((n) => [...m.attack(book.models[n],
+            book.targets.find(({ label }) => label === 9).image, false, book.attack)].at(-1).loss)""")
+        assert last == pytest.approx(expected, abs=0.051), "the same as on the playground"
+        budget.press("End")
+        after(11)
+        page.get_by_role("button", name="Another image").press("Enter")
+        expect(said).not_to_have_text(said.inner_text(), timeout=120_000)
+        other = [float(text) for text in page.locator("[data-part=errors] td:last-child").all_inner_texts()]
+        for number, values in enumerate((last, other)):
+            by_library = [float(exported["attacks"]["y on the simplex", 9, name].errors[number]) for name in names]
+            assert values == pytest.approx(by_library, rel=APART["y on the simplex"][1]), number
+
+
+@pytest.mark.parametrize("chapter", SECTIONS)
+def test_a_figure_whose_models_cannot_be_fetched_says_so_and_can_be_tried_again(chromium, site, chapter):
+    context = chromium.new_context()
+    page = context.new_page()
+    page.route("**/playground.bin", lambda route: route.fulfill(status=503))
+    page.goto(site.replace("book/playground.html", f"widgets/{chapter}.html"))
+    load = page.get_by_role("button", name="Load the models")
+    load.click()
+    expect(page.locator("[data-part=idle]")).to_contain_text("could not be fetched: 503")
+    page.unroute("**/playground.bin")
+    load.click()
+    page.wait_for_selector(".widget.loaded")
     context.close()

@@ -33,6 +33,7 @@ from .execution import executed, read
 from .notebooks import BookError, repository
 from .polish import polish
 from .prose import fill
+from .widgets import add_widget
 
 __all__ = ["preview", "render"]
 
@@ -203,7 +204,9 @@ def _write_chapters(stage: Path, notebooks: Mapping[str, NotebookNode], address:
     """Write executed chapters, to share and as pages."""
     for name, notebook in notebooks.items():
         nbformat.write(shareable(notebook), stage / "executed" / f"{name}.ipynb")
-        nbformat.write(page(name, notebook, is_smoke(notebooks), address), stage / "notebooks" / f"{name}.ipynb")
+        shown = page(name, notebook, is_smoke(notebooks), address)
+        add_widget(name, shown, stage / "book")
+        nbformat.write(shown, stage / "notebooks" / f"{name}.ipynb")
 
 
 def _add_mathjax(folder: Path) -> None:

@@ -19,11 +19,13 @@ from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
 
 import pytest
+from playwright.sync_api import expect
 from test_book import TINY
 
 from runs import PROJECT
 from sa_lib.book import notebooks, run
 from sa_lib.book import site as rendering
+from sa_lib.book.widgets import SECTIONS
 
 SCREENS = {"desktop, light": {"viewport": {"width": 1300, "height": 800}, "color_scheme": "light"},
            "phone, dark": {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark", "has_touch": True}}
@@ -80,7 +82,7 @@ def smallest_site(root, playground):
 import pandas
 chapter.show_table(pandas.DataFrame([[0.5] * 20]), "A wide table.")
 
-# %% [markdown]
+''' + "".join(f"# %% [markdown]\n# {heading}\n\n" for heading in SECTIONS.values()) + '''# %% [markdown]
 # ## Solutions
 #
 # A residue shows in ρ. Judge A is no term here, and judge B is one.
@@ -146,7 +148,7 @@ def sent(path):
     return len(gzip.compress(path.read_bytes())) if text else path.stat().st_size
 
 
-def opened(chromium, site, home, screen):
+def opened(chromium, site, home, screen, **options):
     """A context without any other site, and its requests: address -> bytes, or None where there is no file."""
     asked = {}
 
@@ -156,7 +158,7 @@ def opened(chromium, site, home, screen):
         asked[url] = sent(path) if url.startswith(home) and path.is_file() else None
         route.continue_() if url.startswith(home) else route.abort()
 
-    context = chromium.new_context(**SCREENS[screen])
+    context = chromium.new_context(**SCREENS[screen], **options)
     context.route("**/*", answer)
     return context, asked
 
@@ -319,6 +321,78 @@ def test_a_term_shows_its_definition(chromium, site, home, screen):
         note.wait_for(state="hidden")
     assert page.evaluate("document.querySelectorAll('dfn[title]').length") == 0, "no second note by the browser"
     context.close()
+
+
+def widget_page(chromium, site, home, screen, chapter, **options):
+    """A chapter's page with its figure to touch; the test is skipped where the site's run has no playground."""
+    if not (site / "_static" / "playground" / "playground.bin").is_file():
+        pytest.skip("the run of this site has no playground")
+    context, asked = opened(chromium, site, home, screen, **options)
+    page, errors = context.new_page(), []
+    page.on("console", lambda message: message.type == "error" and errors.append(message.text))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(f"{home}notebooks/{chapter}.html", wait_until="networkidle")
+    return context, page, asked, errors
+
+
+@pytest.mark.parametrize("chapter", SECTIONS)
+@pytest.mark.parametrize("screen", SCREENS)
+def test_a_figure_to_touch_loads_when_it_is_asked_to_and_moves_nothing(chromium, site, home, screen, chapter):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    context, page, asked, errors = widget_page(chromium, site, home, screen, chapter)
+    widget = page.locator(".widget")
+    assert not [url for url in asked if "/playground/" in url or url.endswith(("models.js", "attack.js"))]
+    size = sum((site / "_static" / "playground" / f"playground.{kind}").stat().st_size for kind in ("json", "bin"))
+    load = page.get_by_role("button", name=f"Load the models ({size / 1000:,.0f} kB)")
+    before = widget.bounding_box()["height"], page.evaluate("document.documentElement.scrollHeight")
+    load.press("Enter")
+    slider = widget.locator("input[type=range]")
+    expect(slider).to_be_focused()
+    said, values = widget.locator("[data-part=said]"), widget.locator("output")
+    for key in ("ArrowRight", "End"):
+        shown = values.inner_text()
+        slider.press(key)
+        expect(values).not_to_have_text(shown)
+    expect(said).to_contain_text("After 11" if chapter == "05_attacks" else "0 % 9 + 100 %", timeout=120_000)
+    # A pixel for the rounding of fractions.
+    after = widget.bounding_box()["height"], page.evaluate("document.documentElement.scrollHeight")
+    assert after == pytest.approx(before, abs=1)
+    assert page.evaluate("document.documentElement.scrollWidth") <= SCREENS[screen]["viewport"]["width"]
+    assert page.evaluate("document.documentElement.dataset.theme") == SCREENS[screen]["color_scheme"]
+    if screen == "phone, dark":
+        slider.tap()
+    artifacts = PROJECT / "_build" / "artifacts"
+    artifacts.mkdir(parents=True, exist_ok=True)
+    widget.screenshot(path=artifacts / f"widget-{chapter}-{screen.replace(', ', '-')}.png")
+    report = axe.Axe().run(page, context={"include": [[".widget"]]}, options={"preload": False}).response
+    assert report["violations"] == []
+    assert [url for url, size in asked.items() if size is None] == []
+    assert errors == []
+    context.close()
+
+
+@pytest.mark.parametrize("chapter", SECTIONS)
+def test_without_javascript_a_figure_to_touch_is_a_sentence_with_a_link(chromium, site, home, chapter):
+    context, page, *_ = widget_page(chromium, site, home, "desktop, light", chapter, java_script_enabled=False)
+    widget = page.locator(".widget")
+    assert "needs JavaScript" in widget.inner_text()
+    assert widget.get_by_role("link", name="playground").get_attribute("href") == "../book/playground.html"
+    assert widget.bounding_box()["height"] < 120
+    assert widget.locator("input, button").locator("visible=true").count() == 0
+    context.close()
+
+
+@pytest.mark.parametrize("chapter", SECTIONS)
+def test_opened_as_a_file_a_figure_to_touch_is_a_sentence_with_a_link(chromium, site, chapter):
+    if not (site / "_static" / "playground" / "playground.bin").is_file():
+        pytest.skip("the run of this site has no playground")
+    page = chromium.new_page()
+    page.goto((site / "notebooks" / f"{chapter}.html").absolute().as_uri())
+    link = page.locator(".widget").get_by_role("link", name="playground")
+    assert "and a server" in page.locator(".widget").inner_text()
+    link.click()
+    expect(page.locator("#sa-playground-status")).to_contain_text("python -m http.server")
+    page.close()
 
 
 def test_the_search_finds(chromium, site, home):
