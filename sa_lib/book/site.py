@@ -35,7 +35,7 @@ from .polish import polish
 from .prose import fill
 from .widgets import add_widget
 
-__all__ = ["preview", "render"]
+__all__ = ["mathjax", "preview", "render"]
 
 LIBRARY = Path(__file__).parents[1]
 SETTINGS = ("_config.yml", "_toc.yml")
@@ -209,12 +209,17 @@ def _write_chapters(stage: Path, notebooks: Mapping[str, NotebookNode], address:
         nbformat.write(shown, stage / "notebooks" / f"{name}.ipynb")
 
 
-def _add_mathjax(folder: Path) -> None:
-    """Copy the parts of MathJax that the pages use into `folder`, so that the pages need no network."""
+def mathjax() -> Path:
+    """The folder of MathJax, which sets formulas without a network; a package has it."""
     package = find_spec("sphinx-mathjax-offline")
     if package is None:
         raise BookError("sphinx-mathjax-offline is not installed; make environment installs it")
-    source = Path(package.origin).parent / "static" / "mathjax"
+    return Path(package.origin).parent / "static" / "mathjax"
+
+
+def _add_mathjax(folder: Path) -> None:
+    """Copy the parts of MathJax that the pages use into `folder`, so that the pages need no network."""
+    source = mathjax()
     for name in MATHJAX:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (shutil.copytree if (source / name).is_dir() else shutil.copy)(source / name, folder / name)

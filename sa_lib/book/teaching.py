@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +13,7 @@ from nbformat import NotebookNode
 from ..store import write_atomically
 from .execution import executed
 from .notebooks import LINK, BookError, as_written, chapters, colab, notebook_text, repository
+from .site import mathjax
 
 __all__ = ["deck", "slides", "strip", "stripped"]
 
@@ -20,6 +22,20 @@ FOLDED = r"(?s)<details><summary>(.*?)</summary>.*?</details>\n*"
 # Cells that a slide cannot use: solutions, and those that set a run up.
 OFF_SLIDES = {"remove-cell", "hide-cell", "parameters", "injected-parameters"}
 HIDDEN_INPUT = {"remove-input", "hide-input"}
+# The slides of nbconvert with another MathJax: one file beside them, with shapes in place of fonts, since browsers may
+# not load these for a page that was opened as a file. It sets all formulas at once, so a slide need not be set again.
+TEMPLATE = """{% extends 'index.html.j2' %}
+{%- block html_head_js_mathjax -%}
+<script>
+MathJax = {tex: {inlineMath: [["$", "$"], ["\\\\(", "\\\\)"]], processEscapes: true, tags: "ams"},
+           options: {enableMenu: false}};
+</script>
+<script src="mathjax.js" defer></script>
+{%- endblock -%}
+{%- block footer_js -%}
+{{ super() | replace("Reveal.addEventListener('slidechanged', update);", "") }}
+{%- endblock -%}
+"""
 
 
 def _tags(cell: NotebookNode) -> set[str]:
@@ -123,8 +139,8 @@ def deck(notebook: NotebookNode, address: str) -> NotebookNode:
 def slides(root: Path, run_dir: Path) -> Path:
     """Write reveal.js slides of the executed chapters of a run.
 
-    Text, tables, figures and drawings are in the files. The browser loads reveal.js, MathJax, RequireJS,
-    jQuery and Mermaid.
+    Text, tables, figures and drawings are in the files, and MathJax lies beside them. The browser loads reveal.js,
+    RequireJS, jQuery and Mermaid.
 
     Args:
         run_dir: relative to `root`.
@@ -141,10 +157,11 @@ def slides(root: Path, run_dir: Path) -> Path:
     from traitlets.config import Config
     exporter = SlidesExporter(
         config=Config(TagRemovePreprocessor={"enabled": True, "remove_input_tags": HIDDEN_INPUT}),
-        embed_images=True, reveal_scroll=True, reveal_transition="none", reveal_number="c/t",
+        raw_template=TEMPLATE, embed_images=True, reveal_scroll=True, reveal_transition="none", reveal_number="c/t",
         exclude_input_prompt=True, exclude_output_prompt=True)
     folder = root / "_build" / "slides"
     folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(mathjax() / "tex-svg.js", folder / "mathjax.js")
     for name, notebook in executed(root, root / run_dir).items():
         resources = {"metadata": {"name": name, "path": str(root / "notebooks")}}
         page, _ = exporter.from_notebook_node(deck(notebook, repository(root)), resources)

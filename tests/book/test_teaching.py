@@ -26,7 +26,7 @@ SOURCE = '''# %% [markdown]
 #
 # ## Second
 #
-# Text.
+# Text, and $F_k = x^2$.
 
 # %% tags=["parameters"]
 seed = 0
@@ -165,6 +165,21 @@ def test_slides_hide_the_code_that_the_site_removes(run, project, monkeypatch):
     assert 'class="n">hidden_code' not in page
     assert "data:image/svg+xml;base64," in page
     assert page.count("<section>") >= page.count("</section>") - 1 >= 5
+
+
+def test_slides_set_formulas_without_a_network(run, project, monkeypatch, chromium):
+    pytest.importorskip("nbconvert")
+    monkeypatch.setattr(teaching, "executed", lambda root, run_dir: {"01_tiny": run})
+    path = teaching.slides(project, project / "runs" / "full") / "01_tiny.html"
+    assert "'slidechanged', update" not in path.read_text(), "what nbconvert does there needs an older MathJax"
+    context = chromium.new_context(offline=True)
+    page = context.new_page()
+    page.goto(path.as_uri())
+    formula = page.locator("mjx-container svg").first
+    formula.wait_for()
+    assert formula.bounding_box()["width"] > 20
+    assert "$" not in page.locator("main").inner_text()
+    context.close()
 
 
 def test_slides_without_nbconvert_are_refused_in_one_sentence(project, monkeypatch):
