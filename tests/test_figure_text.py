@@ -91,6 +91,11 @@ def test_text_has_nine_pixels_on_a_phone(draw):
     assert {text: size for text, size in sizes.items() if size * min(PHONE / width, 1) < 9} == {}
 
 
+def test_a_long_name_goes_on_behind_an_underscore():
+    (axes,) = figures.lines({"selective_amnesia_tuned": CURVES["without"]}, {"gray": "distance"}, "λ").axes
+    assert "selective_\namnesia_tuned" in [text.get_text() for text in axes.texts]
+
+
 @pytest.mark.parametrize("tables", [LONG, SWEEP], ids=["long names", "two names"])
 def test_the_names_of_lines_do_not_overlap(tables):
     figure = figures.plane(tables, "x", "y", (1, 1), "λ") if tables is SWEEP else figures.lines(

@@ -139,4 +139,6 @@ def test_a_tradeoff_has_a_point_for_each_model_and_measure():
     (axes,) = figures.tradeoff(table, "residue", "cost").axes
     points = {(*line.get_xdata(), *line.get_ydata()) for line in axes.lines if len(line.get_xdata()) == 1}
     assert {(0.5, 2.0), (-0.5, 2.0), (0.1, -3.0), (0.2, -3.0)} <= points
-    assert [text.get_text() for text in axes.figure.legends[0].get_texts()] == ["one", "two", "a", "b"]
+    assert axes.figure.legends == []
+    assert [text.get_text() for text in axes.texts] == ["a", "b", "two", "one"]
+    assert [text.xy for text in axes.texts[:2]] == [(0.5, 2.0), (-0.5, 2.0)], "the widest series names the measures"

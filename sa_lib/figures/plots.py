@@ -243,7 +243,8 @@ def tradeoff(table: pd.DataFrame, x: str, y: str) -> Figure:
     """Two results against each other, with several points for each series.
 
     Args:
-        table: columns `x`, `y`; index (series, measure): a color, and a marker.
+        table: columns `x`, `y`; index (series, measure): a color with its name at the right, at the height of the last
+            point, and a marker. The widest series has the names of the measures.
         x, y: labels of the axes. Dotted lines mark 0 on both; y is linear from -1 to 1 and logarithmic beyond.
     """
     check_table("x", "y", table=table)
@@ -251,19 +252,22 @@ def tradeoff(table: pd.DataFrame, x: str, y: str) -> Figure:
     series, measures = (list(dict.fromkeys(table.index.get_level_values(level))) for level in (0, 1))
     figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
     axes = figure.subplots()
+    widest = max(series, key=lambda name: np.nan_to_num(np.ptp(table.xs(name, level=0)["x"])))
     for index, name in enumerate(series):
         part = table.xs(name, level=0)
         color = PALETTE[index % len(PALETTE)]
-        axes.plot(part["x"], part["y"], color=color, linewidth=1, label=name)
+        axes.plot(part["x"], part["y"], color=color, linewidth=1)
         for measure, marker in zip(measures, "os^D"):
             axes.plot(*part.loc[measure, ["x", "y"]], marker, color=color, markersize=6)
-    for measure, marker in zip(measures, "os^D"):
-        axes.plot([], [], marker, color="0.35", label=measure)
+            if name == widest:  # where the names of the measures have most room
+                axes.annotate(str(measure), part.loc[measure, ["x", "y"]], xytext=(0, 7), ha="center",
+                              textcoords="offset points", color=ink(color))
     axes.set_yscale("symlog", linthresh=1)
+    axes.margins(x=0.12)  # room for the names of the measures
     axes.axvline(0, **LEVEL)
     axes.axhline(0, **LEVEL)
     label(axes, x, y)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    name_lines(axes, {str(name): table.xs(name, level=0)["y"].iloc[-1] for name in series}, PALETTE)
     figure.alt = (f"A scatter plot of {y} against {x}: a color for each of {names(series)}, and a marker for each of "
                   f"{names(measures)}. Dotted lines mark 0.")
     return figure

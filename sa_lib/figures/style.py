@@ -67,7 +67,9 @@ def name_lines(axes: Axes, ends: Mapping[str, float], colors: Sequence) -> None:
     from sklearn.isotonic import isotonic_regression  # a second of import that most users of the library can do without
 
     axes.figure.draw_without_rendering()  # now the axes have their final height
-    texts = [textwrap.fill(name, 16) for name in ends]
+    # A long name may also go on behind a "_".
+    spaced = [name.replace("_", "_ ") if len(name) > 16 else name for name in ends]
+    texts = [textwrap.fill(name, 16).replace("_ ", "_") for name in spaced]
     heights = np.array([axes.transData.transform((0, y))[1] for y in ends.values()]) * 72 / axes.figure.dpi
     below, above = (axes.transAxes.transform((0, y))[1] * 72 / axes.figure.dpi for y in (0, 1))
     heights = heights.clip(below, above)
