@@ -85,11 +85,17 @@ def check_seed(seed: Any) -> int:
     return int(seed)
 
 
-def check_images(images: Any, name: str = "images") -> None:
-    """Refuse anything but images [N, 1, 28, 28], N >= 1, with floating-point pixels from 0 to 1."""
+def check_images(images: Any, name: str = "images", shape: Sequence[int] | None = None) -> None:
+    """Refuse anything but images [N, channels, height, width], N >= 1, with floating-point pixels from 0 to 1.
+
+    Args:
+        shape: of one image; any by default.
+    """
     check_types(**{name: (images, torch.Tensor)})
-    if images.shape[1:] != (1, 28, 28) or not len(images) or not images.is_floating_point():
-        raise ValueError(f"{name} must be floating-point [N, 1, 28, 28] with at least one image, "
+    right = images.ndim == 4 if shape is None else images.shape[1:] == tuple(shape)
+    if not right or not images.numel() or not images.is_floating_point():
+        sizes = ", ".join(map(str, ("channels", "height", "width") if shape is None else shape))
+        raise ValueError(f"{name} must be floating-point [N, {sizes}] with at least one image, "
                          f"got {images.dtype} {list(images.shape)}")
     lowest, highest = torch.stack(images.detach().aminmax()).tolist()  # one transfer, for which a GPU has to wait
     if not (0 <= lowest and highest <= 1):

@@ -1,27 +1,23 @@
-"""Data sets: images and labels, loaded by name and held in memory.
+"""Data sets: images and labels, loaded by name or from a reader's own files, and held in memory.
 
 `mnist` (LeCun, Cortes & Burges), `fashion` (Xiao et al. 2017, arXiv 1708.07747)
 and `kmnist` (Clanuwat et al. 2018, arXiv 1812.01718) are stored as uncompressed
 IDX files in a cache folder. The files are checked every time they are read;
 missing or damaged files are downloaded. `digits`, scikit-learn's 8x8
-handwritten digits, needs no download.
+handwritten digits, needs no download. A reader's own files are only read.
 
 A batch is selected by its indices: ``data.train_images[indices]``.
 """
 
-import errno
 import gzip
 import hashlib
-import math
 import os
 import pickle
-import re
 import subprocess
 import sys
 import tempfile
 import warnings
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,15 +28,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .checks import check_images, check_name, check_seed, check_types, check_whole, shorten
-from .labels import CLASSES, check_label, check_labels
+from .checks import check_seed, check_types, check_whole, shorten
+from .idx import FILES, folder_of, read_files, read_idx, write_idx
+from .images import SET, load_set, own_images, own_labels
+from .labels import CLASSES, check_label
 from .store import cache_root, expanded, file_digest, tensor_digest, text_digest, write_atomically
 
-__all__ = ["DATASETS", "Dataset", "held_out", "load", "own_digest", "read_idx", "training_sample"]
+__all__ = ["DATASETS", "Dataset", "held_out", "load", "own_digest", "training_sample"]
 
 DATASETS = ("mnist", "fashion", "kmnist", "digits")
-FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte",
-         "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 SUMS = "MD5SUMS"  # of the files that we wrote ourselves
 MNIST_MD5 = dict(zip(FILES, ("6bbc9ace898e44ae57da46a324031adb", "a25bea736e30d166cdddb491f175f624",
                              "2646ac647ad5339dbf082846283269ea", "27ae3e4e09519cfbb04c329615203637")))
@@ -51,12 +47,13 @@ SOURCE_SECONDS = 600
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A training and a test set of 28x28 images in ten classes.
+    """A training and a test set of images in classes.
 
     Attributes:
         name: one of `DATASETS`, or any other name for a reader's own images.
-        train_images: float32 [N, 1, 28, 28] in [0, 1], 8-bit pixels divided by 255.
-        train_labels: int64 [N], 0 to 9.
+        train_images: float32 [N, channels, height, width] in [0, 1], 8-bit pixels divided by 255; [N, 1, 28, 28] for
+            those of `DATASETS`.
+        train_labels: int64 [N], from 0.
         test_images: as train_images.
         test_labels: as train_labels.
         digest: SHA-256 (hex) over the four tensors, with pixels as their original 8-bit values, if they had such.
@@ -77,9 +74,9 @@ class Dataset:
         8-bit pixels have the digest of the data set that `load` makes of them.
 
         Args:
-            train_images: [N, 1, 28, 28] or [N, 28, 28]: uint8, 0 to 255, or floating-point, 0 to 1. Other sizes,
-                colors and classes are refused: the chapters cannot take them at present, but `audit.audit` can.
-            train_labels: integers [N], each class from 0 to 9 at least once.
+            train_images: [N, H, W], [N, C, H, W] or [N, H, W, C], with C of 1 or 3: uint8, 0 to 255, or
+                floating-point, 0 to 1.
+            train_labels: integers [N], each class from 0 to the last at least once, 2 to 256 classes in all.
             test_images, test_labels: as those for training, held out from it.
             name: for messages; none of `DATASETS`.
 
@@ -90,62 +87,80 @@ class Dataset:
             raise ValueError(f"name must be a text other than {', '.join(DATASETS)}, got {shorten(name)}")
         raw = {}
         for side, images, labels in (("train", train_images, train_labels), ("test", test_images, test_labels)):
-            raw[f"{side}_images"] = _own_images(images, f"{side}_images")
-            raw[f"{side}_labels"] = _own_labels(labels, len(images), f"{side}_labels")
-        tensors = {field: value.long() if value.ndim == 1 else
-                   value[:, None].float() / (255 if value.dtype == torch.uint8 else 1) for field, value in raw.items()}
-        return cls(name, **tensors, digest=tensor_digest(raw))
+            raw[f"{side}_images"] = own_images(images, f"{side}_images")
+            raw[f"{side}_labels"] = own_labels(labels, len(images), f"{side}_labels")
+        for what, of in (("images", lambda images: list(images.shape[1:])), ("labels", lambda y: y.unique().tolist())):
+            train, test = of(raw[f"train_{what}"]), of(raw[f"test_{what}"])
+            if test != train:
+                kind = "shape" if what == "images" else "classes"
+                raise ValueError(f"test_{what} must be of the {kind} of those for training, {shorten(train)}, "
+                                 f"got {shorten(test)}")
+        return _of_raw(name, raw)
+
+    @property
+    def classes(self) -> int:
+        """The number of classes."""
+        if self.name in DATASETS:
+            return CLASSES
+        return 1 + int(max(labels.max() for labels in (self.train_labels, self.test_labels)))
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Channels, height and width of an image."""
+        return tuple(self.train_images.shape[1:])
 
 
-def load(name: str = "mnist", root: Path | None = None) -> Dataset:
-    """The data set of this name, from the cache if its files there are intact, else from the first source that works.
+def _of_raw(name: str, raw: Mapping[str, Tensor]) -> Dataset:
+    """The data set with these tensors: labels, and images without the axis of a single channel."""
+    tensors = {}
+    for field, value in raw.items():
+        if value.ndim == 1:
+            tensors[field] = value.long()
+            continue
+        images = value.float().div_(255) if value.dtype == torch.uint8 else value
+        tensors[field] = images[:, None] if images.ndim == 3 else images
+    return Dataset(name, **tensors, digest=tensor_digest(raw))
+
+
+def load(name: str | Path = "mnist", root: Path | None = None) -> Dataset:
+    """The data set of this name, or in a reader's own files.
+
+    That of a name comes from the cache if its files there are intact, else from the first source that works.
 
     Args:
-        name: one of `DATASETS`.
+        name: one of `DATASETS`; or the path of one of
+
+            - a folder of pictures by class, `train/<class>/*.png` and `test/<class>/*.png`, see `images.load_set`;
+            - an .npz file with train_images, train_labels, test_images and test_labels, see `Dataset.from_tensors`;
+            - a folder with four IDX files under any of their usual names, or torchvision's folder above it.
+
         root: the cache folder; by default ``SA_DATA``, or ``data`` in the
             user's cache. The files of a data set are in ``root/name``.
 
     Raises:
-        ValueError: there is no data set of this name.
+        ValueError: there is no data set of this name and no such file, or the file cannot be read.
         OSError: every source failed; the message lists each failure.
     """
-    check_name(DATASETS, dataset=name)
-    if name == "digits":
-        arrays = _digits()
-    else:
-        arrays = _cached(name, _folder(name, root))
-    fields = ("train_images", "train_labels", "test_images", "test_labels")
-    raw = dict(zip(fields, arrays))
-    digest = tensor_digest(raw)
-    tensors = {field: array.long() if array.ndim == 1 else array[:, None].float().div_(255)
-               for field, array in raw.items()}
-    return Dataset(name, **tensors, digest=digest)
+    if not isinstance(name, str) or name not in DATASETS:
+        return _own(name)
+    arrays = _digits() if name == "digits" else _cached(name, _folder(name, root))
+    return _of_raw(name, dict(zip(SET, arrays)))
 
 
-def _own_images(images: Tensor, name: str) -> Tensor:
-    """Images [N, 28, 28] on the CPU, uint8 or float32."""
-    check_types(**{name: (images, Tensor)})
-    images = (images[:, None] if images.ndim == 3 else images).detach().cpu()
-    if images.shape[1:] != (1, 28, 28):
-        raise ValueError(f"{name} must be [N, 1, 28, 28] or [N, 28, 28], for the chapters take one channel of 28 x 28 "
-                         f"pixels at present, got {list(images.shape)}")
-    if images.is_floating_point():
-        check_images(images, name)
-        return images[:, 0].float()
-    black = images.dtype == torch.uint8 and len(images) > 0 and images.max() == 1  # as 1 of 255
-    if images.dtype != torch.uint8 or not len(images) or black:
-        raise ValueError(f"{name} must be one image or more, uint8 from 0 to 255 or floating-point from 0 to 1, got "
-                         f"{images.dtype} {list(images.shape)}{' of 0 and 1 alone' if black else ''}")
-    return images[:, 0]
-
-
-def _own_labels(labels: Tensor, count: int, name: str) -> Tensor:
-    """Labels [count] on the CPU, uint8, of all ten classes."""
-    check_labels(labels, count, name=name)
-    if (found := len(labels.unique())) < CLASSES:
-        raise ValueError(f"{name} must have each class from 0 to 9 at least once, for the chapters take ten classes at "
-                         f"present, got {found} of them")
-    return labels.cpu().byte()
+def _own(path: str | Path) -> Dataset:
+    """The data set in a reader's own files, which are only read."""
+    usable = isinstance(path, (str, Path)) and str(path).strip() and "\0" not in str(path)
+    if not usable or not os.path.exists(file := expanded(path)):
+        raise ValueError(f"dataset must be one of {', '.join(DATASETS)}, or the path of a folder or an .npz file, "
+                         f"got {shorten(path)}")
+    try:
+        folder = folder_of(file) if file.is_dir() else None
+        raw = dict(zip(SET, _arrays(read_files(folder)))) if folder else load_set(file)
+        name = file.resolve().stem
+        return Dataset.from_tensors(**raw, name=f"own {name}" if name in DATASETS else name)
+    except (OSError, ValueError) as error:
+        raise ValueError("dataset must be the path of pictures in folders by class, of IDX files or of an .npz file, "
+                         f"got {shorten(path)}: {' '.join(str(error).split())}") from None
 
 
 def held_out(dataset: Dataset, label: int, count: int, seed: int = 0) -> Tensor:
@@ -155,54 +170,35 @@ def held_out(dataset: Dataset, label: int, count: int, seed: int = 0) -> Tensor:
     some digits and the harder one for others. So the first images of a class do not stand for the class.
 
     Args:
-        label: the class, 0-9.
+        label: the class.
         count: images, from 1.
 
     Returns:
-        [count, 1, 28, 28].
+        [count, *image_shape].
     """
     check_types(dataset=(dataset, Dataset))
+    check_label(label, dataset.classes)
     return _some(dataset.test_images, dataset.test_labels, label, count, seed)
 
 
 def training_sample(dataset: Dataset, label: int, count: int, seed: int = 0) -> Tensor:
-    """A random sample of the training images of a class, [count, 1, 28, 28]; see `held_out`."""
+    """A random sample of the training images of a class, [count, *image_shape]; see `held_out`."""
     check_types(dataset=(dataset, Dataset))
+    check_label(label, dataset.classes)
     return _some(dataset.train_images, dataset.train_labels, label, count, seed)
 
 
 def _some(images: Tensor, labels: Tensor, label: int, count: int, seed: int) -> Tensor:
-    check_label(label)
     check_whole(count=count)
     own = (labels == label).nonzero()[:, 0]
     order = torch.randperm(len(own), generator=torch.Generator().manual_seed(check_seed(seed)))
     return images[own[order[:count]]]
 
 
-def read_idx(data: bytes) -> Tensor:
-    """The uint8 tensor in an IDX file.
-
-    Raises:
-        ValueError: `data` is not an IDX file of unsigned bytes, or its length differs from its header's.
-    """
-    if data[:3] != b"\0\0\x08" or len(data) < 4:
-        raise ValueError(f"data must be an IDX file of unsigned bytes, got a file that begins with {data[:4]!r}")
-    start = 4 + 4 * data[3]
-    shape = [int.from_bytes(data[at:at + 4], "big") for at in range(4, start, 4)]
-    if len(data) != start + math.prod(shape):
-        raise ValueError(f"data must have {start + math.prod(shape)} bytes, as its header says, got {len(data)}")
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8)[start:].reshape(shape)
-
-
-def _write_idx(array: np.ndarray) -> bytes:
-    return (bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
-            + array.tobytes())
-
-
 def _cached(name: str, folder: Path) -> list[Tensor]:
     """The four uint8 tensors of `name`, in the order of `FILES`, from `folder` or else from a source."""
     try:
-        return _check(_read(folder), MNIST_MD5 if name == "mnist" else _read_sums(folder))
+        return _check(read_files(folder), MNIST_MD5 if name == "mnist" else _read_sums(folder))
     except FileNotFoundError as error:
         failures = [f"The cache has no {error.filename}."]
     except (OSError, ValueError) as error:
@@ -231,11 +227,15 @@ def _cached(name: str, folder: Path) -> list[Tensor]:
 
 
 def own_digest(name: str) -> str:
-    """SHA-256 (hex) of a user's own files of a data set; "" if there are none, or we downloaded them.
+    """SHA-256 (hex) of a user's own data set, or their own files of one of `DATASETS`; "" if we downloaded those.
 
     Downloads have known bytes, so only own files can become other data under the same name.
+
+    Raises:
+        ValueError: as `load`.
     """
-    check_name(DATASETS, dataset=name)
+    if not isinstance(name, str) or name not in DATASETS:
+        return _own(name).digest
     folder = _folder(name)
     paths = sorted(folder.glob("*-*")) if not (folder / SUMS).exists() else []
     digests = (f"{path.name} {file_digest(path)}" for path in paths if path.is_file())
@@ -244,23 +244,6 @@ def own_digest(name: str) -> str:
 
 def _folder(name: str, root: Path | None = None) -> Path:
     return expanded(root or os.environ.get("SA_DATA") or cache_root() / "data") / name
-
-
-def _read(folder: Path) -> dict[str, bytes]:
-    """The bytes of the four files, under any of their usual names."""
-    return {file: _content(folder, file) for file in FILES}
-
-
-def _content(folder: Path, file: str) -> bytes:
-    dotted = re.sub("-(idx[13])", r".\1", file)  # as the files are called when they are unpacked on Windows
-    for name in (file, dotted, f"{file}.gz", f"{dotted}.gz"):
-        if (path := folder / name).is_file():
-            data = path.read_bytes()
-            try:
-                return gzip.decompress(data) if name.endswith(".gz") else data
-            except (OSError, EOFError, zlib.error) as error:
-                raise ValueError(f"{name} cannot be unpacked: {error}") from None
-    raise FileNotFoundError(errno.ENOENT, "no such file", str(folder / file))
 
 
 def _read_sums(folder: Path) -> dict[str, str]:
@@ -279,16 +262,23 @@ def _md5(data: bytes) -> str:
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
-def _check(files: Mapping[str, bytes], md5: Mapping[str, str]) -> list[Tensor]:
-    """The four tensors of the files; a ValueError if a file has the wrong MD5, format, shape or labels."""
+def _arrays(files: Mapping[str, bytes]) -> list[Tensor]:
+    """The tensors of the files; a ValueError names the one that cannot be read."""
     arrays = []
     for file in FILES:
-        if file in md5 and _md5(files[file]) != md5[file]:
-            raise ValueError(f"{file} has the MD5 {_md5(files[file])} instead of {md5[file]}")
         try:
             arrays.append(read_idx(files[file]))
         except ValueError as error:
             raise ValueError(f"{file} cannot be read: {error}") from None
+    return arrays
+
+
+def _check(files: Mapping[str, bytes], md5: Mapping[str, str]) -> list[Tensor]:
+    """The four tensors of the files; a ValueError if a file has the wrong MD5, format, shape or labels."""
+    for file, sum_ in md5.items():
+        if _md5(files[file]) != sum_:
+            raise ValueError(f"{file} has the MD5 {_md5(files[file])} instead of {sum_}")
+    arrays = _arrays(files)
     for images, labels in (arrays[:2], arrays[2:]):
         if (images.shape[1:] != (28, 28) or labels.shape != images.shape[:1] or not len(labels)
                 or labels.max() > 9):
@@ -336,7 +326,7 @@ def _from_torchvision(name: str, temporary: Path) -> dict[str, bytes]:
     """The files from torchvision's mirrors; torchvision checks their MD5s."""
     kind = {"mnist": "MNIST", "fashion": "FashionMNIST", "kmnist": "KMNIST"}[name]
     _run("-c", _DOWNLOAD, kind, str(temporary))
-    return _read(temporary / kind / "raw")
+    return read_files(temporary / kind / "raw")
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -378,7 +368,7 @@ def _unpickled(file: BinaryIO) -> dict[str, bytes]:
     images = [np.rint(images * 256).astype(np.uint8).reshape(-1, 28, 28) for images, _ in pairs]
     labels = [labels.astype(np.uint8) for _, labels in pairs]
     arrays = np.concatenate(images[:2]), np.concatenate(labels[:2]), images[2], labels[2]
-    return dict(zip(FILES, map(_write_idx, arrays)))
+    return dict(zip(FILES, map(write_idx, arrays)))
 
 
 _TORCHVISION = {"Torchvision's mirrors": _from_torchvision}

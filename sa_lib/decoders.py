@@ -16,7 +16,6 @@ from torch.func import jvp
 from torch.nn import functional as F
 
 from .checks import check_types, check_whole, shorten
-from .labels import CLASSES
 from .model import CVAE
 
 __all__ = ["CHUNK", "Decoder", "decode_derivatives", "decoder_of", "is_smooth", "shape_of",
@@ -87,8 +86,9 @@ def decoder_of(model: Any, image_shape: tuple[int, ...], z_shape: tuple[int, ...
     if isinstance(model, CVAE):
         if prior is not None:
             raise ValueError(f"prior must be None for a CVAE, whose prior is standard normal, got {shorten(prior)}")
+        shape, where = model.config, next(model.parameters()).device
         derivatives = partial(decode_derivatives, model) if type(model) is CVAE else None  # others may decode otherwise
-        return Decoder(model.decode, model.config.latent_dim, CLASSES, (1, 28, 28), next(model.parameters()).device,
+        return Decoder(model.decode, shape.latent_dim, shape.classes, shape.image_shape, where,
                        lambda x, y: model.encode(x, y)[0], derivatives=derivatives)
     if isinstance(model, nn.Module) and model.training:
         raise ValueError(f"{name} must be in evaluation mode, got a {type(model).__name__} in training mode; call its "
@@ -116,7 +116,7 @@ def decoder_of(model: Any, image_shape: tuple[int, ...], z_shape: tuple[int, ...
 
 
 def decode_derivatives(model: CVAE, z: torch.Tensor, y: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
-    """Derivatives of `decode` by its inputs (z, y), along directions [Q, R, latent_dim + 10]: [Q, R, 1, 28, 28].
+    """Derivatives of `decode` by its inputs (z, y), along directions [Q, R, latent_dim + classes]: [Q, R, *image_shape].
 
     Forward mode, in half the time of PyTorch's, which also adds the derivatives by the weights, all zero.
     """
@@ -127,8 +127,8 @@ def decode_derivatives(model: CVAE, z: torch.Tensor, y: torch.Tensor, directions
         else:
             tangent = _without_bias(layer, tangent)
         value = layer(value)
-    pixels = torch.sigmoid(value.to(z.dtype)).view(-1, 1, 28, 28)
-    return tangent.to(z.dtype).view(*directions.shape[:2], 1, 28, 28) * (pixels * (1 - pixels))
+    pixels = torch.sigmoid(value.to(z.dtype)).view(-1, *model.config.image_shape)
+    return tangent.to(z.dtype).view(*directions.shape[:2], *model.config.image_shape) * (pixels * (1 - pixels))
 
 
 def _without_bias(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:

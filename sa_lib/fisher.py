@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from .checks import check_images, check_seed, check_types, check_values, check_whole, shorten
 from .data import Dataset
-from .labels import CLASSES, check_labels, one_hot
+from .labels import check_labels, one_hot
 from .model import CVAE
 from .settings import with_gradients
 
@@ -188,9 +188,9 @@ def fisher_diagonal(model: CVAE, images: torch.Tensor, labels: torch.Tensor, noi
     `sampled_fisher_diagonal` is the one over the model's own samples.
 
     Args:
-        images: [N, 1, 28, 28], N >= 1; for Selective Amnesia, all images of
+        images: [N, *image_shape], N >= 1; for Selective Amnesia, all images of
             the retained classes.
-        labels: [N], integers 0-9.
+        labels: [N], integers.
         noise: [N, latent_dim], each image's draw for its ELBO.
         batch: images a pass; it bounds the memory and does not change the result.
 
@@ -208,11 +208,11 @@ def fisher_diagonal(model: CVAE, images: torch.Tensor, labels: torch.Tensor, noi
         counts = [str(*t.shape[:1]) or "none" for t in (images, labels, noise)]
         raise ValueError("images, labels and noise must be equally many, at least 1, "
                          f"got {counts[0]}, {counts[1]} and {counts[2]}")
-    check_images(images)
+    check_images(images, shape=model.config.image_shape)
     check_values(noise=noise)
     where = next(model.parameters()).device
     total: Diagonal = {}
-    inputs = (t.to(where) for t in (images, one_hot(labels).to(images.dtype), noise))
+    inputs = (t.to(where) for t in (images, one_hot(labels, model.config.classes).to(images.dtype), noise))
     for x, y, e in zip(*(t.split(batch) for t in inputs)):
         part = squared_gradients(model, lambda x=x, y=y, e=e: -model.elbo(x, y, e))
         for name, squares in part.items():
@@ -223,11 +223,11 @@ def fisher_diagonal(model: CVAE, images: torch.Tensor, labels: torch.Tensor, noi
 def fisher_by_class(model: CVAE, images: torch.Tensor, labels: torch.Tensor, noise: torch.Tensor,
                     batch: int = 512) -> dict[int, Diagonal]:
     """One data Fisher for each class among the labels; `combine` gives the Fisher of any set of classes."""
-    check_types(images=(images, torch.Tensor), noise=(noise, torch.Tensor))
+    check_types(model=(model, CVAE), images=(images, torch.Tensor), noise=(noise, torch.Tensor))
     if images.shape[:1] != noise.shape[:1] or not images.numel():
         raise ValueError("images and noise must be equally many, at least 1, "
                          f"got {list(images.shape)} and {list(noise.shape)}")
-    check_labels(labels, len(images))
+    check_labels(labels, len(images), model.config.classes)
     where = {k: (labels == k).nonzero().squeeze(1) for k in labels.unique().tolist()}
     return {k: fisher_diagonal(model, images[i], labels[i], noise[i], batch) for k, i in where.items()}
 
@@ -240,12 +240,12 @@ def dataset_fishers(model: CVAE, dataset: Dataset, seed: int) -> dict[int, Diago
 
 
 def own_fisher(model: CVAE, seed: int, count: int = 50_000) -> Diagonal:
-    """The model-sampled Fisher over `count` samples of all ten classes, equally many of each, drawn from `seed`.
+    """The model-sampled Fisher over `count` samples of all classes, equally many of each, drawn from `seed`.
 
     As in the code of Heng & Soh (2023), which protects the class to forget too, and takes 50,000 samples.
     """
     generator = torch.Generator(next(model.parameters()).device).manual_seed(check_seed(seed))
-    return sampled_fisher_diagonal(model, torch.arange(count) % CLASSES, generator)
+    return sampled_fisher_diagonal(model, torch.arange(count) % model.config.classes, generator)
 
 
 def combine(fishers: Mapping[int, Diagonal], weights: Mapping[int, float]) -> Diagonal:
@@ -275,7 +275,7 @@ def sampled_fisher_diagonal(model: CVAE, labels: torch.Tensor, generator: torch.
     ELBO. No data are needed.
     """
     check_types(model=(model, CVAE), generator=(generator, torch.Generator))
-    check_labels(labels)
+    check_labels(labels, outcomes=model.config.classes)
     check_whole(batch=batch)
     where = next(model.parameters())
 
@@ -284,6 +284,6 @@ def sampled_fisher_diagonal(model: CVAE, labels: torch.Tensor, generator: torch.
                            dtype=where.dtype, device=where.device)
 
     with torch.no_grad():
-        y = one_hot(labels.to(where.device)).to(where.dtype)
+        y = one_hot(labels.to(where.device), model.config.classes).to(where.dtype)
         images = torch.cat([model.decode(z, part) for z, part in zip(normal().split(4096), y.split(4096))])
     return fisher_diagonal(model, images, labels.to(where.device), normal(), batch)

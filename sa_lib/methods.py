@@ -37,7 +37,7 @@ def ewc_penalty(model: CVAE, anchor: Diagonal, fisher: Diagonal) -> torch.Tensor
 
 
 def distance_to_gray(images: torch.Tensor) -> torch.Tensor:
-    """Mean absolute difference to uniform 0.5 of each image [N, 1, 28, 28]: [N], from 0 to 0.5."""
+    """Mean absolute difference to uniform 0.5 of each image [N, *image_shape]: [N], from 0 to 0.5."""
     return (images - GRAY).abs().flatten(1).mean(1)
 
 
@@ -186,7 +186,7 @@ class Method:
         loss: the loss, as a dictionary of weighted terms.
         config: the weights of the terms, the number of updates, and the learning rate.
         combine: makes the gradient of the update from those of the terms; their sum by default.
-        own: whether the EWC penalty has the Fisher of the model's own samples of all ten classes
+        own: whether the EWC penalty has the Fisher of the model's own samples of all classes
             (`fisher.own_fisher`), not that of the real images of the retained classes.
     """
 

@@ -6,6 +6,7 @@ is the one of Heng & Soh (2023, arXiv 2305.10120, appendix B.1).
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,8 @@ from .labels import CLASSES
 
 __all__ = ["ARCHITECTURES", "CVAE", "ModelConfig", "build", "copy_of", "device"]
 
-PIXELS = 28 * 28
+# Of one image; more would need other networks.
+MOST_VALUES = 2**24
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,16 @@ class ModelConfig:
         latent_dim: length of z.
         hidden: widths of the two hidden layers (mlp) or channels of the two
             convolutions (conv), from the image inwards.
+        classes: numbers in a label vector, from 2.
+        image_shape: channels, height and width of an image; for conv, height
+            and width are divisible by 4.
     """
 
     architecture: str = "mlp"
     latent_dim: int = 8
     hidden: tuple[int, int] = (512, 256)
+    classes: int = CLASSES
+    image_shape: tuple[int, int, int] = (1, 28, 28)
 
     def __post_init__(self):
         check_name(("mlp", "conv"), architecture=self.architecture)
@@ -41,11 +48,22 @@ class ModelConfig:
         if len(sizes) != 3 or not all(type(size) is int and 1 <= size <= 65536 for size in sizes):
             raise ValueError("latent_dim and hidden must be one and two whole numbers from 1 to 65536, "
                              f"got {shorten(self.latent_dim)} and {shorten(self.hidden)}")
-        object.__setattr__(self, "hidden", tuple(self.hidden))
+        if type(self.classes) is not int or not 2 <= self.classes <= 65536:
+            raise ValueError(f"classes must be a whole number from 2 to 65536, got {shorten(self.classes)}")
+        shape = self.image_shape if isinstance(self.image_shape, (list, tuple)) else ()
+        if (len(shape) != 3 or not all(type(size) is int and size >= 1 for size in shape)
+                or math.prod(shape) > MOST_VALUES):
+            raise ValueError("image_shape must be channels, height and width, whole numbers from 1 whose product is at "
+                             f"most {MOST_VALUES}, got {shorten(self.image_shape)}")
+        if self.architecture == "conv" and (shape[1] % 4 or shape[2] % 4):
+            raise ValueError("image_shape must have a height and a width that are divisible by 4 for the architecture "
+                             f"conv, got {shorten(self.image_shape)}; take mlp, or images with a margin")
+        for name in ("hidden", "image_shape"):  # lists where they come from JSON
+            object.__setattr__(self, name, tuple(getattr(self, name)))
 
     def asdict(self) -> dict:
         """The configuration as JSON values."""
-        return {**dataclasses.asdict(self), "hidden": list(self.hidden)}
+        return {**dataclasses.asdict(self), "hidden": list(self.hidden), "image_shape": list(self.image_shape)}
 
 
 ARCHITECTURES = {
@@ -63,8 +81,9 @@ class MLPEncoder(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         wide, narrow = config.hidden
-        self.layers = nn.Sequential(nn.Linear(PIXELS + CLASSES, wide), nn.ReLU(),
-                                    nn.Linear(wide, narrow), nn.ReLU())
+        self.layers = nn.Sequential(
+            nn.Linear(math.prod(config.image_shape) + config.classes, wide), nn.ReLU(),
+            nn.Linear(wide, narrow), nn.ReLU())
         self.mean = nn.Linear(narrow, config.latent_dim)
         self.log_var = nn.Linear(narrow, config.latent_dim)
 
@@ -77,26 +96,28 @@ class MLPDecoder(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         wide, narrow = config.hidden
-        self.layers = nn.Sequential(nn.Linear(config.latent_dim + CLASSES, narrow), nn.ReLU(),
+        self.image_shape = config.image_shape
+        self.layers = nn.Sequential(nn.Linear(config.latent_dim + config.classes, narrow), nn.ReLU(),
                                     nn.Linear(narrow, wide), nn.ReLU(),
-                                    nn.Linear(wide, PIXELS))
+                                    nn.Linear(wide, math.prod(config.image_shape)))
 
     def forward(self, z, y):
-        return self.layers(torch.cat([z, y], dim=1)).view(-1, 1, 28, 28)
+        return self.layers(torch.cat([z, y], dim=1)).view(-1, *self.image_shape)
 
 
 class ConvEncoder(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
-        outer, inner = config.hidden
+        (outer, inner), (channels, height, width) = config.hidden, config.image_shape
         self.layers = nn.Sequential(
-            nn.Conv2d(1 + CLASSES, outer, 4, stride=2, padding=1), nn.ReLU(),
+            nn.Conv2d(channels + config.classes, outer, 4, stride=2, padding=1), nn.ReLU(),
             nn.Conv2d(outer, inner, 4, stride=2, padding=1), nn.ReLU(), nn.Flatten())
-        self.mean = nn.Linear(inner * 49, config.latent_dim)
-        self.log_var = nn.Linear(inner * 49, config.latent_dim)
+        values = inner * (height // 4) * (width // 4)
+        self.mean = nn.Linear(values, config.latent_dim)
+        self.log_var = nn.Linear(values, config.latent_dim)
 
     def forward(self, x, y):
-        maps = y[:, :, None, None].expand(-1, -1, 28, 28)
+        maps = y[:, :, None, None].expand(-1, -1, *x.shape[2:])
         h = self.layers(torch.cat([x, maps], dim=1))
         return self.mean(h), self.log_var(h)
 
@@ -104,22 +125,23 @@ class ConvEncoder(nn.Module):
 class ConvDecoder(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
-        outer, inner = config.hidden
+        (outer, inner), (channels, height, width) = config.hidden, config.image_shape
+        small = inner, height // 4, width // 4
         self.layers = nn.Sequential(  # no ReLU behind the first: so it is in the notebook that this book follows
-            nn.Linear(config.latent_dim + CLASSES, inner * 49),
-            nn.Unflatten(1, (inner, 7, 7)),
+            nn.Linear(config.latent_dim + config.classes, math.prod(small)),
+            nn.Unflatten(1, small),
             nn.ConvTranspose2d(inner, outer, 4, stride=2, padding=1), nn.ReLU(),
-            nn.ConvTranspose2d(outer, 1, 4, stride=2, padding=1))
+            nn.ConvTranspose2d(outer, channels, 4, stride=2, padding=1))
 
     def forward(self, z, y):
         return self.layers(torch.cat([z, y], dim=1))
 
 
 class CVAE(nn.Module):
-    """A conditional VAE for 28x28 images with pixels in [0, 1] and ten classes.
+    """A conditional VAE for images with pixels in [0, 1].
 
-    Images x are float [N, 1, 28, 28]; labels y are float [N, 10], one-hot or
-    any other real vector; latents z are float [N, latent_dim].
+    Images x are float [N, *image_shape]; labels y are float [N, classes],
+    one-hot or any other real vector; latents z are float [N, latent_dim].
     """
 
     def __init__(self, config: ModelConfig):
@@ -134,20 +156,20 @@ class CVAE(nn.Module):
     def encode(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and log-variance of q(z|x,y), each [N, latent_dim]."""
         weight = self.encoder.mean.weight
-        _check_input("x", x, (1, 28, 28), weight)
-        _check_input("y", y, (CLASSES,), weight, len(x))
+        _check_input("x", x, self.config.image_shape, weight)
+        _check_input("y", y, (self.config.classes,), weight, len(x))
         mean, log_var = self.encoder(x, y)
         return mean.to(x.dtype), log_var.to(x.dtype)  # not of the reduced precision of a training step
 
     def decode_logits(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """Logits of the pixel means of p(x|z,y), [N, 1, 28, 28]."""
+        """Logits of the pixel means of p(x|z,y), [N, *image_shape]."""
         weight = self.encoder.mean.weight
         _check_input("z", z, (self.config.latent_dim,), weight)
-        _check_input("y", y, (CLASSES,), weight, len(z))
+        _check_input("y", y, (self.config.classes,), weight, len(z))
         return self.decoder(z, y).to(z.dtype)
 
     def decode(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """Pixel means of p(x|z,y), [N, 1, 28, 28], in [0, 1]."""
+        """Pixel means of p(x|z,y), [N, *image_shape], in [0, 1]."""
         return torch.sigmoid(self.decode_logits(z, y))
 
     def elbo_terms(self, x: torch.Tensor, y: torch.Tensor,

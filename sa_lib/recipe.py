@@ -23,7 +23,7 @@ from .labels import check_labels, forget_set, one_hot, retain_set, select
 from .methods import distance_to_gray, ewc_penalty
 from .model import ARCHITECTURES, CVAE, build, copy_of, device
 from .settings import with_defaults
-from .training import batches, minimize
+from .training import batches, check_fits, minimize
 from .unlearning import gradients
 
 __all__ = ["MENDED", "NOTEBOOK", "RecipeConfig", "fisher_of_batch_means", "forget", "train"]
@@ -96,9 +96,10 @@ def train(dataset: Dataset, seed: int, config: RecipeConfig = NOTEBOOK,
     check_types(dataset=(dataset, Dataset), config=(config, RecipeConfig))
     seed = check_seed(seed)
     where = device()
-    model = build(ARCHITECTURES["conv"], seed).to(where)
-    chosen = select(dataset.train_labels, retain_set(without))
-    x, y = dataset.train_images[chosen].to(where), one_hot(dataset.train_labels[chosen]).to(where)
+    shape = replace(ARCHITECTURES["conv"], classes=dataset.classes, image_shape=dataset.image_shape)
+    model = build(shape, seed).to(where)
+    chosen = select(dataset.train_labels, retain_set(without, dataset.classes))
+    x, y = dataset.train_images[chosen].to(where), one_hot(dataset.train_labels[chosen], dataset.classes).to(where)
     generator = torch.Generator(where).manual_seed(seed)
     indices = batches(len(x), config.batch, generator)
     epoch = max(1, len(x) // config.batch)
@@ -129,17 +130,17 @@ def fisher_of_batch_means(model: CVAE, images: torch.Tensor, labels: torch.Tenso
         ValueError: there are no images, or not as many labels or draws as images.
     """
     check_types(model=(model, CVAE))
-    check_images(images)
-    check_labels(labels, len(images))
+    check_images(images, shape=model.config.image_shape)
+    check_labels(labels, len(images), model.config.classes)
     check_values(noise=noise)
     check_whole(batch=batch)
     if len(noise) != len(images):
         raise ValueError(f"noise must have a row for each of the {len(images)} images, got {len(noise)}")
-    where = next(model.parameters()).device
+    where, classes = next(model.parameters()).device, model.config.classes
     model = deepcopy(model).requires_grad_(True)  # the given one may be frozen, and stays as it is
     weights = dict(model.named_parameters())
     total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    for x, y, e in zip(*(t.to(where).split(batch) for t in (images, one_hot(labels).to(images.dtype), noise))):
+    for x, y, e in zip(*(t.to(where).split(batch) for t in (images, one_hot(labels, classes).to(images.dtype), noise))):
         of_batch = gradients({"mean": -model.elbo(x, y, e).mean()}, weights)["mean"]
         for name, gradient in of_batch.items():
             total[name] += len(x) * gradient.square()
@@ -159,9 +160,10 @@ def forget(model: CVAE, dataset: Dataset, digit: int, seed: int, previous: int |
     """
     check_types(model=(model, CVAE), dataset=(dataset, Dataset), config=(config, RecipeConfig))
     seed = check_seed(seed)
-    previous = forget_set(previous, least=0, name="previous")
-    retained = retain_set((*previous, digit))
-    where = device()
+    check_fits(dataset, model.config)
+    where, classes = device(), model.config.classes
+    previous = forget_set(previous, least=0, name="previous", classes=classes)
+    retained = retain_set((*previous, digit), classes)
     model = copy_of(model).to(where)
     generator = torch.Generator(where).manual_seed(seed)
     chosen = select(dataset.train_labels, retained)
@@ -169,9 +171,9 @@ def forget(model: CVAE, dataset: Dataset, digit: int, seed: int, previous: int |
     share = len(labels) / len(dataset.train_labels)
     fisher = _fisher(model, images, labels, round(share * config.batch), config, generator)
     anchor = {name: weight.detach().clone() for name, weight in model.named_parameters()}
-    drawn = _any_of(one_hot(torch.tensor(retained)).to(where), config.replay, generator)
-    x, y = torch.cat([images, _replay(model, drawn, generator)]), torch.cat([one_hot(labels), drawn])
-    pushed = one_hot(torch.tensor([*previous, digit] if config.push_all else [digit])).to(where)
+    drawn = _any_of(one_hot(torch.tensor(retained), classes).to(where), config.replay, generator)
+    x, y = torch.cat([images, _replay(model, drawn, generator)]), torch.cat([one_hot(labels, classes), drawn])
+    pushed = one_hot(torch.tensor([*previous, digit] if config.push_all else [digit]), classes).to(where)
     indices = batches(len(x), config.batch, generator)
 
     def loss(step):
@@ -197,7 +199,7 @@ def _fisher(model: CVAE, images: torch.Tensor, labels: torch.Tensor, batch: int,
 
 @torch.no_grad()
 def _replay(model: CVAE, y: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """What the model draws for label vectors [N, 10]: [N, 1, 28, 28]."""
+    """What the model draws for label vectors [N, classes]: [N, *image_shape]."""
     return torch.cat([model.decode(_normal(len(part), model, generator), part) for part in y.split(4096)])
 
 
@@ -206,7 +208,7 @@ def _normal(count: int, model: CVAE, generator: torch.Generator) -> torch.Tensor
 
 
 def _any_of(vectors: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
-    """Random ones of these label vectors [K, 10]: [N, 10]."""
+    """Random ones of these label vectors [K, classes]: [N, classes]."""
     return vectors[torch.randint(len(vectors), (count,), generator=generator, device=generator.device)]
 
 

@@ -63,7 +63,7 @@ def reconstruct(model: CVAE | Decoder, targets: torch.Tensor, label: int | None,
 
     Args:
         model: frozen; it is not changed. Its encoder, if it has one, proposes starts too.
-        targets: [N, 1, 28, 28], or of the decoder's shape, of one class; the answer to one is tried for the others.
+        targets: [N, *image_shape] of one class; the answer to one is tried for the others.
         label: the class, from 0; None for a decoder without labels.
         weaker: the result on the same targets under a threat model with less freedom. Its answers are starts, and the
             result is nowhere above it.
@@ -79,9 +79,9 @@ def reconstruct(model: CVAE | Decoder, targets: torch.Tensor, label: int | None,
     check_types(model=(model, (CVAE, Decoder)), threat=(threat, Threat), config=(config, SearchConfig),
                 weaker=(weaker, (AttackResult, type(None))))
     if isinstance(model, CVAE):
-        check_images(targets, "targets")
-        check_label(label)
-        model = decoder_of(model, (1, 28, 28))
+        check_images(targets, "targets", model.config.image_shape)
+        check_label(label, model.config.classes)
+        model = decoder_of(model, model.config.image_shape)
     check_attack(model, targets, label, threat)
     if weaker is not None and len(weaker.errors) != len(targets):
         raise ValueError(f"weaker must be of the same {len(targets)} targets, got {len(weaker.errors)}")

@@ -26,7 +26,7 @@ from .model import CVAE, ModelConfig, build, device
 from .reconstruction import Problem, SearchConfig, by_each, search
 from .settings import with_native_products
 from .threats import AttackResult, Threat
-from .training import KL_SHARE, TrainingConfig, batches, minimize, start_at_mean
+from .training import KL_SHARE, TrainingConfig, batches, check_fits, minimize, start_at_mean
 from .unlearning import Combine, batch_of, draws, labeled, refresh, salient_masks
 from .unlearning import gradients as gradients_of
 
@@ -130,9 +130,10 @@ def _stacked(rows: Sequence[Diagonal]) -> Diagonal:
 def train(dataset: Dataset, model: ModelConfig, config: TrainingConfig, seeds: Sequence[int],
           without: Sequence[int] = ()) -> Stack:
     """Models whose weights begin with these seeds, trained as `training.new_cvae` does it."""
-    keep = select(dataset.train_labels, retain_set(without))
+    check_fits(dataset, model)
+    keep = select(dataset.train_labels, retain_set(without, model.classes))
     images = dataset.train_images[keep].to(device())
-    labels = one_hot(dataset.train_labels[keep]).to(device())
+    labels = one_hot(dataset.train_labels[keep], model.classes).to(device())
     models = [build(model, check_seed(seed)).to(device()) for seed in seeds]
     for one in models:
         start_at_mean(one, images)
@@ -165,10 +166,12 @@ def forget(stack: Stack, dataset: Dataset, label: int, method: Method, seeds: Se
         fishers: of the classes to protect, one for each model, if the method has such a term.
     """
     check_types(stack=(stack, Stack), method=(method, Method))
-    check_label(label)
-    config, where, retain = method.config, stack.where, retain_set(label)
-    kept = labeled(dataset.train_images, dataset.train_labels, retain, where) if config.real else None
-    gone = (labeled(dataset.train_images, dataset.train_labels, [label], where)
+    shape = stack.config
+    check_label(label, shape.classes)
+    check_fits(dataset, shape)
+    config, where, retain = method.config, stack.where, retain_set(label, shape.classes)
+    kept = labeled(shape, dataset.train_images, dataset.train_labels, retain, where) if config.real else None
+    gone = (labeled(shape, dataset.train_images, dataset.train_labels, [label], where)
             if config.forget or config.salient < 1 else None)
     models = stack.models()
     generator = torch.Generator(where).manual_seed(check_seed(seeds[0]))
@@ -178,7 +181,7 @@ def forget(stack: Stack, dataset: Dataset, label: int, method: Method, seeds: Se
     masks = _stacked([salient_masks(model.requires_grad_(True), *gone, config.salient, generator)
                       for model in models]) if config.salient < 1 else {}
     student = _trainable(stacked(models))
-    numbers = draws(stack.config.latent_dim, len(kept[0]) if kept else 0, len(gone[0]) if gone else 0, retain,
+    numbers = draws(shape, len(kept[0]) if kept else 0, len(gone[0]) if gone else 0, retain,
                     [label], config, generator, len(stack))
     protect = _stacked([{name: f.to(where) for name, f in own.items()} for own in fishers]) if config.ewc else {}
 
@@ -271,27 +274,27 @@ def _frozen(stack: Stack) -> Stack:
 def negative_elbo(stack: Stack, images: torch.Tensor, labels: torch.Tensor, seed: int = 0,
                   draws: int = 4) -> torch.Tensor:
     """`evaluation.negative_elbo` of every model, [K, N], nats: all models get the same draws."""
-    check_images(images)
+    check_images(images, shape=stack.config.image_shape)
     generator = torch.Generator().manual_seed(check_seed(seed))
     noise = torch.randn(draws, len(images), stack.config.latent_dim, generator=generator).to(stack.where)
-    images, y = images.to(stack.where), one_hot(labels).to(stack.where)
+    images, y = images.to(stack.where), one_hot(labels, stack.config.classes).to(stack.where)
     return torch.cat([sum(-stack.run(CVAE.elbo, shared=part) for part in ((x, own, draw) for draw in own_noise)) / draws
                       for x, own, own_noise in zip(images.split(512), y.split(512), noise.split(512, 1))], 1)
 
 
 @torch.no_grad()
 def prior_samples(stack: Stack, labels: torch.Tensor, seed: int = 0) -> torch.Tensor:
-    """`evaluation.prior_samples` of every model, [K, N, 1, 28, 28]."""
+    """`evaluation.prior_samples` of every model, [K, N, *image_shape]."""
     generator = torch.Generator().manual_seed(check_seed(seed))
     z = torch.randn(len(labels), stack.config.latent_dim, generator=generator).to(stack.where)
-    return stack.run(CVAE.decode, shared=(z, one_hot(labels).to(stack.where)))
+    return stack.run(CVAE.decode, shared=(z, one_hot(labels, stack.config.classes).to(stack.where)))
 
 
 class _Problem(Problem):
     """`reconstruction.Problem` for a stack: the targets of the first model, then those of the second, and so on."""
 
     def __init__(self, stack: Stack, targets: torch.Tensor, label: int, threat: Threat):
-        super().__init__(decoder_of(stack[:1].models()[0], (1, 28, 28)), targets, label, threat)
+        super().__init__(decoder_of(stack[:1].models()[0], stack.config.image_shape), targets, label, threat)
         self.stack, self.own = stack, self.targets
         self.targets = self.targets.repeat(len(stack), 1, 1, 1)
 
@@ -299,7 +302,7 @@ class _Problem(Problem):
         return self._images(values.unflatten(0, (len(self.stack), -1))).flatten(0, 1)
 
     def _images(self, values: torch.Tensor) -> torch.Tensor:
-        """[K, R, P] -> [K, R, 784]"""
+        """[K, R, P] -> [K, R, pixels]"""
         if len(self.stack) == 1:
             return super().images(values[0])[None]
         z, y = self.inputs(values.flatten(0, 1))
@@ -345,15 +348,15 @@ def reconstruct(stack: Stack, targets: torch.Tensor, label: int, threat: Threat,
     """The attack of `reconstruction.reconstruct` on every model of a stack.
 
     Args:
-        targets: [N, 1, 28, 28], the same for all models.
+        targets: [N, *image_shape], the same for all models.
         weaker: this function's result under a threat model with less freedom.
 
     Returns:
         The end of the attack alone: errors [K N], the targets of the first model first; without images.
     """
     check_types(stack=(stack, Stack), threat=(threat, Threat), config=(config, SearchConfig))
-    check_images(targets, "targets")
-    check_label(label)
+    check_images(targets, "targets", stack.config.image_shape)
+    check_label(label, stack.config.classes)
     budget, (error, z, y) = search(_Problem(stack, targets, label, threat), config, check_seed(seed), weaker)
     return AttackResult(budget[-1:], error[-1:], z[-1:], y[-1:], torch.empty(0))
 
@@ -362,13 +365,13 @@ def relearn(stack: Stack, images: torch.Tensor, label: int, judge: Judge, seed: 
             lr: float = 1e-3, batch: int = 32, every: int = 20, samples: int = 200) -> torch.Tensor:
     """The accuracies of `attacks.relearn` for every model, [K, 1 + steps // every]."""
     check_types(stack=(stack, Stack), judge=(judge, Judge))
-    check_images(images)
-    where, latent_dim = stack.where, stack.config.latent_dim
+    check_images(images, shape=stack.config.image_shape)
+    where, latent_dim, classes = stack.where, stack.config.latent_dim, stack.config.classes
     student = _trainable(stack)
     optimizer = torch.optim.Adam(student.weights.values(), lr=lr, fused=True)
     generator = torch.Generator(where).manual_seed(check_seed(seed))
     indices = [batches(len(images), batch, generator) for _ in range(len(stack))]
-    images, y = images.to(where), one_hot(torch.tensor([label])).to(where)
+    images, y = images.to(where), one_hot(torch.tensor([label]), classes).to(where)
 
     def normal(count):
         return torch.randn(len(stack), count, latent_dim, generator=generator, device=where)

@@ -29,7 +29,7 @@ class Threat:
             within the ball that has 99 % of the prior; "free": optimized, any
             real vector.
         y: "label": the class's one-hot vector; "simplex": optimized, any
-            mixture of the ten labels; "free": optimized, any real vector.
+            mixture of the labels; "free": optimized, any real vector.
     """
 
     z: str
@@ -58,8 +58,8 @@ class AttackResult:
         budget: [K] model evaluations for a target, over all its starts, up to each moment.
         loss: [K, N] the attacker's lowest loss up to each moment.
         z: [K, N, latent_dim] the latents that reached it.
-        y: [K, N, 10] the label vectors that reached it.
-        images: [K, N, 1, 28, 28] the model's images for them.
+        y: [K, N, classes] the label vectors that reached it.
+        images: [K, N, *image_shape] the model's images for them.
     """
 
     budget: list[int]

@@ -31,7 +31,7 @@ from .checks import check_fisher, check_images, check_seed, check_types, check_w
 from .data import Dataset
 from .fisher import Diagonal
 from .judges import Judge, JudgeConfig
-from .labels import CLASSES, check_label, forget_set, retain_set
+from .labels import check_label, forget_set, retain_set
 from .methods import Method, ewc_gray
 from .model import CVAE, ModelConfig
 from .recipe import NOTEBOOK, RecipeConfig
@@ -77,11 +77,13 @@ def cvae(dataset: Dataset, model_config: ModelConfig = ModelConfig(), config: Tr
             part of the recipe: changed terms make another model.
 
     Raises:
-        ValueError: `without` leaves no class to train on, or is not of distinct digits.
+        ValueError: `without` leaves no class to train on, or is not of distinct classes; `dataset` does not fit
+            the model.
     """
     check_types(dataset=(dataset, Dataset), model_config=(model_config, ModelConfig), config=(config, TrainingConfig))
     seed = check_seed(seed)
-    without = tuple(sorted(forget_set(without, least=0, name="without")))
+    training.check_fits(dataset, model_config)
+    without = tuple(sorted(forget_set(without, least=0, name="without", classes=model_config.classes)))
     recipe = {"model": model_config.asdict(), "training": asdict(config), "seed": seed, "without": list(without),
               "data": dataset.digest, "terms": _elbo_fingerprint(terms),
               "code": store.code_digest(labels, model, settings, training)}
@@ -107,7 +109,7 @@ def judge(dataset: Dataset, config: JudgeConfig, seed: int = 0) -> Judge:
 
     artifact = store.get_or_make("judge", recipe, make)
     with torch.device("meta"):
-        network = Judge(config.name)
+        network = Judge(config.name, dataset.classes, dataset.image_shape)
     network.load_state_dict(artifact.tensors, assign=True)
     return network.to(model.device()).eval().requires_grad_(False)
 
@@ -133,7 +135,7 @@ def fishers(source: Trained, dataset: Dataset, seed: int = 0) -> dict[int, Diago
 
 @with_defaults()
 def own_fisher(source: Trained, seed: int = 0) -> Diagonal:
-    """The Fisher of the model's own samples of all ten classes; see `fisher.own_fisher`."""
+    """The Fisher of the model's own samples of all its classes; see `fisher.own_fisher`."""
     check_types(source=(source, Trained))
     seed = check_seed(seed)
     recipe = {"model": source.digest, "samples": "own", "seed": seed,
@@ -143,9 +145,10 @@ def own_fisher(source: Trained, seed: int = 0) -> Diagonal:
 
 def retain_fisher(source: Trained, dataset: Dataset, forget: int | Sequence[int], seed: int = 0) -> Diagonal:
     """The data Fisher of the classes that are not in `forget`, over all their training images."""
-    retain = retain_set(forget)
+    check_types(source=(source, Trained))
+    retain = retain_set(forget, source.net.config.classes)
     by_class = fishers(source, dataset, seed)
-    counts = torch.bincount(dataset.train_labels, minlength=CLASSES).tolist()
+    counts = torch.bincount(dataset.train_labels, minlength=source.net.config.classes).tolist()
     return fisher.combine(by_class, {k: counts[k] for k in retain if counts[k]})
 
 
@@ -164,10 +167,11 @@ def unlearned(source: Trained, dataset: Dataset, forget: int | Sequence[int], pr
     Raises:
         ValueError: as `unlearning.unlearn`.
     """
-    forget = tuple(sorted(forget_set(forget)))
-    push = unlearning.push_set(forget, push)
     check_types(source=(source, Trained), dataset=(dataset, Dataset), config=(config, UnlearningConfig),
                 anchor=(anchor, (Trained, type(None))))
+    training.check_fits(dataset, source.net.config)
+    forget = tuple(sorted(forget_set(forget, classes=source.net.config.classes)))
+    push = unlearning.push_set(forget, push, source.net.config.classes)
     seed = check_seed(seed)
     if config.ewc:
         check_fisher(source.net, protect, "protect")
@@ -205,7 +209,8 @@ def sequence(source: Trained, dataset: Dataset, forget: int | Sequence[int],
     Raises:
         ValueError: as `unlearning.unlearn`.
     """
-    forget = forget_set(forget)
+    check_types(source=(source, Trained))
+    forget = forget_set(forget, classes=source.net.config.classes)
     models = [source]
     for count in range(1, len(forget) + 1):
         protect = retain_fisher(models[-1], dataset, forget[:count], seed)
@@ -229,9 +234,9 @@ def never_saw(dataset: Dataset, forget: int | Sequence[int], model_config: Model
     Raises:
         ValueError: as `cvae`; `forget` is empty.
     """
-    check_types(config=(config, UnlearningConfig))
+    check_types(config=(config, UnlearningConfig), model_config=(model_config, ModelConfig))
     check_whole(rounds=rounds)
-    forget = forget_set(forget)
+    forget = forget_set(forget, classes=model_config.classes)
     source = cvae(dataset, model_config, training_config, seed, forget)
     return mended(source, dataset, forget, replace(config, steps=rounds * config.steps), seed)
 
@@ -281,14 +286,14 @@ def recipe_forgotten(source: Trained, dataset: Dataset, digit: int, config: Reci
 @with_defaults()
 def reconstruction(source: Trained, targets: torch.Tensor, label: int, threat: Threat,
                    config: SearchConfig = SearchConfig(), seed: int = 0) -> AttackResult:
-    """The reconstruction attack on targets [N, 1, 28, 28]; see `reconstruction.reconstruct`.
+    """The reconstruction attack on targets [N, *image_shape]; see `reconstruction.reconstruct`.
 
     Under one of `attacks.THREATS` the attacker also starts from their own answers under the one before it, so that
     its errors are nowhere above those.
     """
     check_types(source=(source, Trained), threat=(threat, Threat), config=(config, SearchConfig))
-    check_images(targets, "targets")
-    check_label(label)
+    check_images(targets, "targets", source.net.config.image_shape)
+    check_label(label, source.net.config.classes)
     seed = check_seed(seed)
     order = list(attacks.THREATS.values())
     before = order[order.index(threat) - 1] if threat in order[1:] else None
@@ -370,4 +375,4 @@ def _loss_fingerprint(loss: Loss, config: UnlearningConfig,
 def _probe() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     return tuple(torch.rand(3, *shape, generator=generator, dtype=torch.double)
-                 for shape in ((1, 28, 28), (CLASSES,), (2,)))
+                 for shape in (PROBE.image_shape, (PROBE.classes,), (PROBE.latent_dim,)))

@@ -11,14 +11,14 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from .checks import check_config, check_images, check_name, check_number, check_seed, check_types, check_whole
+from .checks import check_config, check_images, check_name, check_number, check_seed, check_types, check_whole, shorten
 from .data import Dataset
-from .labels import CLASSES, check_labels, one_hot, retain_set, select
+from .labels import check_labels, one_hot, retain_set, select
 from .model import CVAE, ModelConfig, build, device
 from .settings import with_native_products
 
-__all__ = ["SCHEDULES", "Checkpoint", "ElboTerms", "TrainingConfig", "batches", "minimize", "new_cvae", "start_at_mean",
-           "train_cvae"]
+__all__ = ["SCHEDULES", "Checkpoint", "ElboTerms", "TrainingConfig", "batches", "check_fits", "minimize", "new_cvae",
+           "start_at_mean", "train_cvae"]
 
 # How the learning rate goes.
 SCHEDULES = ("one-cycle", "constant")
@@ -177,7 +177,7 @@ def _restore(saved: Saved, parameters: Sequence[nn.Parameter], optimizer: torch.
 def train_cvae(model: CVAE, images: torch.Tensor, labels: torch.Tensor, config: TrainingConfig, seed: int,
                terms: ElboTerms = CVAE.elbo_terms, title: str = "train CVAE",
                checkpoint: Checkpoint | None = None) -> pd.DataFrame:
-    """Maximize the ELBO on images [N, 1, 28, 28] with labels [N], in place.
+    """Maximize the ELBO on images [N, *image_shape] with labels [N], in place.
 
     Args:
         terms: the two terms of the ELBO, see `ElboTerms`.
@@ -188,11 +188,11 @@ def train_cvae(model: CVAE, images: torch.Tensor, labels: torch.Tensor, config: 
         two parts, `reconstruction` and `kl`, in nats per image.
     """
     check_types(model=(model, CVAE), config=(config, TrainingConfig))
-    check_images(images)
-    check_labels(labels, len(images))
+    check_images(images, shape=model.config.image_shape)
+    check_labels(labels, len(images), model.config.classes)
     seed = check_seed(seed)
     where = next(model.parameters()).device
-    images, y = images.to(where), one_hot(labels).to(where)
+    images, y = images.to(where), one_hot(labels, model.config.classes).to(where)
     generator = torch.Generator(where).manual_seed(seed)
     indices = batches(len(images), config.batch, generator)
     epoch = max(1, len(images) // config.batch)
@@ -210,11 +210,19 @@ def train_cvae(model: CVAE, images: torch.Tensor, labels: torch.Tensor, config: 
                     checkpoint=checkpoint, generator=generator, epoch=epoch)
 
 
+def check_fits(dataset: Dataset, config: ModelConfig) -> None:
+    """Refuse a data set whose images or classes are not those of the model."""
+    if (dataset.classes, dataset.image_shape) != (config.classes, config.image_shape):
+        raise ValueError(f"dataset must have {config.classes} classes of images {list(config.image_shape)}, as the "
+                         f"model has, got {dataset.classes} of {list(dataset.image_shape)} in {shorten(dataset.name)}")
+
+
 def new_cvae(dataset: Dataset, model_config: ModelConfig, config: TrainingConfig, seed: int,
              without: Sequence[int] = (), terms: ElboTerms = CVAE.elbo_terms,
              checkpoint: Checkpoint | None = None) -> tuple[CVAE, pd.DataFrame]:
     """A CVAE with new weights, trained on the images of `dataset` whose class is not in `without`, and its log."""
-    keep = select(dataset.train_labels, retain_set(without))
+    check_fits(dataset, model_config)
+    keep = select(dataset.train_labels, retain_set(without, model_config.classes))
     images = dataset.train_images[keep]
     model = build(model_config, seed).to(device())
     start_at_mean(model, images)
@@ -225,16 +233,17 @@ def new_cvae(dataset: Dataset, model_config: ModelConfig, config: TrainingConfig
 
 @torch.no_grad()
 def start_at_mean(model: CVAE, images: torch.Tensor) -> None:
-    """Let a new model draw about the mean of images [N, 1, 28, 28], which it then need not learn.
+    """Let a new model draw about the mean of images [N, *image_shape], which it then need not learn.
 
     In the mlp the weights behind the last hidden layer do it, not the bias: a model that forgets a class can then
-    still draw gray for it by switching this layer off. The convolutional model has one bias for all pixels.
+    still draw gray for it by switching this layer off. The convolutional model has one bias for each channel.
     """
     *hidden, last = model.decoder.layers
     mean = images.mean(0).clamp(0.01, 0.99)  # no pixel is certain
     if model.config.architecture == "conv":
-        last.bias.fill_(mean.mean().logit())
+        last.bias.copy_(mean.mean((1, 2)).logit())
         return
-    middle = last.weight.new_zeros(1, model.config.latent_dim), last.weight.new_full((1, CLASSES), 1 / CLASSES)
+    classes = model.config.classes
+    middle = last.weight.new_zeros(1, model.config.latent_dim), last.weight.new_full((1, classes), 1 / classes)
     values = nn.Sequential(*hidden)(torch.cat(middle, 1))  # of the last hidden layer, for z = 0 and the neutral label
     last.weight += torch.outer(mean.flatten().logit().to(last.weight), (values / values.square().sum()).flatten())

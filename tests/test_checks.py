@@ -116,7 +116,7 @@ def test_good_images_pass(images):
 def test_images_of_another_shape_or_type_are_refused(bad):
     message = re.escape(f"got {bad.dtype} {list(bad.shape)}")
     with pytest.raises(ValueError, match=rf"^targets must be floating-point \[N, 1, 28, 28\] .*, {message}$"):
-        checks.check_images(bad, "targets")
+        checks.check_images(bad, "targets", (1, 28, 28))
 
 
 @pytest.mark.parametrize("lowest, highest", [(0, 255), (-0.5, 1), (0, 1.5), (0, math.inf), (math.nan, math.nan)])

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from sa_lib import data
+from sa_lib import data, idx
 
 LABELS = np.arange(10, dtype=np.uint8)
 IMAGES = np.arange(10 * 784, dtype=np.int64).astype(np.uint8).reshape(10, 28, 28)
-SMALL = dict(zip(data.FILES, map(data._write_idx, (IMAGES, LABELS, IMAGES[:5], LABELS[:5])), strict=True))
+SMALL = dict(zip(data.FILES, map(idx.write_idx, (IMAGES, LABELS, IMAGES[:5], LABELS[:5])), strict=True))
 
 
 def give_small(name, temporary):
@@ -130,10 +130,10 @@ def test_wrong_bytes_are_refused_and_not_kept(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("bad", [
-    {data.FILES[1]: data._write_idx(LABELS[:9])},
-    {data.FILES[1]: data._write_idx(LABELS + 1)},
-    {data.FILES[0]: data._write_idx(IMAGES[:, :27])},
-    {data.FILES[0]: data._write_idx(IMAGES[:0]), data.FILES[1]: data._write_idx(LABELS[:0])},
+    {data.FILES[1]: idx.write_idx(LABELS[:9])},
+    {data.FILES[1]: idx.write_idx(LABELS + 1)},
+    {data.FILES[0]: idx.write_idx(IMAGES[:, :27])},
+    {data.FILES[0]: idx.write_idx(IMAGES[:0]), data.FILES[1]: idx.write_idx(LABELS[:0])},
     {data.FILES[3]: b"<html>not found</html>"},
     {data.FILES[0]: bytes([0, 0, 8, 3]) + b"\xff" * 12},
     {data.FILES[1]: bytes([0, 0, 8, 0, 7])},
@@ -298,7 +298,7 @@ def test_own_tensors_are_the_data_set_that_their_files_are(monkeypatch, tmp_path
     (tmp_path / "mnist").mkdir()
     monkeypatch.setattr(data, "MNIST_MD5", {})
     for name, array in zip(data.FILES, files):
-        (tmp_path / "mnist" / name).write_bytes(data._write_idx(array))
+        (tmp_path / "mnist" / name).write_bytes(idx.write_idx(array))
     loaded, made = data.load("mnist", tmp_path), data.Dataset.from_tensors(**own(), name="my digits")
     assert (made.name, made.digest) == ("my digits", loaded.digest)
     for field in own():
@@ -319,9 +319,10 @@ def test_own_floats_are_kept_and_copied():
 
 
 @pytest.mark.parametrize("changes, message", [
-    ({"train_images": torch.rand(20, 3, 32, 32)}, "train_images must be .* one channel of 28 x 28 .* got .20, 3, 32"),
-    ({"test_images": torch.rand(10, 784)}, "test_images must be .N, 1, 28, 28. or .N, 28, 28."),
-    ({"test_images": torch.tensor(1.0)}, "test_images must be .* at present, got \\[\\]"),
+    ({"train_images": torch.rand(20, 3, 32, 32)}, "test_images must be of the shape .*3, 32, 32.* got .28, 28"),
+    ({"train_images": torch.rand(20, 2, 28, 28)}, "train_images must be .* one channel or three, got .20, 2, 28, 28"),
+    ({"test_images": torch.rand(10, 784)}, "test_images must be .N, H, W., .N, C, H, W. or"),
+    ({"test_images": torch.tensor(1.0)}, "test_images must be .* channel or three, got \\[\\]"),
     ({"train_images": np.zeros((20, 28, 28))}, "train_images must be a Tensor"),
     ({"train_images": torch.rand(20, 28, 28) * 255}, r"train_images must have pixels in \[0, 1\]"),
     ({"train_images": torch.rand(20, 28, 28) * float("nan")}, r"train_images must have pixels in \[0, 1\]"),
@@ -329,14 +330,16 @@ def test_own_floats_are_kept_and_copied():
     ({"train_images": torch.zeros(20, 28, 28, dtype=torch.cfloat)}, "train_images must be .* got torch.complex64"),
     ({"train_images": torch.zeros(0, 28, 28, dtype=torch.uint8)}, "train_images must be one image or more"),
     ({"train_images": own()["train_images"] % 2}, "train_images must be .* uint8 from 0 to 255 .* of 0 and 1"),
-    ({"train_labels": torch.arange(20) % 5}, "train_labels must have each class .* ten classes at present, got 5"),
-    ({"train_labels": torch.arange(20)}, r"train_labels must be in \[0, 9\]"),
+    ({"train_labels": torch.arange(20) % 5 + 1}, r"train_labels must have .* each from 0 .*, got \[1, 2, 3, 4, 5\]"),
+    ({"train_labels": torch.zeros(20).long()}, r"train_labels must have two classes or more"),
+    ({"train_labels": torch.arange(20) % 5}, r"test_labels must be of the classes .*\[0, 1, 2, 3, 4\], got \[0, 1,"),
+    ({"train_labels": 20 * torch.arange(20)}, r"train_labels must be in \[0, 255\]"),
     ({"test_labels": torch.arange(9)}, "test_labels must be one for each of the 10 images"),
     ({"test_labels": torch.arange(10) / 1}, "test_labels must be integers"),
     ({"test_labels": list(range(10))}, "test_labels must be a Tensor"),
     ({"name": "mnist"}, "name must be a text other than mnist"), ({"name": " "}, "name must be a text"),
     ({"name": 3}, "name must be a text")])
-def test_own_tensors_that_no_chapter_can_take_are_refused_in_a_sentence(changes, message):
+def test_own_tensors_of_another_kind_are_refused_in_a_sentence(changes, message):
     with pytest.raises((TypeError, ValueError), match=message) as caught:
         data.Dataset.from_tensors(**own(**changes))
     assert ", got " in str(caught.value) and "\n" not in str(caught.value)
@@ -344,13 +347,13 @@ def test_own_tensors_that_no_chapter_can_take_are_refused_in_a_sentence(changes,
 
 @pytest.mark.parametrize("array", [np.zeros((2, 3, 4), np.uint8), np.arange(7, dtype=np.uint8)])
 def test_an_idx_file_survives_a_round_trip(array):
-    read = data.read_idx(data._write_idx(array))
+    read = idx.read_idx(idx.write_idx(array))
     assert read.dtype == torch.uint8
     assert np.array_equal(read.numpy(), array)
 
 
 def test_an_idx_file_written_by_hand_is_read():
-    read = data.read_idx(b"\0\0\x08\x02" + b"\0\0\0\x02" + b"\0\0\0\x03" + b"abcdef")
+    read = idx.read_idx(b"\0\0\x08\x02" + b"\0\0\0\x02" + b"\0\0\0\x03" + b"abcdef")
     assert read.tolist() == [list(b"abc"), list(b"def")]
 
 
@@ -358,7 +361,7 @@ def test_an_idx_file_written_by_hand_is_read():
                                      b"\0\0\x08\x01\0\0\0\x02abc", b"\0\0\x08\xff", b"\x1f\x8b\x08\0"])
 def test_bytes_that_are_no_idx_file_are_refused(content):
     with pytest.raises(ValueError, match="IDX|bytes"):
-        data.read_idx(content)
+        idx.read_idx(content)
 
 
 @pytest.mark.parametrize("draw, side", [(data.held_out, "test"), (data.training_sample, "train")])
@@ -373,3 +376,145 @@ def test_a_sample_of_a_class_is_random_without_repeats_and_of_one_side(digits, d
     assert not torch.equal(few, other)
     assert torch.equal(few[:5], draw(digits, 3, 5, 0))
     assert len(draw(digits, 3, 10**6, 0)) == len(own)
+
+
+# Other sizes, and a reader's own files ------------------------------------------------------------------------------
+
+def colored(count=30, classes=5, seed=0):
+    """Random colored pixels [N, 12, 8, 3] and labels, as arrays."""
+    random = np.random.default_rng(seed)
+    return random.integers(0, 256, (count, 12, 8, 3), dtype=np.uint8), np.arange(count) % classes
+
+
+def write_pictures(folder, images, labels, names="abcde"):
+    from PIL import Image
+    for number, (image, label) in enumerate(zip(images, labels)):
+        (folder / names[label]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / names[label] / f"{number:03d}.png")
+
+
+def assert_same(one, other):
+    assert one.digest == other.digest
+    for field in data.SET:
+        assert torch.equal(getattr(one, field), getattr(other, field))
+
+
+@pytest.fixture
+def five():
+    (train, train_y), (test, test_y) = colored(), colored(10, seed=1)
+    return data.Dataset.from_tensors(*map(torch.from_numpy, (train, train_y, test, test_y)))
+
+
+def test_classes_and_the_shape_of_an_image_come_from_the_tensors(five, digits):
+    assert (five.classes, five.image_shape) == (5, (3, 12, 8))
+    assert five.train_images.dtype == torch.float32
+    assert torch.equal(five.train_images, torch.from_numpy(colored()[0]).permute(0, 3, 1, 2).float() / 255)
+    assert (digits.classes, digits.image_shape) == (10, (1, 28, 28))
+    with pytest.raises(ValueError, match="^label must be a class from 0 to 4, got 5$"):
+        data.held_out(five, 5, 1)
+    assert data.held_out(five, 4, 9).shape == (2, 3, 12, 8)
+
+
+def test_the_axis_of_the_colors_may_come_first_or_last(five):
+    first = {field: getattr(five, field) for field in data.SET}
+    first = {field: (255 * value).round().byte() if value.ndim == 4 else value for field, value in first.items()}
+    assert_same(data.Dataset.from_tensors(**first), five)
+
+
+def test_an_npz_file_is_the_data_set_of_its_tensors_and_is_not_written(five, tmp_path):
+    (train, train_y), (test, test_y) = colored(), colored(10, seed=1)
+    path = tmp_path / "mine.npz"
+    np.savez(path, train_images=train, train_labels=train_y[:, None], test_images=test,
+             test_labels=test_y.astype(">i2"))
+    path.chmod(0o444)
+    before = path.read_bytes()
+    loaded = data.load(path)
+    assert loaded.name == "mine"
+    assert_same(loaded, five)
+    assert data.load(str(path)).digest == data.own_digest(str(path)) == loaded.digest
+    assert [*tmp_path.iterdir()] == [path] and path.read_bytes() == before
+
+
+def test_pictures_in_folders_by_class_are_the_data_set_of_their_tensors(five, tmp_path):
+    write_pictures(tmp_path / "set" / "train", *colored())
+    write_pictures(tmp_path / "set" / "test", *colored(10, seed=1))
+    (tmp_path / "set" / "train" / ".hidden").mkdir()
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*.png")}
+    loaded = data.load(tmp_path / "set")
+    by_class = five.train_labels.argsort(stable=True)
+    assert torch.equal(loaded.train_images, five.train_images[by_class])
+    assert torch.equal(loaded.train_labels, five.train_labels[by_class])
+    assert loaded.name == "set"
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
+
+
+@pytest.mark.parametrize("below", ["train", "."])
+def test_without_a_folder_for_tests_a_random_fifth_of_each_class_is_the_test_set(tmp_path, below):
+    write_pictures(tmp_path / below, *colored(50), names=["2", "10", "1", "0", "x"])
+    loaded, again = data.load(tmp_path), data.load(tmp_path)
+    assert loaded.train_labels.bincount().tolist() == [8] * 5
+    assert loaded.test_labels.bincount().tolist() == [2] * 5
+    assert loaded.digest == again.digest
+    both = torch.cat([loaded.train_images, loaded.test_images])
+    assert len(both.flatten(1).unique(dim=0)) == 50
+    # Names that are numbers come first, in the order of numbers: 0, 1, 2, 10, x.
+    ten = torch.from_numpy(colored(50)[0][1::5]).permute(0, 3, 1, 2).float() / 255
+    assert (loaded.train_images[loaded.train_labels == 3][0] == ten).flatten(1).all(1).any()
+
+
+@pytest.mark.parametrize("place", [".", "raw", "MNIST/raw"])
+@pytest.mark.parametrize("rename", [str, lambda name: name.replace("-idx", ".idx"), lambda name: f"{name}.gz",
+                                    lambda name: f"{name}.gz".replace("-idx", ".idx")])
+def test_idx_files_are_found_under_their_usual_names(tmp_path, place, rename):
+    (tmp_path / place).mkdir(parents=True, exist_ok=True)
+    files = dict(zip(data.FILES, map(idx.write_idx, (IMAGES, LABELS, IMAGES, LABELS))))
+    for name, content in files.items():
+        name = rename(name)
+        (tmp_path / place / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    loaded = data.load(tmp_path)
+    assert torch.equal(loaded.train_images[:, 0], torch.from_numpy(IMAGES).float() / 255)
+    assert (loaded.classes, loaded.image_shape) == (10, (1, 28, 28))
+
+
+def test_a_path_that_is_called_as_a_data_set_does_not_take_its_name(tmp_path):
+    write_pictures(tmp_path / "mnist", *colored(50))
+    assert data.load(tmp_path / "mnist").name == "own mnist"
+
+
+def spoil(tmp_path, how):
+    if how == "nothing":
+        return tmp_path
+    if how == "one class":
+        write_pictures(tmp_path, *colored(4, 1))
+    if how == "test alone":
+        write_pictures(tmp_path / "test", *colored())
+    if how == "another class":
+        write_pictures(tmp_path / "train", *colored())
+        write_pictures(tmp_path / "test", *colored(10), names="abcdf")
+    if how == "two sizes":
+        write_pictures(tmp_path, *colored())
+        write_pictures(tmp_path, colored()[0][:, :9], [1] * 30)
+    if how == "two sets":
+        for name in ("MNIST", "KMNIST"):
+            (tmp_path / name / "raw").mkdir(parents=True)
+            (tmp_path / name / "raw" / data.FILES[0]).write_bytes(idx.write_idx(IMAGES))
+    if how == "one file of four":
+        (tmp_path / data.FILES[0]).write_bytes(idx.write_idx(IMAGES))
+    if how == "a text":
+        (tmp_path / "set.npz").write_text("no")
+        return tmp_path / "set.npz"
+    if how == "three arrays":
+        np.savez(tmp_path / "set.npz", train_images=IMAGES, train_labels=LABELS, test_images=IMAGES)
+        return tmp_path / "set.npz"
+    return tmp_path
+
+
+@pytest.mark.parametrize("how, message", [
+    ("nothing", "two or more classes"), ("one class", "two or more classes"), ("test alone", "a folder train"),
+    ("another class", "the same ones for train and test"), ("two sizes", "of one size and kind"),
+    ("two sets", "files of one data set, got those of 2: KMNIST/raw, MNIST/raw"), ("one file of four", "no such file"),
+    ("a text", "npz"), ("three arrays", "got no test_labels")])
+def test_files_that_are_no_data_set_are_refused_in_one_sentence(tmp_path, how, message):
+    with pytest.raises(ValueError, match=f"^dataset must be .*, got .*{message}") as caught:
+        data.load(spoil(tmp_path, how))
+    assert "\n" not in str(caught.value)

@@ -114,7 +114,7 @@ def test_digits_to_forget_may_be_one_a_list_or_text_and_keep_their_order(forget,
 
 
 def test_a_chapter_that_forgets_one_digit_refuses_two():
-    with pytest.raises(ValueError, match=r"^forget must be a digit from 0 to 9, got \[3, 5\]$"):
+    with pytest.raises(ValueError, match=r"^forget must be a class from 0 to 9, got \[3, 5\]$"):
         validate(forget=[3, 5], at_most=1)
     assert validate(forget=[3], at_most=1).forget == (3,)
 

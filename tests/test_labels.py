@@ -33,7 +33,7 @@ def test_a_forget_set_of_a_forget_set_is_the_same(digits):
                                  -1, 9.0, True, None, "9", "[9]", range(3), torch.tensor(9), torch.tensor([9])],
                          ids=repr)
 def test_anything_else_is_no_forget_set(bad):
-    message = f"forget must be a digit from 0 to 9 or a list of 1 to 9 distinct ones, got {bad!r}"
+    message = f"forget must be a class from 0 to 9 or a list of 1 to 9 distinct ones, got {bad!r}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         forget_set(bad)
 
@@ -53,12 +53,12 @@ def test_a_forget_set_is_one_to_nine_distinct_digits_or_refused_in_one_line(valu
                                                     (1, 2, [4, 5], [4, 5, 6])])
 def test_the_size_of_a_forget_set_may_be_bounded(least, most, good, bad):
     assert forget_set(good, least, most) == ((7,) if good == 7 else tuple(good))
-    with pytest.raises(ValueError, match="^without must be a digit .*, got "):
+    with pytest.raises(ValueError, match="^without must be a class .*, got "):
         forget_set(bad, least, most, name="without")
 
 
 def test_the_message_of_a_chapter_that_forgets_one_digit_asks_for_one_digit():
-    with pytest.raises(ValueError, match=r"^forget must be a digit from 0 to 9, got \[1, 2\]$"):
+    with pytest.raises(ValueError, match=r"^forget must be a class from 0 to 9, got \[1, 2\]$"):
         forget_set([1, 2], most=1)
 
 
@@ -123,5 +123,5 @@ def test_a_digit_is_a_label(digit):
 
 @pytest.mark.parametrize("bad", [10, -1, 3.0, True, "3", None, [3]])
 def test_anything_else_is_no_label(bad):
-    with pytest.raises(ValueError, match=f"^label must be a digit from 0 to 9, got {re.escape(repr(bad))}$"):
+    with pytest.raises(ValueError, match=f"^label must be a class from 0 to 9, got {re.escape(repr(bad))}$"):
         check_label(bad)

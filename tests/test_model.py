@@ -163,3 +163,37 @@ def test_a_configuration_survives_json(config):
     assert ModelConfig(**json.loads(json.dumps(config.asdict()))) == config
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.latent_dim = 3
+
+
+OTHER = [ModelConfig("mlp", 3, (12, 9), classes=5, image_shape=(3, 9, 7)),
+         ModelConfig("conv", 4, (3, 5), classes=12, image_shape=(3, 32, 20))]
+
+
+@pytest.mark.parametrize("config", OTHER, ids=lambda config: config.architecture)
+def test_classes_and_the_shape_of_an_image_may_be_others(config):
+    model = build(config, seed=0)
+    x, y, z = torch.rand(6, *config.image_shape), torch.rand(6, config.classes), torch.randn(6, config.latent_dim)
+    assert model.decode(z, y).shape == x.shape
+    assert model.elbo(x, y, z).shape == (6,)
+    assert ModelConfig(**json.loads(json.dumps(config.asdict()))) == config
+    assert copy_of(model).config == config
+    with pytest.raises(ValueError, match=rf"^y must have shape \[N, {config.classes}\], got \[6, 10\]$"):
+        model.decode(z, torch.rand(6, 10))
+
+
+def test_a_configuration_from_before_there_were_others_has_those_of_the_book():
+    assert ModelConfig(**{"architecture": "mlp", "latent_dim": 8, "hidden": [512, 256]}) == ModelConfig()
+
+
+@pytest.mark.parametrize("name, bad", [
+    ("classes", 1), ("classes", 5.0), ("classes", None), ("image_shape", (28, 28)), ("image_shape", (1, 28, 0)),
+    ("image_shape", 28), ("image_shape", "abc"), ("image_shape", (2**12, 2**12, 2)), ("image_shape", (1, 28, True))])
+def test_other_bad_configurations_are_refused(name, bad):
+    with pytest.raises(ValueError, match=f"^{name} must be .*, got {re.escape(repr(bad))}$"):
+        ModelConfig(**{name: bad})
+
+
+def test_convolutions_need_sides_that_they_can_halve_twice():
+    with pytest.raises(ValueError, match=r"^image_shape must have .* divisible by 4 .* conv, got \(1, 28, 30\);"):
+        ModelConfig("conv", image_shape=(1, 28, 30))
+    ModelConfig("mlp", image_shape=(1, 28, 30))

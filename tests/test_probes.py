@@ -311,8 +311,8 @@ def test_the_models_are_not_changed_and_the_copies_are_frozen(model, images, oth
     (lambda net, x: path(net, new("conv"), x, LABELS), "second must be of a model with the same configuration, got .*"),
     (lambda net, x: membership(net, x[:1], x, DIGIT), "members and others must be two images or more, got 1 and 12"),
     (lambda net, x: plasticity(net, x, DIGIT, DIGIT, None), "sees must be another class than the label 0, got 0"),
-    (lambda net, x: plasticity(net, x, DIGIT, 10, None), "sees must be a digit from 0 to 9, got 10"),
-    (lambda net, x: attacks.relearn(net, x, DIGIT, Judge("B"), sees=10), "sees must be a digit from 0 to 9, got 10")])
+    (lambda net, x: plasticity(net, x, DIGIT, 10, None), "sees must be a class from 0 to 9, got 10"),
+    (lambda net, x: attacks.relearn(net, x, DIGIT, Judge("B"), sees=10), "sees must be a class from 0 to 9, got 10")])
 def test_bad_arguments_are_named(probe, message, images):
     with pytest.raises(ValueError, match=f"^{message}$"):
         probe(new("mlp"), images)

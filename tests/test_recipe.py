@@ -164,5 +164,5 @@ def test_forgotten_classes_are_not_rehearsed(trained, few):
 
 @pytest.mark.parametrize("digit, previous", [(9, 9), (10, ()), (2, [9, 9]), (0, list(range(1, 10)))])
 def test_classes_that_cannot_be_forgotten_are_refused(trained, few, digit, previous):
-    with pytest.raises(ValueError, match="^(forget|previous) must be a digit from 0 to 9"):
+    with pytest.raises(ValueError, match="^(forget|previous) must be a class from 0 to 9"):
         recipe.forget(trained[0], few, digit, 0, previous, SHORT)

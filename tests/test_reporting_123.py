@@ -10,7 +10,7 @@ import torch
 
 from sa_lib import measures, methods, trained
 from sa_lib.evaluation import answers, relapse, summary
-from sa_lib.judges import NOT_A_DIGIT, Judge
+from sa_lib.judges import Judge
 from sa_lib.model import device
 from sa_lib.unlearning import UnlearningConfig
 
@@ -22,7 +22,7 @@ class Brightness(Judge):
 
     def probabilities(self, images, batch=2000):
         classes = (10 * images.flatten(1).mean(1)).round().long()
-        return torch.nn.functional.one_hot(classes, NOT_A_DIGIT + 1).float()
+        return torch.nn.functional.one_hot(classes, 11).float()
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_one_step_has_no_relapse():
     (steps([0.4, 0.4], [0.1, 0.4]), [0, 1], "tables must be one for the start and one for each of the 2 steps, got 2"),
     (steps([0.4], [0.1], [0.1]), [0, 3], r"tables must have a row for every class in forget, got none for \[3\]"),
     ([*steps([0.4]), pd.DataFrame({"nelbo": [1.0]})], [0], r"tables\[1\] must be a table with .* numbers in gray"),
-    (steps([0.4]), [], "forget must be a digit")])
+    (steps([0.4]), [], "forget must be a class")])
 def test_relapse_names_the_argument_that_does_not_fit(tables, forget, message):
     with pytest.raises(ValueError, match=message):
         relapse(tables, forget)

@@ -300,7 +300,7 @@ def test_the_reference_has_never_seen_the_class(digits):
 
 @pytest.mark.parametrize("forget", [[], "9", 10, list(range(10))])
 def test_a_reference_needs_a_forget_set(digits, forget):
-    with pytest.raises(ValueError, match="^forget must be a digit .*, got "):
+    with pytest.raises(ValueError, match="^forget must be a class .*, got "):
         never_saw(digits, forget)
 
 
@@ -321,7 +321,7 @@ def test_a_reconstruction_is_made_once_and_a_change_makes_another(digits, source
 
 @pytest.mark.parametrize("bad", [[], list(range(10)), [9, 9], [10], ["9"], "9", None, 9.0, True])
 def test_classes_that_cannot_be_forgotten_are_refused(digits, source, ones, bad):
-    with pytest.raises(ValueError, match="^forget must be a digit from 0 to 9 or a list of 1 to 9 .*, got "):
+    with pytest.raises(ValueError, match="^forget must be a class from 0 to 9 or a list of 1 to 9 .*, got "):
         trained.unlearned(source, digits, bad, ones, UNLEARNING)
 
 

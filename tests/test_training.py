@@ -104,7 +104,7 @@ def test_a_class_left_in_is_seen(digits):
 
 @pytest.mark.parametrize("bad", [[10], [-1], [9, 9], list(range(10)), ["9"], [None], [9.0], [True], [[9]]])
 def test_classes_that_cannot_be_left_out_are_refused_before_anything_is_made(digits, cache, bad):
-    with pytest.raises(ValueError, match="^without must be a digit .* got "):
+    with pytest.raises(ValueError, match="^without must be a class .* got "):
         trained.cvae(digits, MODEL, CONFIG, without=bad)
     assert list(cache.iterdir()) == []
 

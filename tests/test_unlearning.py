@@ -256,7 +256,7 @@ def test_numbers_outside_their_range_are_refused(field, bad):
 
 @pytest.mark.parametrize("bad", [[], list(range(10)), [9, 9], [10], ["9"], "9", None])
 def test_classes_that_cannot_be_forgotten_are_refused(baseline, digits, fisher, bad):
-    with pytest.raises(ValueError, match="^forget must be a digit from 0 to 9 or a list .*, got "):
+    with pytest.raises(ValueError, match="^forget must be a class from 0 to 9 or a list .*, got "):
         unlearned(baseline, digits, fisher, forget=bad)
 
 

@@ -29,6 +29,7 @@ from safetensors.torch import save as serialize
 from sa_lib import chapter, checkpoints, claims, data, evidence, store
 from sa_lib.book import execution, site, sweep
 from sa_lib.book.notebooks import BookError
+from sa_lib.idx import read_idx, write_idx
 from sa_lib.model import CVAE, ModelConfig, build
 from sa_lib.store import artifacts
 
@@ -99,7 +100,7 @@ def cases(folder):
               "config": Namespace(z_dim=8)}
 
     def idx(content):
-        assert data._write_idx(data.read_idx(content).numpy()) == content, "it was read as another"
+        assert write_idx(read_idx(content).numpy()) == content, "it was read as another"
 
     def old(pairs):
         return pickle.dumps(pairs, 2).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
@@ -178,7 +179,7 @@ def cases(folder):
         "official": Case(whole, saved(theirs), saved(official), saved(theirs, _use_new_zipfile_serialization=False),
                          saved({**official, "config": canary}), saved({"model": canary}),
                          saved({"model": canary}, _use_new_zipfile_serialization=False), bomb),
-        "idx": Case(idx, *(data._write_idx(np.zeros(shape, np.uint8)) for shape in ((2, 3, 4), 9))),
+        "idx": Case(idx, *(write_idx(np.zeros(shape, np.uint8)) for shape in ((2, 3, 4), 9))),
         "mirror": Case(mirror, old(pairs), old(canary), old((pairs, canary)), pickle.dumps([canary], 4)),
         "metrics": Case(metrics, json.dumps({"a": {"b": 1}, "c": [2, 3], "e": {"f": {"d": 1}},
                                              "parameters": claims.STATED_FOR}).encode()),

@@ -46,6 +46,7 @@ from sa_lib import (
     experiment,
     figures,
     fisher,
+    idx,
     judges,
     latent,
     measures,
@@ -278,7 +279,7 @@ CALLS = {
              samples=count | st.integers(1, 5))),
     evaluation.retained_means: (
         dict(table=pd.DataFrame({"a": range(10)}), forget=[9]),
-        dict(table=no_tensor | st.just(pd.DataFrame({"a": range(3)})), forget=classes)),
+        dict(table=no_tensor | st.just(pd.DataFrame({"a": range(9)}, index=range(1, 10))), forget=classes)),
     evaluation.summary: (
         dict(tables={"one": EVALUATED, "two": EVALUATED}, forget=9, reference="one"),
         dict(tables=no_tensor | st.builds(lambda table: {"one": table}, evaluated), forget=forget,
@@ -553,10 +554,10 @@ CALLS = {
 }
 # Functions without arguments of a user, functions that others check for, and tests of bad input in other files.
 ELSEWHERE = {
-    data.read_idx: "test_hostile.py", data.Dataset: "load makes it", Trained: "trained.cvae makes it",
+    data.Dataset: "load makes it", Trained: "trained.cvae makes it",
     labels_module.select: "retain_set", model.copy_of: "unlearn", model.device: "it has no arguments",
     training.batches: "minimize", training.Checkpoint: "minimize", training.new_cvae: "trained.cvae",
-    training.start_at_mean: "trained.cvae",
+    training.start_at_mean: "trained.cvae", training.check_fits: "trained.cvae",
     fisher.dataset_fishers: "trained.fishers", fisher.own_fisher: "trained.own_fisher",
     judges.new_judge: "trained.judge", judges.train_judge: "trained.judge",
     **dict.fromkeys((unlearning.batch_of, unlearning.draws, unlearning.labeled, unlearning.refresh,
@@ -582,7 +583,7 @@ ELSEWHERE = {
 }
 # Modules whose functions have tests of their own: the checks, the tables on the pages of chapters, and audits.
 TESTED_ALONE = (checks, attack_tables, claims, comparison, sa_lib.settings, audit, audit_attack, audit_command,
-                audit_loss, audit_page, audit_report, decoders, images_module, quantiles, searches, stack, trials)
+                audit_loss, audit_page, audit_report, decoders, images_module, idx, quantiles, searches, stack, trials)
 
 
 def sentence(error):
