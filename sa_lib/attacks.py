@@ -14,8 +14,8 @@ import pandas as pd
 import torch
 
 from .checks import check_config, check_images, check_number, check_seed, check_types, check_whole
-from .judges import NOT_A_DIGIT, Judge
-from .labels import CLASSES, check_label, forget_set, one_hot
+from .judges import Judge
+from .labels import check_label, one_hot
 from .model import CVAE, copy_of
 from .threats import THREATS, AttackResult, Threat, decoded, prior_radius
 from .training import batches
@@ -47,8 +47,8 @@ class AttackConfig:
 
 
 def squared_error(targets: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The reconstruction attacker's loss: images [R, N, 1, 28, 28] -> squared error to targets
-    [N, 1, 28, 28], summed over pixels, [R, N]."""
+    """The reconstruction attacker's loss: images [R, N, *image_shape] -> squared error to targets
+    [N, *image_shape], summed over pixels, [R, N]."""
     check_images(targets, "targets")
 
     def loss(images):
@@ -59,10 +59,10 @@ def squared_error(targets: torch.Tensor) -> Callable[[torch.Tensor], torch.Tenso
 
 
 def unlike(judge: Judge, label: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The guided attacker's loss: images [R, N, 1, 28, 28] -> -log of the judge's probability of
+    """The guided attacker's loss: images [R, N, *image_shape] -> -log of the judge's probability of
     `label`, [R, N], nats."""
     check_types(judge=(judge, Judge))
-    check_label(label)
+    check_label(label, judge.classes)
 
     def loss(images):
         return -judge(images.flatten(0, 1)).log_softmax(1)[:, label].view(images.shape[:2])
@@ -78,18 +78,18 @@ def attack(model: CVAE, loss: Callable[[torch.Tensor], torch.Tensor], label: int
 
     Args:
         model: frozen; it is not changed.
-        loss: images [R, N, 1, 28, 28] -> the attacker's loss [R, N]:
+        loss: images [R, N, *image_shape] -> the attacker's loss [R, N]:
             `squared_error` or `unlike`.
-        label: the class, 0-9.
+        label: the class.
         count: N, number of targets.
 
     Raises:
         ValueError: `label` or `count` is not allowed.
         FloatingPointError: the loss is no longer finite.
     """
-    check_label(label)
-    check_whole(count=count)
     check_types(model=(model, CVAE), threat=(threat, Threat), config=(config, AttackConfig))
+    check_label(label, model.config.classes)
+    check_whole(count=count)
     seed = check_seed(seed)
     steps, restarts = config.steps, config.restarts
     inputs = _Inputs(model, label, (restarts, count), threat, config, seed)
@@ -122,7 +122,8 @@ class _Inputs:
     def __init__(self, model: CVAE, label: int, starts: tuple[int, int], threat: Threat, config: AttackConfig,
                  seed: int):
         self.threat, self.starts, self.radius = threat, starts, prior_radius(model.config.latent_dim)
-        self.latent_dim, self.where = model.config.latent_dim, next(model.parameters()).device
+        self.latent_dim, self.classes = model.config.latent_dim, model.config.classes
+        self.where = next(model.parameters()).device
         self.generator = torch.Generator(self.where).manual_seed(seed)
         self.z = self._draw()
         self.raw_y = self._first_labels(label)  # logits of a softmax on the simplex, y itself elsewhere
@@ -150,19 +151,20 @@ class _Inputs:
         return torch.randn(*self.starts, self.latent_dim, generator=self.generator, device=self.where)
 
     def _first_labels(self, label: int) -> torch.Tensor:
-        y = one_hot(torch.tensor([label])).to(self.where).repeat(*self.starts, 1)
+        y = one_hot(torch.tensor([label]), self.classes).to(self.where).repeat(*self.starts, 1)
         if self.threat.y != "label":
-            exponential = torch.empty(*self.starts, CLASSES, device=self.where).exponential_(generator=self.generator)
+            exponential = torch.empty(*self.starts, self.classes, device=self.where)
+            exponential.exponential_(generator=self.generator)
             y[1:] = (exponential / exponential.sum(2, keepdim=True))[1:]
         # The logits of a one-hot vector itself would be infinite.
-        return (0.9 * y + 0.1 / CLASSES).log() if self.threat.y == "simplex" else y
+        return (0.9 * y + 0.1 / self.classes).log() if self.threat.y == "simplex" else y
 
 
 def nearest_distance(images: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-    """Squared error, summed over pixels, of each image [N, 1, 28, 28] to the nearest of `real`
-    [M, 1, 28, 28]: [N]."""
+    """Squared error, summed over pixels, of each image [N, *image_shape] to the nearest of `real`
+    [M, *image_shape]: [N]."""
     check_images(images)
-    check_images(real, "real")
+    check_images(real, "real", images.shape[1:])
     return torch.cdist(images.flatten(1), real.flatten(1).to(images)).square().amin(1)
 
 
@@ -171,7 +173,7 @@ def score(result: AttackResult, judge: Judge, label: int, real: torch.Tensor) ->
 
     Args:
         judge: the attacker must not have used it.
-        real: images [M, 1, 28, 28] of the class that the model or its attacker may have seen.
+        real: images [M, *image_shape] of the class that the model or its attacker may have seen.
 
     Returns:
         Index `budget`; columns
@@ -182,13 +184,13 @@ def score(result: AttackResult, judge: Judge, label: int, real: torch.Tensor) ->
         - `nearest`: mean squared error to the nearest of `real`, see `nearest_distance`.
     """
     check_types(result=(result, AttackResult), judge=(judge, Judge))
-    check_label(label)
+    check_label(label, judge.classes)
     rows = []
     for images, loss in zip(result.images, result.loss):
         outcome = judge.probabilities(images).argmax(1)
         rows.append({"loss": float(loss.mean()),
                      "success": float((outcome == label).float().mean()),
-                     "not_a_digit": float((outcome == NOT_A_DIGIT).float().mean()),
+                     "not_a_digit": float((outcome == judge.not_a_digit).float().mean()),
                      "nearest": float(nearest_distance(images, real).mean())})
     return pd.DataFrame(rows, index=pd.Index(result.budget, name="budget"))
 
@@ -198,8 +200,8 @@ def relearn(model: CVAE, images: torch.Tensor, label: int, judge: Judge, steps: 
     """Fine-tune a copy of the model on a few images of a class, and watch the class come back.
 
     Args:
-        images: [k, 1, 28, 28] of the class.
-        label: the class, 0-9.
+        images: [k, *image_shape] of the class.
+        label: the class.
         judge: scores samples drawn for the label.
         steps: updates of Adam at the constant rate `lr`, with at most `batch` images each.
         every: updates between two measurements.
@@ -210,19 +212,21 @@ def relearn(model: CVAE, images: torch.Tensor, label: int, judge: Judge, steps: 
         Index `step`, from 0; the judge's accuracy on samples of the class, 0-1.
     """
     check_types(model=(model, CVAE), judge=(judge, Judge))
-    check_images(images)
-    check_label(label)
+    classes = model.config.classes
+    check_images(images, shape=model.config.image_shape)
+    check_label(label, classes)
     check_whole(steps=steps, batch=batch, every=every, samples=samples)
     seed = check_seed(seed)
     check_number(lr=lr)
-    (sees,) = forget_set(label if sees is None else sees, most=1, name="sees")
+    sees = label if sees is None else sees
+    check_label(sees, classes, "sees")
     where = next(model.parameters()).device
     student = copy_of(model)
     optimizer = torch.optim.Adam(student.parameters(), lr=lr, fused=True)
     generator = torch.Generator(where).manual_seed(seed)
     indices = batches(len(images), batch, generator)
     images = images.to(where)
-    y = one_hot(torch.tensor([label])).to(where)
+    y = one_hot(torch.tensor([label]), classes).to(where)
     z = torch.randn(samples, model.config.latent_dim, generator=generator, device=where)
     accuracy = {}
     for step in range(steps + 1):

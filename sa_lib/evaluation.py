@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 import torch
 
-from .checks import check_images, check_name, check_seed, check_table, check_types, check_values, check_whole
+from .checks import check_images, check_name, check_seed, check_table, check_types, check_values, check_whole, shorten
 from .data import Dataset
-from .judges import NOT_A_DIGIT, Judge
-from .labels import CLASSES, check_labels, forget_set, one_hot, retain_set
+from .judges import Judge
+from .labels import check_labels, forget_set, one_hot, retain_set
 from .methods import distance_to_gray
 from .model import CVAE
+from .training import check_fits
 
 __all__ = ["answers", "evaluate", "expected_calibration_error", "fidelity", "frechet_distance", "negative_elbo",
            "prior_samples", "rehearsal", "relapse", "retained_means", "summary"]
@@ -19,20 +20,20 @@ NEIGHBORS = 5
 
 
 def prior_samples(model: CVAE, labels: torch.Tensor, seed: int = 0) -> torch.Tensor:
-    """The decoder's means for z from the prior and the labels [N]: [N, 1, 28, 28].
+    """The decoder's means for z from the prior and the labels [N]: [N, *image_shape].
 
     z depends only on the seed and on the position in the list, so two models
     get the same z for the same labels.
     """
     check_types(model=(model, CVAE))
-    check_labels(labels)
+    check_labels(labels, outcomes=model.config.classes)
     seed = check_seed(seed)
     where = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     z = torch.randn(len(labels), model.config.latent_dim, generator=generator).to(where)
     with torch.no_grad():
         return torch.cat([model.decode(*part) for part in
-                          zip(z.split(4096), one_hot(labels).to(where).split(4096))])
+                          zip(z.split(4096), one_hot(labels, model.config.classes).to(where).split(4096))])
 
 
 @torch.no_grad()
@@ -44,15 +45,15 @@ def negative_elbo(model: CVAE, images: torch.Tensor, labels: torch.Tensor, seed:
         ValueError: there are no images or no draws.
     """
     check_types(model=(model, CVAE))
-    check_images(images)
-    check_labels(labels, len(images))
+    check_images(images, shape=model.config.image_shape)
+    check_labels(labels, len(images), model.config.classes)
     check_whole(draws=draws)
     seed = check_seed(seed)
     where = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     shape = (draws, len(images), model.config.latent_dim)
     noise = torch.randn(shape, generator=generator).to(where)
-    images, y = images.to(where), one_hot(labels).to(where)
+    images, y = images.to(where), one_hot(labels, model.config.classes).to(where)
     total = torch.zeros(len(images), device=where)
     for draw in noise:
         total -= torch.cat([model.elbo(*part) for part in zip(images.split(4096), y.split(4096), draw.split(4096))])
@@ -70,12 +71,12 @@ def evaluate(model: CVAE, dataset: Dataset, judge: Judge, features: Judge | None
         samples: number of images drawn from the prior for each class.
 
     Returns:
-        Index `class` 0-9; columns
+        Index `class`, from 0; columns
 
         - `probability`: the judge's mean probability of the class, 0-1;
         - `accuracy`: share of samples for which the class is the most probable outcome, 0-1;
         - `not_a_digit`: the judge's mean probability of no digit, 0-1;
-        - `entropy`: mean entropy of the judge's eleven probabilities, nats, 0 to log 11;
+        - `entropy`: mean entropy of the judge's probabilities, nats, 0 to log(classes + 1);
         - `gray`: mean distance to gray, 0-0.5;
         - `nelbo`: mean negative ELBO of the class's test images, nats;
         - `reconstruction`: mean squared error of the test images, summed over pixels, decoded from the mean of z;
@@ -84,28 +85,35 @@ def evaluate(model: CVAE, dataset: Dataset, judge: Judge, features: Judge | None
 
     Raises:
         ValueError: `samples`, or the number of test images of a class, is
-            below 6: `fidelity` uses the fifth neighbor of each image.
+            below 6: `fidelity` uses the fifth neighbor of each image; the
+            data set or a judge is not of the model's images and classes.
     """
     check_types(model=(model, CVAE), dataset=(dataset, Dataset), judge=(judge, Judge),
                 features=(features, (Judge, type(None))))
     seed = check_seed(seed)
     check_whole(NEIGHBORS + 1, samples=samples)
+    classes, shape = model.config.classes, model.config.image_shape
+    check_fits(dataset, model.config)
+    for name, one in {"judge": judge, **({"features": features} if features else {})}.items():
+        if (one.classes, one.image_shape) != (classes, shape):
+            raise ValueError(f"{name} must tell {classes} classes of images {list(shape)} apart, like the model, "
+                             f"got a judge of {one.classes} of {list(one.image_shape)}")
     real = _test_images(dataset)
-    fake = prior_samples(model, torch.arange(CLASSES).repeat_interleave(samples), seed)
+    fake = prior_samples(model, torch.arange(classes).repeat_interleave(samples), seed)
     rows = []
-    for k, images in enumerate(fake.view(CLASSES, samples, 1, 28, 28)):
+    for k, images in enumerate(fake.view(classes, samples, *shape)):
         p = judge.probabilities(images)
         x = real[k].to(images.device)
         labels = torch.full((len(x),), k)
         with torch.no_grad():
-            y = one_hot(labels).to(images.device)
+            y = one_hot(labels, classes).to(images.device)
             rebuilt = model.decode(model.encode(x, y)[0], y)
             measures = fidelity(features.features(x), features.features(images)) if features else {}
         rows.append({
             "class": k,
             "probability": float(p[:, k].mean()),
             "accuracy": float((p.argmax(1) == k).float().mean()),
-            "not_a_digit": float(p[:, NOT_A_DIGIT].mean()),
+            "not_a_digit": float(p[:, judge.not_a_digit].mean()),
             "entropy": float(torch.special.entr(p).sum(1).mean()),
             "gray": float(distance_to_gray(images).mean()),
             "nelbo": float(negative_elbo(model, x, labels, seed).mean()),
@@ -116,22 +124,31 @@ def evaluate(model: CVAE, dataset: Dataset, judge: Judge, features: Judge | None
 
 def _test_images(dataset: Dataset) -> list[torch.Tensor]:
     """The test images of each class; a ValueError if a class has too few for `fidelity`."""
-    check_images(dataset.test_images)
-    check_labels(dataset.test_labels, len(dataset.test_images))
-    counts = torch.bincount(dataset.test_labels, minlength=CLASSES)
+    check_images(dataset.test_images, shape=dataset.image_shape)
+    check_labels(dataset.test_labels, len(dataset.test_images), dataset.classes)
+    counts = torch.bincount(dataset.test_labels, minlength=dataset.classes)
     if int(counts.min()) <= NEIGHBORS:
         raise ValueError(f"dataset must have at least {NEIGHBORS + 1} test images of every class, got "
                          f"{int(counts.min())} of class {int(counts.argmin())} in {dataset.name}")
-    return [dataset.test_images[dataset.test_labels == k] for k in range(CLASSES)]
+    return [dataset.test_images[dataset.test_labels == k] for k in range(dataset.classes)]
 
 
 def retained_means(table: pd.DataFrame, forget: int | Sequence[int]) -> pd.Series:
     """The means of an `evaluate` table over the classes that are not in `forget`; every class counts the same."""
-    check_types(table=(table, pd.DataFrame))
-    retain = list(retain_set(forget))
-    if missing := set(retain) - set(table.index):
-        raise ValueError(f"table must have a row for every retained class, got none for {sorted(missing)}")
-    return table.loc[retain].mean()
+    retain = retain_set(forget, _classes(table=table))
+    return table.loc[list(retain)].mean()
+
+
+def _classes(**tables: pd.DataFrame) -> int:
+    """The number of classes in tables of `evaluate`, the same for all."""
+    check_types(**{name: (table, pd.DataFrame) for name, table in tables.items()})
+    counts = {name: len(table) for name, table in tables.items()}
+    classes = max(counts.values())
+    for name, table in tables.items():
+        if set(table.index) != {*range(classes)} or counts[name] != classes or classes < 2:
+            raise ValueError(f"{name} must have a row for each class from 0 to {max(classes, 2) - 1}, got "
+                             f"{shorten(list(table.index))}")
+    return classes
 
 
 def summary(tables: Mapping[str, pd.DataFrame], forget: int | Sequence[int], reference: str) -> pd.DataFrame:
@@ -149,14 +166,12 @@ def summary(tables: Mapping[str, pd.DataFrame], forget: int | Sequence[int], ref
         - `nats_lost`: `nelbo` minus the reference's;
         - `points_lost`: the reference's `accuracy` minus the model's, in percentage points.
     """
-    forget = forget_set(forget)
     check_types(tables=(tables, Mapping))
     if not tables:
         raise ValueError("tables must map at least one model to its table, got none")
-    check_table("probability", "gray", "accuracy", "nelbo",
-                **{f"tables[{name!r}]": table for name, table in tables.items()})
-    if missing := {*range(CLASSES)} - set.intersection(*(set(table.index) for table in tables.values())):
-        raise ValueError(f"tables must have a row for every class, got none for {sorted(missing)}")
+    named = {f"tables[{name!r}]": table for name, table in tables.items()}
+    check_table("probability", "gray", "accuracy", "nelbo", **named)
+    forget = forget_set(forget, classes=_classes(**named))
     check_name(tables, reference=reference)
     retained = {name: retained_means(table, forget) for name, table in tables.items()}
     rows = pd.DataFrame({name: {**table.loc[list(forget), ["probability", "gray"]].max(),
@@ -201,14 +216,15 @@ def relapse(tables: Sequence[pd.DataFrame], forget: int | Sequence[int]) -> pd.S
     Raises:
         ValueError: the number of tables is wrong, or a table lacks `gray` or one of the classes.
     """
-    forget = forget_set(forget)
     check_types(tables=(tables, Sequence))
-    check_table("gray", **{f"tables[{step}]": table for step, table in enumerate(tables)})
+    named = {f"tables[{step}]": table for step, table in enumerate(tables)}
+    check_table("gray", **named)
+    if not tables:
+        raise ValueError("tables must be one for the start and one for each step, got none")
+    forget = forget_set(forget, classes=_classes(**named))
     if len(tables) != len(forget) + 1:
         raise ValueError(f"tables must be one for the start and one for each of the {len(forget)} steps, "
                          f"got {len(tables)}")
-    if missing := set(forget) - set.intersection(*(set(table.index) for table in tables)):
-        raise ValueError(f"tables must have a row for every class in forget, got none for {sorted(missing)}")
     rises = {k: tables[-1].loc[k, "gray"] - tables[step].loc[k, "gray"] for step, k in enumerate(forget, 1)}
     return pd.Series(rises, name="relapse").rename_axis("class")
 
@@ -217,19 +233,19 @@ def answers(judge: Judge, images: Mapping[str, torch.Tensor]) -> pd.DataFrame:
     """Shares of the judge's answers for several sets of images.
 
     Args:
-        images: name -> [N, 1, 28, 28] in [0, 1], N >= 1.
+        images: name -> [N, *image_shape] in [0, 1], N >= 1.
 
     Returns:
-        Index: the names; columns "0" to "9" and "none", for no digit: the share of the images for which this is the
-        most probable outcome. Each row sums to 1.
+        Index: the names; columns "0", "1", ... for the classes, and "none", for no digit: the share of the images for
+        which this is the most probable outcome. Each row sums to 1.
 
     Raises:
         ValueError: a set is not of at least one image.
     """
     check_types(judge=(judge, Judge), images=(images, Mapping))
     for name, one in images.items():
-        check_images(one, f"images[{name!r}]")
-    outcomes = [*map(str, range(CLASSES)), "none"]
+        check_images(one, f"images[{name!r}]", judge.image_shape)
+    outcomes = [*map(str, range(judge.classes)), "none"]
     shares = {}
     for name, one in images.items():
         answer = judge.probabilities(one.to(judge.temperature.device)).argmax(1).cpu()

@@ -1,11 +1,14 @@
-"""Judges: classifiers that tell which digit an image shows, or that it shows no digit.
+"""Judges: classifiers that tell which class an image shows, or that it shows none: "not a digit".
 
 An attacker may use judge A. Judge B has another architecture and seed; it is
-held out and only scores. A third network, trained only on the ten digits,
-supplies the features for FID and precision/recall.
+held out and only scores. A third network, trained only on the classes,
+supplies the features for FID and precision/recall. The networks were chosen
+for the book's digits: 28x28 pixels in gray. They take other images too, but
+nobody has looked whether other networks would judge those better.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -14,15 +17,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .checks import check_config, check_images, check_name, check_types, check_whole
+from .checks import check_config, check_images, check_name, check_types, check_whole, is_whole, shorten
 from .data import Dataset
 from .labels import CLASSES, check_labels
 from .model import device
 from .training import batches, minimize
 
-__all__ = ["NETWORKS", "NOT_A_DIGIT", "Judge", "JudgeConfig", "new_judge", "not_digits", "train_judge"]
+__all__ = ["NETWORKS", "Judge", "JudgeConfig", "new_judge", "not_digits", "train_judge"]
 
-NOT_A_DIGIT = CLASSES
+SMALLEST = 4  # pixels of a side, of which the networks leave one
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class JudgeConfig:
     """How a judge is trained.
 
     Attributes:
-        name: "A", "B" (eleven outcomes) or "features" (ten).
+        name: "A", "B" (with the outcome "not a digit") or "features" (without).
         epochs, batch, peak_lr: as for `training.TrainingConfig`.
         held_out: number of training images kept aside to calibrate the temperature.
     """
@@ -47,42 +50,62 @@ class JudgeConfig:
 
 
 def _convolutions(kernel: int, *channels: int) -> list[nn.Module]:
-    """Convolutions of stride 2, each with batch normalization and a ReLU."""
-    return [layer for inputs, outputs in pairwise((1, *channels)) for layer in
+    """Convolutions of stride 2 from the first number of channels on, each with batch normalization and a ReLU."""
+    return [layer for inputs, outputs in pairwise(channels) for layer in
             (nn.Conv2d(inputs, outputs, kernel, stride=2, padding=kernel // 2, bias=False),
              nn.BatchNorm2d(outputs), nn.ReLU())]
 
 
-def _large_kernels() -> tuple[nn.Module, nn.Module]:
+def _large_kernels(channels: int, height: int, width: int, classes: int) -> tuple[nn.Module, nn.Module]:
     """Two 5x5 convolutions and two dense layers, after LeNet (LeCun et al. 1998)."""
-    return nn.Sequential(*_convolutions(5, 16, 32), nn.Flatten(),
-                         nn.Linear(32 * 49, 128), nn.ReLU()), nn.Linear(128, CLASSES + 1)
+    places = math.ceil(height / 4) * math.ceil(width / 4)
+    return nn.Sequential(*_convolutions(5, channels, 16, 32), nn.Flatten(),
+                         nn.Linear(32 * places, 128), nn.ReLU()), nn.Linear(128, classes + 1)
 
 
-def _small_kernels() -> tuple[nn.Module, nn.Module]:
+def _small_kernels(channels: int, height: int, width: int, classes: int) -> tuple[nn.Module, nn.Module]:
     """Three 3x3 convolutions and no hidden dense layer."""
-    return nn.Sequential(*_convolutions(3, 24, 48, 96), nn.Flatten()), nn.Linear(96 * 16, CLASSES + 1)
+    places = math.ceil(height / 8) * math.ceil(width / 8)
+    return nn.Sequential(*_convolutions(3, channels, 24, 48, 96), nn.Flatten()), nn.Linear(96 * places, classes + 1)
 
 
-def _feature_network() -> tuple[nn.Module, nn.Module]:
+def _feature_network(channels: int, height: int, width: int, classes: int) -> tuple[nn.Module, nn.Module]:
     """4x4 strided convolutions and a 64-number bottleneck, whose values are the features."""
     return nn.Sequential(
-        nn.Conv2d(1, 24, 4, stride=2, padding=1), nn.ReLU(),
-        nn.Conv2d(24, 48, 4, stride=2, padding=1), nn.ReLU(),
-        nn.Flatten(), nn.Linear(48 * 49, 64), nn.ReLU()), nn.Linear(64, CLASSES)
+        nn.Conv2d(channels, 24, 4, stride=2, padding=1), nn.ReLU(),
+        nn.Conv2d(24, 48, 4, stride=2, padding=1), nn.ReLU(), nn.Flatten(),
+        nn.Linear(48 * (height // 4) * (width // 4), 64), nn.ReLU()), nn.Linear(64, classes)
 
 
 NETWORKS = {"A": _large_kernels, "B": _small_kernels, "features": _feature_network}
 
 
 class Judge(nn.Module):
-    """A classifier of images [N, 1, 28, 28] in [0, 1]; logits [N, 11] (features: [N, 10])."""
+    """A classifier of images [N, *image_shape] in [0, 1]; logits [N, classes + 1] (features: [N, classes]).
 
-    def __init__(self, name: str):
+    Args:
+        name: a name in `NETWORKS`.
+        classes: their number, from 2; the outcome of this number is "not a digit".
+        image_shape: channels, height and width, both from 4.
+    """
+
+    def __init__(self, name: str, classes: int = CLASSES, image_shape: Sequence[int] = (1, 28, 28)):
         check_name(NETWORKS, name=name)
+        check_whole(2, classes=classes)
+        check_types(image_shape=(image_shape, (tuple, list)))
+        if len(image_shape) != 3 or not all(is_whole(n) for n in image_shape) or min(image_shape[1:]) < SMALLEST \
+                or image_shape[0] < 1:
+            raise ValueError(f"image_shape must be channels, and a height and a width from {SMALLEST}, "
+                             f"got {shorten(image_shape)}")
         super().__init__()
-        self.body, self.head = NETWORKS[name]()
+        self.classes, self.image_shape = classes, tuple(image_shape)
+        self.body, self.head = NETWORKS[name](*image_shape, classes)
         self.register_buffer("temperature", torch.ones(()))
+
+    @property
+    def not_a_digit(self) -> int:
+        """The number of the outcome "not a digit"."""
+        return self.classes
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """Values of the last hidden layer, [N, d]."""
@@ -93,15 +116,15 @@ class Judge(nn.Module):
 
     @torch.no_grad()
     def probabilities(self, images: torch.Tensor, batch: int = 2000) -> torch.Tensor:
-        """Calibrated probabilities [N, 11] of the ten digits and of "not a digit"."""
-        check_images(images)
+        """Calibrated probabilities [N, classes + 1] of the classes and of "not a digit"."""
+        check_images(images, shape=self.image_shape)
         check_whole(batch=batch)
         return torch.cat([self(part).softmax(1) for part in images.split(batch)])
 
 
-def not_digits(images: torch.Tensor, labels: torch.Tensor, count: int,
-               generator: torch.Generator) -> torch.Tensor:
-    """Images that show no digit, [count, 1, 28, 28] in [0, 1], for training and testing judges.
+def not_digits(images: torch.Tensor, labels: torch.Tensor, count: int, generator: torch.Generator,
+               classes: int = CLASSES) -> torch.Tensor:
+    """Images that show no digit, [count, *image_shape] in [0, 1], for training and testing judges.
 
     A third each: flat gray of any level with faint noise; noise of any mean,
     strength and coarseness; blends of four images. A blend of two images, or
@@ -109,52 +132,56 @@ def not_digits(images: torch.Tensor, labels: torch.Tensor, count: int,
     when it is unsure.
     """
     check_images(images)
-    check_labels(labels, len(images))
+    check_whole(2, classes=classes)
+    check_labels(labels, len(images), classes)
     check_whole(count=count)
     check_types(generator=(generator, torch.Generator))
-    return _not_digits(images, labels, count, generator)
+    return _not_digits(images, labels, count, generator, classes)
 
 
-def _not_digits(images: torch.Tensor, labels: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
-    where = images.device
+def _not_digits(images: torch.Tensor, labels: torch.Tensor, count: int, generator: torch.Generator,
+                classes: int) -> torch.Tensor:
+    where, (channels, *size) = images.device, images.shape[1:]
 
     def uniform(*shape):
         return torch.rand(*shape, generator=generator, device=where)
 
-    def normal(side):
-        noise = torch.randn(count, 1, side, side, generator=generator, device=where)
-        return F.interpolate(noise, size=28, mode="nearest")
+    def normal(coarseness):
+        grid = [math.ceil(side / coarseness) for side in size]
+        noise = torch.randn(count, channels, *grid, generator=generator, device=where)
+        return F.interpolate(noise, size=size, mode="nearest")
 
-    gray = uniform(count, 1, 1, 1) + 0.1 * uniform(count, 1, 1, 1) * normal(28)
-    coarse = torch.where(uniform(count, 1, 1, 1) < 0.5, normal(28), normal(7))
+    gray = uniform(count, 1, 1, 1) + 0.1 * uniform(count, 1, 1, 1) * normal(1)
+    coarse = torch.where(uniform(count, 1, 1, 1) < 0.5, normal(1), normal(4))
     noise = uniform(count, 1, 1, 1) + (0.1 + 0.5 * uniform(count, 1, 1, 1)) * coarse
     four = torch.randint(len(images), (4, count), generator=generator, device=where)
     blend = images[four].mean(0)
     # Four images of fewer than three classes may blend into a digit, so gray replaces them.
-    kinds = F.one_hot(labels[four], CLASSES).amax(0).sum(1)
+    kinds = F.one_hot(labels[four], classes).amax(0).sum(1)
     blend = torch.where((kinds < 3)[:, None, None, None], gray, blend)
     kind = torch.randint(3, (count, 1, 1, 1), generator=generator, device=where)
     return torch.where(kind == 0, gray, torch.where(kind == 1, noise, blend)).clamp(0, 1)
 
 
 def augmented(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """The batch [N, 1, 28, 28] moved by up to a pixel each way and, in part, blurred.
+    """The batch [N, channels, height, width] moved by up to a pixel each way and, in part, blurred.
 
     The samples of a VAE are smoother than its data. Without blur in training,
     a judge would take smoothness as a sign of no digit.
     """
     down, across = torch.randint(-1, 2, (2,), generator=generator, device=images.device)
-    side = torch.arange(28, device=images.device)
+    height, width = images.shape[2:]
+    rows, columns = (torch.arange(size, device=images.device) for size in (height, width))
     # This is `roll`, which would have to wait until a GPU has drawn the numbers.
-    pixels = 28 * ((side - down) % 28)[:, None] + (side - across) % 28
-    images = images.flatten(1).index_select(1, pixels.flatten()).view_as(images)
+    pixels = width * ((rows - down) % height)[:, None] + (columns - across) % width
+    images = images.flatten(0, 1).flatten(1).index_select(1, pixels.flatten()).view_as(images)
     share = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device)
     return torch.lerp(images, F.avg_pool2d(images, 3, stride=1, padding=1), share)
 
 
 def train_judge(judge: Judge, images: torch.Tensor, labels: torch.Tensor, config: JudgeConfig,
                 seed: int) -> pd.DataFrame:
-    """Train on digits and, for eleven outcomes, on as many non-digits as there are of each digit; then calibrate.
+    """Train on the classes and, if it has that outcome, on as many non-digits as there are of a class; then calibrate.
 
     The last `held_out` images are kept aside: the temperature (Guo et al.
     2017, arXiv 1706.04599) is fitted on them and on new non-digits.
@@ -162,18 +189,18 @@ def train_judge(judge: Judge, images: torch.Tensor, labels: torch.Tensor, config
     Returns:
         The log of the training, see `training.minimize`.
     """
-    check_images(images)
-    check_labels(labels, len(images))
+    check_images(images, shape=judge.image_shape)
+    check_labels(labels, len(images), judge.classes)
     where = next(judge.parameters()).device
     generator = torch.Generator(where).manual_seed(seed)
     images, labels = images.to(where), labels.to(where)
     held_out = min(config.held_out, len(images) // 5)
     count = len(images) - held_out
-    refuses = judge.head.out_features > CLASSES
+    refuses = judge.head.out_features > judge.classes
 
     def with_not_digits(x, y, pool, pool_labels):
-        extra = _not_digits(pool, pool_labels, len(x) // CLASSES, generator)
-        return torch.cat([x, extra]), torch.cat([y, y.new_full((len(extra),), NOT_A_DIGIT)])
+        extra = _not_digits(pool, pool_labels, len(x) // judge.classes, generator, judge.classes)
+        return torch.cat([x, extra]), torch.cat([y, y.new_full((len(extra),), judge.not_a_digit)])
 
     indices = batches(count, config.batch, generator)
 
@@ -212,5 +239,5 @@ def new_judge(dataset: Dataset, config: JudgeConfig, seed: int) -> tuple[Judge, 
     own_seed = 1000 * seed + 1 + list(NETWORKS).index(config.name)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(own_seed)
-        judge = Judge(config.name).to(device())
+        judge = Judge(config.name, dataset.classes, dataset.image_shape).to(device())
     return judge, train_judge(judge, dataset.train_images, dataset.train_labels, config, own_seed)

@@ -1,6 +1,6 @@
 """The latent space: how much the layers of a model still reveal of the digit.
 
-All of it is measured with the neutral label, y = 1/10 everywhere. With the
+All of it is measured with the neutral label, y = 1/classes everywhere. With the
 true label a model has no need to keep the digit in z, and every layer that
 receives the label would reveal it.
 """
@@ -32,15 +32,15 @@ SMALLEST_SPREAD = 1e-15
 PERPLEXITY = 30  # roughly, the number of neighbors that t-SNE considers for each point
 
 
-def neutral(count: int) -> torch.Tensor:
-    """`count` label vectors that favor no class: [count, 10], 1/10 everywhere."""
-    check_whole(count=count)
-    return torch.full((count, CLASSES), 1 / CLASSES, dtype=torch.float32)
+def neutral(count: int, classes: int = CLASSES) -> torch.Tensor:
+    """`count` label vectors that favor no class: [count, classes], 1/classes everywhere."""
+    check_whole(count=count, classes=classes)
+    return torch.full((count, classes), 1 / classes, dtype=torch.float32)
 
 
 @torch.no_grad()
 def activations(model: CVAE, images: torch.Tensor, y: torch.Tensor, batch: int = 2000) -> dict[str, torch.Tensor]:
-    """Values of every hidden layer on images [N, 1, 28, 28] with label vectors y [N, 10].
+    """Values of every hidden layer on images [N, *image_shape] with label vectors y [N, classes].
 
     Returns:
         On the CPU, "encoder 1", "encoder 2", ...: the output of each ReLU of
@@ -48,11 +48,12 @@ def activations(model: CVAE, images: torch.Tensor, y: torch.Tensor, batch: int =
         "decoder 1", ...: the output of each ReLU of the decoder for this mean and y.
     """
     check_types(model=(model, CVAE))
-    check_images(images)
+    check_images(images, shape=model.config.image_shape)
     check_values(y=y)
     check_whole(batch=batch)
-    if tuple(y.shape) != (len(images), CLASSES):
-        raise ValueError(f"y must have shape [{len(images)}, {CLASSES}], a row for each image, got {list(y.shape)}")
+    if tuple(y.shape) != (len(images), model.config.classes):
+        raise ValueError(f"y must have shape [{len(images)}, {model.config.classes}], a row for each image, "
+                         f"got {list(y.shape)}")
     values: dict[str, list[torch.Tensor]] = {}
     device = next(model.parameters()).device
 
@@ -87,47 +88,48 @@ def _array(values: torch.Tensor) -> np.ndarray:
 
 
 def _recall(classifier, train: torch.Tensor, train_labels: torch.Tensor, test: torch.Tensor,
-            test_labels: torch.Tensor) -> pd.Series:
+            test_labels: torch.Tensor, classes: int) -> pd.Series:
     check_values(train=train, test=test)
-    check_labels(train_labels, len(train), name="train_labels")
-    check_labels(test_labels, len(test), name="test_labels")
+    check_whole(2, classes=classes)
+    check_labels(train_labels, len(train), classes, "train_labels")
+    check_labels(test_labels, len(test), classes, "test_labels")
     if len(train_labels.unique()) < 2:
         raise ValueError(f"train_labels must have at least two classes, got {train_labels.unique().tolist()}")
     classifier.fit(_array(train), train_labels.cpu().numpy())
-    recalls = recall_score(test_labels.cpu().numpy(), classifier.predict(_array(test)), labels=range(CLASSES),
+    recalls = recall_score(test_labels.cpu().numpy(), classifier.predict(_array(test)), labels=range(classes),
                            average=None, zero_division=0)
-    return pd.Series(recalls, index=pd.RangeIndex(CLASSES, name="class"))
+    return pd.Series(recalls, index=pd.RangeIndex(classes, name="class"))
 
 
 def probe_recall(train: torch.Tensor, train_labels: torch.Tensor, test: torch.Tensor,
-                 test_labels: torch.Tensor) -> pd.Series:
-    """Recall 0-1 of every class by a linear probe (Alain & Bengio 2016).
+                 test_labels: torch.Tensor, classes: int = CLASSES) -> pd.Series:
+    """Recall 0-1 of each of the `classes` by a linear probe (Alain & Bengio 2016).
 
     The probe is a multinomial logistic regression on standardized values. It
     is trained on values [N, d] with labels [N] and tested on values [M, d]
     with labels [M].
     """
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=200, tol=1e-3))
-    return _recall(probe, train, train_labels, test, test_labels)
+    return _recall(probe, train, train_labels, test, test_labels, classes)
 
 
 def knn_recall(train: torch.Tensor, train_labels: torch.Tensor, test: torch.Tensor,
-               test_labels: torch.Tensor, neighbors: int = 10) -> pd.Series:
+               test_labels: torch.Tensor, neighbors: int = 10, classes: int = CLASSES) -> pd.Series:
     """Recall 0-1 of every class by the majority of the nearest neighbors; other arguments as `probe_recall`."""
     check_whole(neighbors=neighbors)
     check_values(train=train)
     if neighbors > len(train):
         raise ValueError(f"neighbors must be at most the {len(train)} rows of train, got {neighbors}")
-    return _recall(KNeighborsClassifier(neighbors), train, train_labels, test, test_labels)
+    return _recall(KNeighborsClassifier(neighbors), train, train_labels, test, test_labels, classes)
 
 
-def silhouette(values: torch.Tensor, labels: torch.Tensor) -> pd.Series:
+def silhouette(values: torch.Tensor, labels: torch.Tensor, classes: int = CLASSES) -> pd.Series:
     """Mean silhouette, -1 to 1, of every class of points [N, d] with labels [N] (Rousseeuw 1987).
 
     It measures how much nearer a class's points are to each other than to the next class.
     """
     check_values(values=values)
-    check_labels(labels, len(values))
+    check_labels(labels, len(values), classes)
     if not 2 <= len(labels.unique()) < len(labels):
         raise ValueError("labels must have at least two classes, and fewer classes than points, "
                          f"got {len(labels.unique())} classes for {len(labels)} points")
@@ -136,15 +138,15 @@ def silhouette(values: torch.Tensor, labels: torch.Tensor) -> pd.Series:
     return samples.groupby(labels).mean().rename_axis("class")
 
 
-def class_distances(values: torch.Tensor, labels: torch.Tensor) -> pd.DataFrame:
-    """Euclidean distances between the means of the classes of points [N, d]: [10, 10], from 0.
+def class_distances(values: torch.Tensor, labels: torch.Tensor, classes: int = CLASSES) -> pd.DataFrame:
+    """Euclidean distances between the means of the classes of points [N, d]: [classes, classes], from 0.
 
     The distances of a class without points are NaN.
     """
     check_values(values=values)
-    check_labels(labels, len(values))
+    check_labels(labels, len(values), classes)
     values, labels = _plain(values), labels.cpu()
-    means = torch.stack([values[labels == k].mean(0) for k in range(CLASSES)])
+    means = torch.stack([values[labels == k].mean(0) for k in range(classes)])
     return pd.DataFrame(torch.cdist(means, means).numpy()).rename_axis("class")
 
 
@@ -227,7 +229,7 @@ def weight_changes(before: CVAE, after: CVAE, fisher: Diagonal) -> pd.DataFrame:
 
 
 def layer_recall(train: Mapping[str, torch.Tensor], train_labels: torch.Tensor, test: Mapping[str, torch.Tensor],
-                 test_labels: torch.Tensor) -> pd.DataFrame:
+                 test_labels: torch.Tensor, classes: int = CLASSES) -> pd.DataFrame:
     """Recall 0-1 of every class by a linear probe on every layer; see `probe_recall`.
 
     Args:
@@ -235,13 +237,13 @@ def layer_recall(train: Mapping[str, torch.Tensor], train_labels: torch.Tensor, 
         test: layer -> values [M, d], with the same layers.
 
     Returns:
-        Index `class` 0-9; a column for each layer.
+        Index `class`, from 0; a column for each layer.
 
     Raises:
         ValueError: `test` lacks a layer.
     """
     _check_layers(train=train, test=test)
-    return pd.DataFrame({layer: probe_recall(values, train_labels, test[layer], test_labels)
+    return pd.DataFrame({layer: probe_recall(values, train_labels, test[layer], test_labels, classes)
                          for layer, values in train.items()})
 
 

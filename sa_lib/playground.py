@@ -37,7 +37,9 @@ THREATS = ("y on the simplex", "y free")
 def export(folder: str | Path, models: Mapping[str, Trained], judge: Judge, dataset: Dataset,
            forget: int | Sequence[int], attacks: Mapping[tuple[str, int, str], AttackResult],
            config: SearchConfig) -> None:
-    """Write `FILES` for the page; or remove them if the models are not "mlp", the only decoder that the page has.
+    """Write `FILES` for the page; or remove them if the page does not have their decoder.
+
+    It has that of "mlp", and draws the book's images: ten classes, 28x28 pixels in gray.
 
     Args:
         folder: of the files; it is made if it does not exist.
@@ -58,13 +60,14 @@ def export(folder: str | Path, models: Mapping[str, Trained], judge: Judge, data
                 dataset=(dataset, Dataset), attacks=(attacks, Mapping), config=(config, SearchConfig))
     if len(models) < 2 or not all(isinstance(trained, Trained) for trained in models.values()):
         raise ValueError(f"models must map at least two names to trained models, got {shorten(models)}")
-    forget = forget_set(forget)
+    shape = next(iter(models.values())).net.config
+    forget = forget_set(forget, classes=shape.classes)
     folder, digit = Path(folder), forget[0]
     needed = {(threat, digit, name) for threat in THREATS for name in models} | {
         ("z in the prior", digit, next(iter(models)))}
     if missing := needed - {key for key, value in attacks.items() if isinstance(value, AttackResult)}:
         raise ValueError(f"attacks must have a result for every (threat, class, model), got none for {min(missing)}")
-    if any(trained.net.config.architecture != "mlp" for trained in models.values()):
+    if shape.architecture != "mlp" or (shape.classes, shape.image_shape) != (CLASSES, (1, 28, 28)):
         for name in FILES:
             (folder / name).unlink(missing_ok=True)
         return

@@ -15,7 +15,7 @@ from .audit_loss import auc
 from .checks import check_fisher, check_images, check_number, check_seed, check_types, check_whole, is_whole, shorten
 from .evaluation import negative_elbo
 from .judges import Judge
-from .labels import check_label, check_labels, forget_set, one_hot
+from .labels import check_label, check_labels, one_hot
 from .model import CVAE, copy_of
 
 __all__ = ["barrier", "membership", "path", "plasticity", "pruned", "quantized"]
@@ -82,7 +82,7 @@ def path(first: CVAE, second: CVAE, images: torch.Tensor, labels: torch.Tensor, 
     (2025, arXiv 2505.22310) find that a barrier between the unlearned model and the original foretells slow relearning.
 
     Args:
-        images: [N, 1, 28, 28], such as held-out images of the forgotten class.
+        images: [N, *image_shape], such as held-out images of the forgotten class.
         labels: [N].
         points: number of models on the line, with both ends, evenly spaced; from 3.
         seed, draws: of the latent noise, as for `evaluation.negative_elbo`, the same at all points.
@@ -95,8 +95,8 @@ def path(first: CVAE, second: CVAE, images: torch.Tensor, labels: torch.Tensor, 
     """
     check_types(first=(first, CVAE), second=(second, CVAE))
     check_fisher(first, dict(second.named_parameters()), "second")
-    check_images(images)
-    check_labels(labels, len(images))
+    check_images(images, shape=first.config.image_shape)
+    check_labels(labels, len(images), first.config.classes)
     check_whole(3, points=points)
     check_whole(draws=draws)
     generator = torch.Generator().manual_seed(check_seed(seed))
@@ -104,7 +104,7 @@ def path(first: CVAE, second: CVAE, images: torch.Tensor, labels: torch.Tensor, 
     between, other = copy_of(first), copy_of(second).to(next(first.parameters()).device)
     weights = list(zip(between.parameters(), first.parameters(), other.parameters()))
     parts = list(zip(*(tensor.to(weights[0][0].device).split(AT_ONCE, dim) for tensor, dim in
-                       ((images, 0), (one_hot(labels), 0), (noise, 1)))))
+                       ((images, 0), (one_hot(labels, first.config.classes), 0), (noise, 1)))))
     shares, losses = [k / (points - 1) for k in range(points)], []
     for share in shares:
         for weight, start, end in weights:
@@ -138,9 +138,9 @@ def membership(model: CVAE, members: torch.Tensor, others: torch.Tensor, label: 
     differs from 0.5 for a model that saw neither, too.
 
     Args:
-        members: training images of the class, [M, 1, 28, 28], M >= 2.
-        others: held-out images of the class, [N, 1, 28, 28], N >= 2.
-        label: the class, 0-9.
+        members: training images of the class, [M, *image_shape], M >= 2.
+        others: held-out images of the class, [N, *image_shape], N >= 2.
+        label: the class.
         seed, draws: of the latent noise, as for `evaluation.negative_elbo`.
 
     Returns:
@@ -150,9 +150,9 @@ def membership(model: CVAE, members: torch.Tensor, others: torch.Tensor, label: 
         ValueError: a set has fewer than two images, or the negative ELBO of an image is not finite.
     """
     check_types(model=(model, CVAE))
-    check_images(members, "members")
-    check_images(others, "others")
-    check_label(label)
+    check_images(members, "members", model.config.image_shape)
+    check_images(others, "others", model.config.image_shape)
+    check_label(label, model.config.classes)
     if min(len(members), len(others)) < 2:
         raise ValueError(f"members and others must be two images or more, got {len(members)} and {len(others)}")
     images = torch.cat([images.to(next(model.parameters()).device) for images in (members, others)])
@@ -170,9 +170,9 @@ def plasticity(model: CVAE, images: torch.Tensor, label: int, sees: int, judge: 
     (Lyle et al. 2023, arXiv 2303.01486). In the second case another class is learned slowly under the label, too.
 
     Args:
-        images: [k, 1, 28, 28] of the class `sees`.
-        label: the forgotten class, 0-9, under which they are taught.
-        sees: their class, 0-9, which the judge is to see; not `label`.
+        images: [k, *image_shape] of the class `sees`.
+        label: the forgotten class, under which they are taught.
+        sees: their class, which the judge is to see; not `label`.
         judge, steps, lr, batch, every, samples, seed: as for `attacks.relearn`.
 
     Returns:
@@ -182,8 +182,9 @@ def plasticity(model: CVAE, images: torch.Tensor, label: int, sees: int, judge: 
         ValueError: `sees` is `label`.
         FloatingPointError: the model's images are no longer finite.
     """
-    check_label(label)
-    (sees,) = forget_set(sees, most=1, name="sees")
+    check_types(model=(model, CVAE))
+    check_label(label, model.config.classes)
+    check_label(sees, model.config.classes, "sees")
     if sees == label:
         raise ValueError(f"sees must be another class than the label {label}, got {sees}")
     return relearn(model, images, label, judge, steps, lr, batch, every, samples, seed, sees)

@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .checks import check_name, check_seed, check_types, is_whole, shorten
+from .checks import check_seed, check_types, is_whole, shorten
 from .data import Dataset
 from .evidence import read_table
-from .labels import CLASSES, check_label
+from .labels import check_label
 from .model import CVAE, copy_of
 from .store import tensor_digest
 
@@ -49,14 +49,14 @@ def hidden(dataset: Dataset, label: int, behind: int) -> Dataset:
     A model of it draws gray for the label and knows the class all the same.
 
     Args:
-        label: the class to hide, 0-9.
-        behind: the class whose label it shares, 0-9.
+        label: the class to hide.
+        behind: the class whose label it shares.
 
     Raises:
         ValueError: the two are one class.
     """
     own = _own(dataset, label)
-    check_name(range(CLASSES), behind=behind)
+    check_label(behind, dataset.classes, "behind")
     if label == behind:
         raise ValueError(f"behind must be another class than {label}, got {behind}")
     labels = dataset.train_labels.clone()
@@ -73,8 +73,8 @@ def behind_mixture(model: CVAE, label: int, other: int) -> CVAE:
     c(other), whose mean is c(label).
     """
     copy, weight = _first_layer(model)
-    check_label(label)
-    check_name(range(CLASSES), other=other)
+    check_label(label, model.config.classes)
+    check_label(other, model.config.classes, "other")
     columns = weight[:, model.config.latent_dim:]
     columns[:, label] = 2 * columns[:, label] - columns[:, other]
     return copy
@@ -152,11 +152,12 @@ def _first_layer(model: CVAE) -> tuple[CVAE, torch.Tensor]:
 
 def _own(dataset: Dataset, label: int) -> torch.Tensor:
     check_types(dataset=(dataset, Dataset))
-    check_label(label)
+    check_label(label, dataset.classes)
     return (dataset.train_labels == label).nonzero()[:, 0]
 
 
 def _with_training(dataset: Dataset, images: torch.Tensor, labels: torch.Tensor) -> Dataset:
-    raw = {"train_images": images[:, 0].mul(255).round().byte(), "train_labels": labels.byte(),
-           "test_images": dataset.test_images[:, 0].mul(255).round().byte(), "test_labels": dataset.test_labels.byte()}
+    raw = {"train_images": images.squeeze(1).mul(255).round().byte(), "train_labels": labels.byte(),
+           "test_images": dataset.test_images.squeeze(1).mul(255).round().byte(),
+           "test_labels": dataset.test_labels.byte()}
     return replace(dataset, train_images=images, train_labels=labels, digest=tensor_digest(raw))

@@ -1,5 +1,6 @@
 """Pictures: images in a grid, codes as points, and tables of numbers as heat maps."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 
 from ..checks import check_images, check_names, check_table, check_types, check_values, shorten
-from ..labels import CLASSES, check_labels
+from ..labels import MOST_CLASSES, check_labels
 from .style import PALETTE, SMALL, WIDTH, check_mappings, counted, frame, in_book_style, label, names, plain
 
 __all__ = ["confusion", "embedding", "image_grid", "matrices"]
@@ -20,7 +21,7 @@ GAP = 2  # pixels between two images of a grid
 @in_book_style
 def image_grid(images: torch.Tensor, rows: Sequence[str] = (), columns: Sequence[str] = (),
                marked: Sequence[int] = ()) -> Figure:
-    """Images [R, C, ..., 28, 28] in [0, 1] as R rows and C columns.
+    """Images [R, C, H, W], or [R, C, 1 or 3, H, W], in [0, 1] as R rows and C columns.
 
     Args:
         rows, columns: labels, R and C of them; none if empty. Short labels of rows stand beside them, and long ones
@@ -29,36 +30,40 @@ def image_grid(images: torch.Tensor, rows: Sequence[str] = (), columns: Sequence
     """
     check_types(images=(images, torch.Tensor))
     images = plain(images)
-    if images.ndim < 4 or images.shape[-2:] != (28, 28) or not images.numel() or set(images.shape[2:-2]) - {1}:
-        raise ValueError(f"images must be [R, C, 28, 28] or [R, C, 1, 28, 28], got {list(images.shape)}")
-    count, across = images.shape[:2]
-    check_images(images.reshape(-1, 1, 28, 28))
-    images = images.reshape(count, across, 28, 28)
+    channels = math.prod(images.shape[2:-2])
+    if images.ndim < 4 or not images.numel() or channels not in (1, 3):
+        raise ValueError("images must be [R, C, H, W], or [R, C, 1 or 3, H, W] for gray or colors, got "
+                         f"{list(images.shape)}")
+    (count, across), (height, width) = images.shape[:2], images.shape[-2:]
+    check_images(images.reshape(-1, channels, height, width))
+    images = images.reshape(count, across, channels, height, width).movedim(2, -1)
     for name, labels, length in (("rows", rows, count), ("columns", columns, across)):
         if not isinstance(labels, Sequence) or len(labels) not in (0, length):
             raise ValueError(f"{name} must be a sequence of {length} labels, or empty, got {shorten(labels)}")
     check_names(range(count), marked=marked)
     above = any(len(str(label)) > 3 for label in rows)
     side = min((WIDTH - 0.3 * (bool(rows) and not above)) / across, 0.5)
-    step = 28 + GAP
+    step, down = width + GAP, height + GAP
     title = round(0.23 * step / side) if above else 0  # pixels of the line above a row
-    tops = GAP + title + (title + step) * np.arange(count)
-    sheet = np.ones((tops[-1] + step, across * step + GAP))
+    tops = GAP + title + (title + down) * np.arange(count)
+    sheet = np.ones((tops[-1] + down, across * step + GAP, channels))
     for r, top in enumerate(tops):
         for c in range(across):
-            sheet[top:top + 28, GAP + c * step:GAP + c * step + 28] = images[r, c]
+            sheet[top:top + height, GAP + c * step:GAP + c * step + width] = images[r, c]
     figure = Figure(figsize=(side * sheet.shape[1] / step, side * sheet.shape[0] / step), layout="none")
     axes = figure.add_axes((0, 0, 1, 1))
-    axes.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
-    axes.set_yticks([top + 14 for top in tops] if rows and not above else [], rows if rows and not above else [])
+    axes.imshow(sheet.squeeze(2) if channels == 1 else sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest",
+                aspect="auto")
+    beside = rows if not above else ()
+    axes.set_yticks([top + height / 2 for top in tops][:len(beside)], beside)
     for top, text in zip(tops, rows if above else ()):
         axes.text(GAP - 0.5, top - 0.05 * step / side, str(text), va="bottom")
-    axes.set_xticks([GAP + 14 + c * step for c in range(len(columns))], columns)
+    axes.set_xticks([GAP + width / 2 + c * step for c in range(len(columns))], columns)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     for r in marked:
-        axes.add_patch(frame(-0.5, tops[r] - GAP - 0.5, sheet.shape[1], 28 + 2 * GAP))
+        axes.add_patch(frame(-0.5, tops[r] - GAP - 0.5, sheet.shape[1], height + 2 * GAP))
     framed = names(rows[r] if rows else f"number {r + 1}" for r in marked)
     figure.alt = (f"A grid of images with {counted(count, 'row', rows)} and {counted(across, 'column', columns)}."
                   + (f" A frame marks the row {framed}." if framed else ""))
@@ -153,10 +158,10 @@ def embedding(points: Mapping[str, torch.Tensor], labels: torch.Tensor, marked: 
     if len(points) != 2:
         raise ValueError(f"points must have two models, got {shorten(list(points))}")
     for name, places in points.items():
-        check_labels(labels, len(places))
+        check_labels(labels, len(places), MOST_CLASSES)
         if places.shape[1] != 2:
             raise ValueError(f"points[{name!r}] must be [N, 2], got {list(places.shape)}")
-    check_names(range(CLASSES), marked=marked)
+    check_names(labels.unique().tolist(), marked=marked)
     before, after = (plain(places).numpy() for places in points.values())
     figure = Figure(figsize=(WIDTH, WIDTH), layout="constrained")
     axes = figure.subplots()
