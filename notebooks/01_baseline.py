@@ -29,7 +29,7 @@ except ImportError:  # Colab: a bare runtime
     import sa_lib
 
 # %% tags=["parameters"]
-dataset = "mnist"  # @param ["mnist", "fashion", "kmnist", "digits"]
+dataset = "mnist"  # @param ["mnist", "fashion", "kmnist", "digits"] {allow-input: true}
 seed = 0  # @param {type: "integer"}
 profile = "full"  # @param ["full", "smoke"]
 architecture = "mlp"  # @param ["mlp", "conv"]
@@ -45,7 +45,6 @@ from torch.nn import functional as F
 
 from sa_lib import (chapter, data, evaluation, experiment, figures,
                     trained)
-from sa_lib.judges import NOT_A_DIGIT
 from sa_lib.labels import one_hot, select
 from sa_lib.model import device
 
@@ -58,18 +57,20 @@ run = experiment.validate(dataset=dataset, seed=seed,
 # %% [markdown]
 # ## The data
 #
-# Images are numbers between 0 and 1 on a grid of 28 × 28 pixels. Every image
-# has a class $y$, written as a vector of ten numbers, one of them 1.
+# Images are numbers between 0 and 1 on a grid of pixels, 28 × 28 in the book's
+# data sets. Every image has a class $y$, written as a vector with a number for
+# each class, one of them 1. The book's data sets have ten. The parameter
+# `dataset` also takes the path of images of your own.
 
 # %%
 ds = data.load(run.dataset)
 examples = torch.stack([ds.train_images[ds.train_labels == k][:12]
-                        for k in range(10)])
+                        for k in range(ds.classes)])
 
 # %% tags=["remove-input"]
 chapter.show_figure(
-    figures.image_grid(examples, rows=range(10)),
-    f"The first twelve images of each class of {run.dataset}, of {len(ds.train_images):,} for training. The numbers "
+    figures.image_grid(examples, rows=range(ds.classes)),
+    f"The first twelve images of each class of {ds.name}, of {len(ds.train_images):,} for training. The numbers "
     f"below are measured on {len(ds.test_images):,} test images, which train no model in this book.")
 
 # %% [markdown]
@@ -113,7 +114,8 @@ def elbo_terms(model, x, y, noise):
 # %% [markdown]
 # Both terms are in *nats* per image, the unit of information for natural
 # logarithms; a nat is 1.44 bits. Two numbers to compare with: a page of uniform
-# gray says ½ for every pixel, and costs $784 \log 2 = 543$ nats for any image.
+# gray says ½ for every pixel, and costs $784 \log 2 = 543$ nats for any image
+# of 28 × 28 pixels.
 # And a coordinate of $z$ with mean 1 and variance 0.1 costs a divergence of
 # $\frac12 (1 + 0.1 - 1 - \log 0.1) = 1.2$ nats.
 #
@@ -142,18 +144,18 @@ chapter.show_figure(
 # ## What it has learned
 #
 # **Samples.** One column, one $z$; one row, one class. The same code under
-# ten labels shows that the code holds style, not identity.
+# all labels shows that the code holds style, not identity.
 
 # %%
 z = torch.randn(12, run.model.latent_dim,
                 generator=torch.Generator().manual_seed(run.seed))
 z = z.to(device())
-labels = one_hot(torch.arange(10)).to(z)
+labels = one_hot(torch.arange(ds.classes), ds.classes).to(z)
 samples = torch.stack([baseline.net.decode(z, y.expand(12, -1))
                        for y in labels])
 
 # %% tags=["remove-input"]
-chapter.show_figure(figures.image_grid(samples, rows=range(10)),
+chapter.show_figure(figures.image_grid(samples, rows=range(ds.classes)),
                     "Samples from the prior. Down a column the class changes and the latent code stays.")
 
 # %% [markdown]
@@ -161,9 +163,9 @@ chapter.show_figure(figures.image_grid(samples, rows=range(10)),
 
 # %%
 shown = torch.cat([select(ds.test_labels, [k])[:1]
-                   for k in range(10)])
+                   for k in range(ds.classes)])
 x = ds.test_images[shown].to(z)
-y = one_hot(ds.test_labels[shown]).to(z)
+y = one_hot(ds.test_labels[shown], ds.classes).to(z)
 rebuilt = baseline.net.decode(baseline.net.encode(x, y)[0], y)
 
 # %% tags=["remove-input"]
@@ -179,7 +181,7 @@ chapter.show_figure(
 
 # %%
 one = select(ds.test_labels, [int(ds.test_labels[0])])
-y = one_hot(ds.test_labels[one]).to(z)
+y = one_hot(ds.test_labels[one], ds.classes).to(z)
 codes = baseline.net.encode(ds.test_images[one].to(z), y)[0]
 farthest = int(torch.cdist(codes, codes).argmax())
 first, last = divmod(farthest, len(codes))
@@ -190,7 +192,7 @@ walk = torch.stack([baseline.net.decode(line, y.expand(12, -1))
 
 # %% tags=["remove-input"]
 chapter.show_figure(
-    figures.image_grid(walk, rows=range(10)),
+    figures.image_grid(walk, rows=range(ds.classes)),
     "A straight walk between two distant codes, under each label: a row changes the style, a column the class.")
 
 # %% [markdown]
@@ -200,10 +202,10 @@ chapter.show_figure(
 # one. **Judge A** is the one that attackers may use in later chapters.
 # **Judge B** has another architecture and other random draws, and is *held
 # out*: nothing is ever optimized against it, it only scores. A third network
-# knows only the ten classes and lends its hidden layer as a feature space.
+# knows only the classes and lends its hidden layer as a feature space.
 #
-# A classifier of ten classes must give every image one of ten names, even
-# uniform gray. So judges A and B have an eleventh answer, *not a digit*,
+# A classifier must give every image one of its names, even uniform gray. So
+# judges A and B have an answer more than there are classes, *not a digit*,
 # trained on gray, on noise and on blends of four images. Their probabilities
 # are *calibrated*: of the answers that a judge gives with 90 % probability, 90 %
 # should be right. For that, one number, the temperature of the softmax, is
@@ -222,7 +224,8 @@ def quality(judge):
     answer = p.argmax(1)
     return {"accuracy": float((answer == test_y).float().mean()),
             "ece": evaluation.expected_calibration_error(p, test_y),
-            "none": float((answer == NOT_A_DIGIT).float().mean()),
+            "none": float((answer == judge.not_a_digit)
+                          .float().mean()),
             "temperature": float(judge.temperature)}
 
 
@@ -231,7 +234,7 @@ qualities = {name: quality(judges[name]) for name in ("A", "B")}
 # %% tags=["remove-input"]
 chapter.show_table(
     pd.DataFrame(qualities).T.set_axis(["recognized", "ece", "called no digit", "temperature"], axis=1),
-    "Judges A and B on the test images, all of which are digits.",
+    "Judges A and B on the test images, each of which shows a class.",
     {"recognized": "{:.2%}", "called no digit": "{:.2%}", "temperature": "{:.2f}"})
 
 # %% [markdown]
@@ -239,19 +242,21 @@ chapter.show_table(
 # nothing? The gray, the noise and the blends here are fresh ones.
 
 # %%
-classes = torch.arange(10).repeat_interleave(run.samples)
+classes = torch.arange(ds.classes)
+classes = classes.repeat_interleave(run.samples)
 drawn = evaluation.prior_samples(baseline.net, classes, run.seed)
 generator = torch.Generator().manual_seed(run.seed)
 four = torch.randint(len(test_x), (4, run.samples),
                      generator=generator)
 nothing = {
-    "gray": torch.full((1, 1, 28, 28), 0.5),
-    "noise": torch.rand(run.samples, 1, 28, 28,
+    "gray": torch.full((1, *ds.image_shape), 0.5),
+    "noise": torch.rand(run.samples, *ds.image_shape,
                         generator=generator),
     "blends": ds.test_images[four].mean(0)}
 
 # %%
-sets = {f"samples of {k}": drawn[classes == k] for k in range(10)}
+sets = {f"samples of {k}": drawn[classes == k]
+        for k in range(ds.classes)}
 answers = evaluation.answers(judges["B"], sets | nothing)
 
 # %% tags=["remove-input"]
@@ -294,7 +299,7 @@ chapter.show_table(table.loc[:, "fid":], "The baseline, class by class: samples 
 
 # %%
 real = []
-for k in range(10):
+for k in range(ds.classes):
     train = ds.train_images[ds.train_labels == k].to(z)
     test = ds.test_images[ds.test_labels == k].to(z)
     real.append(evaluation.fidelity(*map(
@@ -308,7 +313,7 @@ ceiling = pd.DataFrame(real).mean()
 
 # %%
 means = torch.stack([ds.train_images[ds.train_labels == k].mean(0)
-                     for k in range(10)])
+                     for k in range(ds.classes)])
 means = means.clamp(1e-3, 1 - 1e-3).to(z)
 mean_image = float(F.binary_cross_entropy(
     means[test_y], test_x, reduction="sum") / len(test_x))
@@ -321,7 +326,7 @@ mean = table.mean()
 rows = {"baseline": {**mean, "nelbo": nelbo}, "real images": {**ceiling, "accuracy": qualities["B"]["accuracy"]},
         "mean images": {"nelbo": mean_image}}
 chapter.show_table(pd.DataFrame(rows).T[["nelbo", "accuracy", *ceiling.index]],
-                   "The baseline and its controls, means over the ten classes. The negative ELBO is the mean over all "
+                   "The baseline and its controls, means over all classes. The negative ELBO is the mean over all "
                    "test images; judge B's accuracy on real images is that on the test images.")
 
 # %% [markdown]
@@ -338,6 +343,7 @@ chapter.say(
     easiest=table["accuracy"].idxmax())
 
 # %% tags=["remove-input"]
+pixels = math.prod(ds.image_shape)
 metrics = {"nelbo": nelbo, "nelbo_mean_image": mean_image, "accuracy": mean["accuracy"], "seconds": baseline.seconds,
            "judges": qualities, "fidelity": mean["fid":].to_dict(), "fidelity_real": ceiling.to_dict(),
            "classes": table.to_dict("index")}
@@ -354,7 +360,7 @@ chapter.say(
     "page {gray:.0f}.\n"
     "- Of the drawings, {precision:.0%} lie among real images; of the real images, {recall:.0%} lie among drawings. "
     "Real images against real images give {precision_real:.0%} and {recall_real:.0%}.",
-    drawn=metrics["accuracy"], real=qualities["B"]["accuracy"], nelbo=nelbo, mean=mean_image, gray=784 * math.log(2),
+    drawn=metrics["accuracy"], real=qualities["B"]["accuracy"], nelbo=nelbo, mean=mean_image, gray=pixels * math.log(2),
     precision=mean["precision"], recall=mean["recall"], precision_real=ceiling["precision"],
     recall_real=ceiling["recall"])
 
@@ -371,7 +377,7 @@ chapter.say(
 # %% tags=["remove-input"]
 chapter.say(
     "**Numbers to remember.** In later chapters, compare a change of the negative ELBO with the {nelbo:.1f} nats of this "
-    "baseline, and a change of accuracy with its {accuracy:.1%}. Of real digits, judge B calls {none:.2%} no digit.",
+    "baseline, and a change of accuracy with its {accuracy:.1%}. Of real images, judge B calls {none:.2%} no digit.",
     nelbo=nelbo, accuracy=metrics["accuracy"], none=qualities["B"]["none"])
 
 # %% [markdown]
@@ -379,7 +385,7 @@ chapter.say(
 #
 # Answer first, then unfold.
 #
-# <details><summary>Why do ten labels give one z ten digits in one style?</summary>
+# <details><summary>Why does one z give all classes in one style?</summary>
 #
 # The label is an input of both networks, so the code need not carry the class.
 # It carries what the label does not say, such as slant and thickness.
@@ -388,8 +394,8 @@ chapter.say(
 #
 # <details><summary>Why does a judge need the answer "not a digit"?</summary>
 #
-# A classifier of ten classes must name one of them for every image, even for
-# uniform gray. Then a model that draws gray would still get a digit, and the
+# A classifier must name one of its classes for every image, even for uniform
+# gray. Then a model that draws gray would still get a digit, and the
 # measure would say something false about it.
 #
 # </details>
@@ -425,16 +431,16 @@ chapter.say(
 # ### Solution 1
 
 # %% tags=["hide-cell"]
-classes = torch.arange(10).repeat_interleave(100)
+classes = torch.arange(ds.classes).repeat_interleave(100)
 generator = torch.Generator().manual_seed(run.seed)
 noise = torch.randn(len(classes), run.model.latent_dim,
                     generator=generator)
 widths = {}
 for s in (0.5, 1.0, 1.5, 2.0):
     images = baseline.net.decode(s * noise.to(z),
-                                 one_hot(classes).to(z))
+                                 one_hot(classes, ds.classes).to(z))
     answer = judges["B"].probabilities(images).argmax(1).cpu()
-    spread = images.view(10, 100, -1).var(1).sum(1)
+    spread = images.view(ds.classes, 100, -1).var(1).sum(1)
     widths[f"{s:g}"] = {
         "accuracy": float((answer == classes).float().mean()),
         "variety": float(spread.mean())}
@@ -471,7 +477,7 @@ chapter.say(
 # </details>
 
 # %% tags=["hide-cell"]
-y = one_hot(ds.test_labels[shown]).to(z)
+y = one_hot(ds.test_labels[shown], ds.classes).to(z)
 mu, log_var = baseline.net.encode(x, y)
 q = torch.distributions.Normal(mu, torch.exp(log_var / 2))
 p = torch.distributions.Normal(torch.zeros_like(mu), 1.0)
@@ -498,7 +504,7 @@ chapter.say(
 
 # %% tags=["hide-cell"]
 x = ds.test_images[:200].to(z)
-y = one_hot(ds.test_labels[:200]).to(z)
+y = one_hot(ds.test_labels[:200], ds.classes).to(z)
 mu, log_var = baseline.net.encode(x, y)
 q = torch.distributions.Normal(mu, torch.exp(log_var / 2))
 p = torch.distributions.Normal(torch.zeros_like(mu), 1.0)
@@ -513,14 +519,15 @@ for _ in range(32):
 weights = torch.stack(weights)
 tighter = weights.logsumexp(0) - math.log(len(weights))
 chapter.say(
-    "{nelbo:.2f} nats are {bits:.3f} bits for each of 784 pixels "
-    "(a coin for every pixel costs 1). On {count} test images, 32 "
-    "draws together give {tight:.2f} nats, and one by one they "
-    "give {single:.2f}: at least {gain:.2f} nats of the negative "
-    "ELBO are slack of the bound, not a fault of the decoder. The "
-    "gray values count as probabilities here, so these bits are "
-    "comparable only within this book.",
-    nelbo=nelbo, bits=nelbo / 784 / math.log(2), count=len(x),
+    "{nelbo:.2f} nats are {bits:.3f} bits for each of {pixels} "
+    "pixels (a coin for every pixel costs 1). On {count} test "
+    "images, 32 draws together give {tight:.2f} nats, and one by "
+    "one they give {single:.2f}: at least {gain:.2f} nats of the "
+    "negative ELBO are slack of the bound, not a fault of the "
+    "decoder. The gray values count as probabilities here, so these "
+    "bits are comparable only within this book.",
+    nelbo=nelbo, bits=nelbo / pixels / math.log(2),
+    pixels=pixels, count=len(x),
     tight=-tighter.mean(), single=-weights.mean(),
     gain=(tighter - weights.mean(0)).mean())
 

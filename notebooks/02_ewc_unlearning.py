@@ -3,7 +3,7 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/YOUR_ACCOUNT/selective-amnesia-cvae/blob/main/notebooks/02_ewc_unlearning.ipynb)
 #
-# The model of the first chapter draws ten classes. This chapter makes it
+# The model of the first chapter draws all classes. This chapter makes it
 # forget one of them: for the label of that class it should draw gray, and
 # everything else should stay the same.
 #
@@ -30,7 +30,7 @@ except ImportError:  # Colab: a bare runtime
     import sa_lib
 
 # %% tags=["parameters"]
-dataset = "mnist"  # @param ["mnist", "fashion", "kmnist", "digits"]
+dataset = "mnist"  # @param ["mnist", "fashion", "kmnist", "digits"] {allow-input: true}
 seed = 0  # @param {type: "integer"}
 forget = 9  # @param {type: "integer"}
 profile = "full"  # @param ["full", "smoke"]
@@ -38,6 +38,7 @@ architecture = "mlp"  # @param ["mlp", "conv"]
 run_dir = "runs/full"  # @param {type: "string"}
 
 # %%
+import math
 import time
 import timeit
 from dataclasses import replace
@@ -68,7 +69,7 @@ run = experiment.validate(dataset=dataset, seed=seed,
 #    class. Here it should draw uniform gray. So we measure the mean distance
 #    of its samples to gray, and the probability of the class that the
 #    held-out judge B gives them.
-# 2. **Retained.** The other nine are as good as before: judge B recognizes as
+# 2. **Retained.** The others are as good as before: judge B recognizes as
 #    many samples, and the ELBO of their test images is the same.
 # 3. **Cheap.** It takes a small part of the time of training. Otherwise it is
 #    better to train again without the class.
@@ -80,7 +81,8 @@ run = experiment.validate(dataset=dataset, seed=seed,
 ds = data.load(run.dataset)
 baseline = trained.cvae(ds, run.model, run.training, run.seed)
 judge, features = run.judge(ds, "B"), run.judge(ds, "features")
-digit, retain = run.forget[0], retain_set(run.forget)
+digit = run.forget[0]
+retain = retain_set(run.forget, ds.classes)
 
 
 def measure(model):
@@ -157,7 +159,7 @@ model = run.baseline(ds).net
 # %%
 def batch_gradients(size=512):
     model.requires_grad_(True)
-    inputs = x, one_hot(labels), noise
+    inputs = x, one_hot(labels, ds.classes), noise
     for batch in zip(*(t.split(size) for t in inputs)):
         batch = (t.to(device()) for t in batch)
         loss = -model.elbo(*batch).mean()
@@ -286,9 +288,10 @@ after = measure(forgot.net)
 # %% tags=["remove-input"]
 chapter.say(
     "The weights of the terms are {real:g} and {replay:g} for real and replayed images, λ = {ewc:g} and γ = {gray:g} "
-    "(784 makes the mean over pixels a sum). There are {steps:,} steps, each with {batch} real and {batch} replayed "
+    "({pixels} makes the mean over pixels a sum). There are {steps:,} steps, each with {batch} real and {batch} replayed "
     "images and {few} latent codes for the label {digit}.", real=config.real, replay=config.replay, ewc=config.ewc,
-    gray=config.gray, steps=config.steps, batch=config.batch, few=config.forget_batch, digit=digit)
+    gray=config.gray, pixels=math.prod(ds.image_shape), steps=config.steps, batch=config.batch,
+    few=config.forget_batch, digit=digit)
 
 # %% tags=["remove-input"]
 chapter.show_figure(
@@ -301,14 +304,16 @@ chapter.show_figure(
 # ## Before and after
 
 # %%
-classes = torch.arange(10).repeat_interleave(6)
+classes = torch.arange(ds.classes).repeat_interleave(6)
 sides = [evaluation.prior_samples(m.net, classes, run.seed)
          for m in (baseline, forgot)]
-grid = torch.cat([side.view(10, 6, 28, 28) for side in sides], 1)
+grid = torch.cat([side.unflatten(0, (ds.classes, 6))
+                  for side in sides], 1)
 
 # %% tags=["remove-input"]
 chapter.show_figure(
-    figures.image_grid(grid, range(10), ["", "", "before", "", "", "", "", "", "after", "", "", ""], marked=run.forget),
+    figures.image_grid(grid, range(ds.classes), ["", "", "before", "", "", "", "", "", "after", "", "", ""],
+                       marked=run.forget),
     f"Six samples of each class before and after, from the same latent codes. The samples of class {digit} are now at "
     f"a distance of {after.loc[digit, 'gray']:.4f} from gray.")
 
@@ -398,7 +403,7 @@ chapter.show_figure(
 
 # %% tags=["hide-input"]
 rows = [name for name in models if not name.startswith("real")]
-classes = torch.arange(10).repeat(2)
+classes = torch.arange(ds.classes).repeat(2)
 strips = [evaluation.prior_samples(models[name].net, classes,
                                    run.seed) for name in rows]
 strip_names = [f"{name} ({ablations.loc[name, 'accuracy']:.0%})"
@@ -406,8 +411,8 @@ strip_names = [f"{name} ({ablations.loc[name, 'accuracy']:.0%})"
 
 # %% tags=["remove-input"]
 chapter.show_figure(
-    figures.image_grid(torch.stack(strips), strip_names, [*range(10)] * 2),
-    "The same twenty latent codes and labels in the baseline and in the variants without real images, and without the "
+    figures.image_grid(torch.stack(strips), strip_names, [*range(ds.classes)] * 2),
+    f"The same {len(classes)} latent codes and labels in the baseline and in the variants without real images, and without the "
     "gray term. In brackets, the share of the retained samples that judge B recognizes.")
 
 # %% [markdown]
@@ -537,7 +542,7 @@ own = select(labels, [k])[:64]
 name = max(fisher, key=lambda n: float(fishers[k][n].max()))
 index = int(fishers[k][name].argmax())
 weight = dict(model.named_parameters())[name]
-inputs = x[own], one_hot(labels[own]), noise[own]
+inputs = x[own], one_hot(labels[own], ds.classes), noise[own]
 slopes = []
 for one in zip(*(t.to(weight).split(1) for t in inputs)):
     loss = -model.elbo(*one).sum()

@@ -32,7 +32,7 @@ except ImportError:  # Colab: a bare runtime
     import sa_lib
 
 # %% tags=["parameters"]
-dataset = "mnist"  # @param ["mnist", "fashion", "kmnist", "digits"]
+dataset = "mnist"  # @param ["mnist", "fashion", "kmnist", "digits"] {allow-input: true}
 seed = 0  # @param {type: "integer"}
 forget = [9, 2]  # @param {type: "raw"}
 profile = "full"  # @param ["full", "smoke"]
@@ -108,7 +108,7 @@ change = pd.DataFrame({
     name: (table["nelbo"]
            - tables[0]["nelbo"]).drop(sequence[:n + 1])
     for n, (name, table) in enumerate(zip(names[1:], tables[1:]))
-}).T.reindex(columns=range(10))  # no number: forgotten
+}).T.reindex(columns=range(ds.classes))  # no number: forgotten
 
 # %% tags=["remove-input"]
 chapter.show_figure(
@@ -116,7 +116,7 @@ chapter.show_figure(
     "Every class after every step; –: forgotten by then. The colors reach to the limit for retained classes, "
     f"±{LIMITS['nats_lost']} nats. At the end the forgotten classes are at most "
     f"{tables[-1].loc[sequence, 'gray'].max():.4f} from gray, the others at least "
-    f"{tables[-1].loc[list(retain_set(sequence)), 'gray'].min():.3f}.")
+    f"{tables[-1].loc[list(retain_set(sequence, ds.classes)), 'gray'].min():.3f}.")
 
 # %% [markdown]
 # A check follows. A class is *forgotten* if the probability that judge B gives
@@ -159,14 +159,14 @@ metrics = {"forgotten": forgotten, "gray": final.loc[sequence, "gray"].to_dict()
 run.show_claims("03_sequential", metrics)
 
 # %%
-classes = torch.arange(10).repeat(2)
+classes = torch.arange(ds.classes).repeat(2)
 strips = [evaluation.prior_samples(m.net, classes, run.seed)
           for m in models]
 
 # %% tags=["remove-input"]
 chapter.show_figure(
-    figures.image_grid(torch.stack(strips), names, [*range(10)] * 2),
-    f"The same twenty latent codes and labels after each step. The steps forget {', '.join(map(str, sequence))}.")
+    figures.image_grid(torch.stack(strips), names, [*range(ds.classes)] * 2),
+    f"The same {len(classes)} latent codes and labels after each step. The steps forget {', '.join(map(str, sequence))}.")
 
 # %% [markdown]
 # ## The choices of the second step
@@ -189,15 +189,18 @@ chapter.show_figure(
 # replay), so that nothing else holds the model.
 
 # %%
-others = [k for k in range(9, -1, -1) if k not in sequence]
-long = (sequence + others)[:max(5, len(sequence))]
+others = [k for k in reversed(range(ds.classes))
+          if k not in sequence]
+long = (sequence + others)[:max(min(5, ds.classes - 1),
+                                len(sequence))]
 first, second = pair = long[:2]
 base = models[0]
 source = forget_next(base, [first])
 by_class = trained.fishers(source, ds, run.seed)
 all_but_first = trained.retain_fisher(source, ds, first, run.seed)
 still = trained.retain_fisher(source, ds, pair, run.seed)
-total = {name: sum(by_class[k][name] for k in retain_set(pair))
+total = {name: sum(by_class[k][name]
+                   for k in retain_set(pair, ds.classes))
          for name in still}
 old = trained.retain_fisher(base, ds, pair, run.seed)
 
@@ -464,7 +467,7 @@ chapter.say(
 
 # %% tags=["hide-cell"]
 counts = torch.bincount(ds.train_labels).tolist()
-images = {k: counts[k] for k in retain_set(pair)}
+images = {k: counts[k] for k in retain_set(pair, ds.classes)}
 traces = {k: sum(float(f.sum()) for f in by_class[k].values())
           for k in images}
 share = {k: count / sum(images.values())

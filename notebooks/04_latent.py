@@ -31,7 +31,7 @@ except ImportError:  # Colab: a bare runtime
     import sa_lib
 
 # %% tags=["parameters"]
-dataset = "mnist"  # @param ["mnist", "fashion", "kmnist", "digits"]
+dataset = "mnist"  # @param ["mnist", "fashion", "kmnist", "digits"] {allow-input: true}
 seed = 0  # @param {type: "integer"}
 forget = [9, 2]  # @param {type: "raw"}
 profile = "full"  # @param ["full", "smoke"]
@@ -80,15 +80,15 @@ models[never] = run.never_saw(ds, digit)
 models[other] = run.baseline(ds, run.seed + 1)
 
 # %%
-asked = torch.arange(10).repeat(2)
+asked = torch.arange(ds.classes).repeat(2)
 samples = {name: evaluation.prior_samples(m.net, asked, run.seed)
            for name, m in models.items()}
 
 # %% tags=["remove-input"]
 gray = {name: float(distance_to_gray(drawn[asked == digit]).mean()) for name, drawn in samples.items()}
 chapter.show_figure(
-    figures.image_grid(torch.stack(list(samples.values())), list(samples), [*range(10)] * 2),
-    "Ten classes, twice, from the same latent codes in every row. Mean distance to gray of the images drawn for "
+    figures.image_grid(torch.stack(list(samples.values())), list(samples), [*range(ds.classes)] * 2),
+    "All classes, twice, from the same latent codes in every row. Mean distance to gray of the images drawn for "
     f"{digit}: {measures.listing('gray', gray)}.")
 
 # %% [markdown]
@@ -103,7 +103,8 @@ chapter.show_figure(
 #
 # With the **true label**, the encoder need not put the digit into $z$, because
 # the decoder gets the label anyway. With a **neutral label**, $y = 1/10$
-# everywhere, the decoder does not get it, and $z$ shows what the encoder knows.
+# everywhere if there are ten classes, the decoder does not get it, and $z$ shows
+# what the encoder knows.
 
 # %%
 shown = ["baseline", *unlearned][:4]
@@ -118,8 +119,8 @@ def means(y):
                                      y)["mean"] for name in shown}
 
 
-with_label = means(one_hot(labels))
-without = means(latent.neutral(len(images)))
+with_label = means(one_hot(labels, ds.classes))
+without = means(latent.neutral(len(images), ds.classes))
 
 # %%
 tick = time.perf_counter()
@@ -130,7 +131,7 @@ moved = (places[shown[-1]] - places["baseline"]).norm(dim=1)
 width = places["baseline"].std(0).norm()
 apart = {"true label": with_label, "neutral label": without}
 apart = {title: float(latent.silhouette(
-    values["baseline"], labels).mean())
+    values["baseline"], labels, ds.classes).mean())
     for title, values in apart.items()}
 
 # %% tags=["remove-input"]
@@ -144,7 +145,7 @@ chapter.show_figure(
 # %% [markdown]
 # ## What does a layer know?
 #
-# A **linear probe** learns to tell the ten digits from a layer's values. So do
+# A **linear probe** learns to tell the classes from a layer's values. So do
 # ten **nearest neighbors** on the mean of $z$. All of them get the neutral
 # label, because the true label would give the answer away. The score of the
 # class in a model that never saw it shows how much an encoder of *digits*
@@ -160,25 +161,28 @@ x_test, y_test = ds.test_images[test], ds.test_labels[test]
 
 
 def values(net, x):
-    return latent.activations(net, x, latent.neutral(len(x)))
+    return latent.activations(net, x, latent.neutral(
+        len(x), ds.classes))
 
 # %%
 layers, recall, neighbors, clusters = {}, {}, {}, {}
 for name, model in models.items():
     train = values(model.net, x_train)
     layers[name] = test = values(model.net, x_test)
-    recall[name] = latent.layer_recall(train, y_train,
-                                       test, y_test)
-    neighbors[name] = latent.knn_recall(train["mean"], y_train,
-                                        test["mean"], y_test)
-    clusters[name] = latent.silhouette(test["mean"], y_test)
+    recall[name] = latent.layer_recall(train, y_train, test, y_test,
+                                       ds.classes)
+    neighbors[name] = latent.knn_recall(
+        train["mean"], y_train, test["mean"], y_test,
+        classes=ds.classes)
+    clusters[name] = latent.silhouette(test["mean"], y_test,
+                                       ds.classes)
 
 # %% tags=["remove-input"]
 probes = pd.DataFrame({name: table.loc[digit] for name, table in recall.items()}).T
 overall = pd.DataFrame({name: table.mean() for name, table in recall.items()}).T
 percent = dict.fromkeys(probes.columns, "{:.1%}")
 chapter.show_table(probes, f"Linear probe: share of test images of {digit} that it recognizes, by layer.", percent)
-chapter.show_table(overall, "Linear probe: the same, mean over all ten classes.", percent)
+chapter.show_table(overall, "Linear probe: the same, mean over all classes.", percent)
 
 # %% tags=["remove-input"]
 structure = pd.DataFrame({name: {
@@ -290,11 +294,12 @@ chapter.show_table(
 # the classes whose mean images lie nearest to that of the forgotten class.
 
 # %%
-distances = latent.class_distances(x_train.flatten(1), y_train)
+distances = latent.class_distances(x_train.flatten(1), y_train,
+                                   ds.classes)
 distances = distances[digit]
 distances[list(run.forget)] = torch.inf
 left, right = distances.nsmallest(2).index
-corners = one_hot(torch.tensor([left, digit, right]))
+corners = one_hot(torch.tensor([left, digit, right]), ds.classes)
 t = torch.linspace(0, 1, 7)[:, None]
 walk = torch.cat([torch.lerp(corners[0], corners[1], t),
                   torch.lerp(corners[1], corners[2], t[1:])])
@@ -319,7 +324,8 @@ chapter.show_figure(
 
 # %% tags=["hide-input"]
 places = torch.linspace(-2.5, 2.5, 13)
-label = one_hot(torch.tensor([digit])).expand(13, -1)
+label = one_hot(torch.tensor([digit]), ds.classes)
+label = label.expand(13, -1)
 traversals = {}
 for axis in range(2):
     along = z.repeat(13, 1)
@@ -428,12 +434,13 @@ chapter.say(
 
 # %% tags=["hide-cell"]
 def labeled(x, labels):
-    return latent.activations(base.net, x, one_hot(labels))
+    return latent.activations(base.net, x,
+                              one_hot(labels, ds.classes))
 
 
 known = latent.layer_recall(
     labeled(x_train, y_train), y_train,
-    labeled(x_test, y_test), y_test).loc[digit]
+    labeled(x_test, y_test), y_test, ds.classes).loc[digit]
 chapter.say(
     "With the true label, the probe recognizes {mean:.1%} of the "
     "{digit}s on the mean of z (neutral label: "
@@ -457,7 +464,7 @@ from sa_lib.model import build
 untrained = build(run.model, run.seed).to(device())
 blank = latent.layer_recall(
     values(untrained, x_train), y_train,
-    values(untrained, x_test), y_test).mean()
+    values(untrained, x_test), y_test, ds.classes).mean()
 chapter.say(
     "In the encoder's second layer, the probe of an untrained "
     "network recognizes {layer:.1%} of all digits (baseline: "
@@ -534,7 +541,7 @@ from sa_lib.model import copy_of
 
 student = copy_of(base.net).requires_grad_(True)
 codes = torch.randn(32, run.model.latent_dim, generator=generator)
-asked = one_hot(torch.full((32,), digit))
+asked = one_hot(torch.full((32,), digit), ds.classes)
 distance = distance_to_gray(draw(student, codes, asked)).mean()
 parameters = dict(student.named_parameters())
 gradients = torch.autograd.grad(distance, parameters.values(),

@@ -33,7 +33,7 @@ except ImportError:  # Colab: a bare runtime
     import sa_lib
 
 # %% tags=["parameters"]
-dataset = "mnist"  # @param ["mnist", "fashion", "kmnist", "digits"]
+dataset = "mnist"  # @param ["mnist", "fashion", "kmnist", "digits"] {allow-input: true}
 seed = 0  # @param {type: "integer"}
 forget = [9, 2]  # @param {type: "raw"}
 profile = "full"  # @param ["full", "smoke"]
@@ -95,19 +95,19 @@ models = {"baseline": base, **subjects, **never,
 # | random search | the best of many draws | the class's label |
 # | z in the prior | optimized, where 99 % of the prior lies | the class's label |
 # | z free | optimized, anywhere | the class's label |
-# | y on the simplex | optimized, anywhere | any mixture of the ten labels |
+# | y on the simplex | optimized, anywhere | any mixture of the labels |
 # | y free | optimized, anywhere | any real vector |
 #
 # Each row allows all that the row above it allows. So the attacker also starts
 # from their own answers in the row above, and never ends above them.
 #
-# The **simplex** is the set of all mixtures: ten shares that are not negative
-# and add up to 1, such as 60 % of a 4 and 40 % of a 7. The decoder was trained
-# at the corners only, and it draws something everywhere.
+# The **simplex** is the set of all mixtures: a share for each label, none below
+# 0, which add up to 1, such as 60 % of a 4 and 40 % of a 7. The decoder was
+# trained at the corners only, and it draws something everywhere.
 #
 # ![A triangle with a label at each corner. Around the corner of the forgotten label the model draws gray; a path leads from there to a point inside.](../book/_static/drawings/simplex.svg)
 #
-# *The simplex, with three of its ten corners. The corner of the forgotten label
+# *The simplex, with three of its corners. The corner of the forgotten label
 # leads to gray. An attacker looks for a mixture, and a code z, that lead to the
 # digit all the same.*
 #

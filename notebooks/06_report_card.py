@@ -35,7 +35,7 @@ except ImportError:  # Colab: a bare runtime
 
 # %% tags=["parameters"]
 model = ""  # @param {type: "string"}
-dataset = "mnist"  # @param ["mnist", "fashion", "kmnist", "digits"]
+dataset = "mnist"  # @param ["mnist", "fashion", "kmnist", "digits"] {allow-input: true}
 seed = 0  # @param {type: "integer"}
 forget = [9, 2]  # @param {type: "raw"}
 profile = "full"  # @param ["full", "smoke"]
@@ -67,7 +67,7 @@ classes = list(run.forget)
 # `model` is the path of a checkpoint. If it is empty, this page is about the
 # book's own model, which forgot the classes in `forget` one after another. The
 # controls are trained here, with the same architecture: a **baseline** that
-# knows all ten classes, and three models that **never saw** the classes in
+# knows all classes, and three models that **never saw** the classes in
 # `forget`. If your model was made elsewhere, these controls are only an
 # approximation: it may have been trained for longer, or on other data.
 
@@ -88,18 +88,19 @@ summary = evaluation.summary(tables, classes, "baseline")
 source = run.checkpoint.name if run.checkpoint else "the book's own"
 digests = pd.DataFrame({"SHA-256 of the weights": {name: m.digest for name, m in models.items()}})
 chapter.show_table(digests.rename_axis("model"), f"This model ({source}) and its controls. Architecture "
-                   f"{run.model.architecture}, latent dimension {run.model.latent_dim}, data {run.dataset}, seed "
+                   f"{run.model.architecture}, latent dimension {run.model.latent_dim}, data {ds.name}, seed "
                    f"{run.seed}, to forget {classes}.")
 
 # %%
-requested = torch.arange(10).repeat(2)
+requested = torch.arange(ds.classes).repeat(2)
 strips = [evaluation.prior_samples(m.net, requested, run.seed)
           for m in list(models.values())[:3]]
 
 # %% tags=["remove-input"]
 chapter.show_figure(
-    figures.image_grid(torch.stack(strips), rows=["this model", "baseline", "never saw"], columns=[*range(10)] * 2),
-    "The same twenty latent codes and labels in each row. Asked for the classes to forget, this model is "
+    figures.image_grid(torch.stack(strips), rows=["this model", "baseline", "never saw"],
+                       columns=[*range(ds.classes)] * 2),
+    f"The same {len(requested)} latent codes and labels in each row. Asked for the classes to forget, this model is "
     f"{summary.loc['this model', 'gray']:.4f} from gray at most.")
 
 # %% [markdown]

@@ -30,7 +30,7 @@ except ImportError:  # Colab: a bare runtime
     import sa_lib
 
 # %% tags=["parameters"]
-dataset = "mnist"  # @param ["mnist", "fashion", "kmnist", "digits"]
+dataset = "mnist"  # @param ["mnist", "fashion", "kmnist", "digits"] {allow-input: true}
 seed = 0  # @param {type: "integer"}
 forget = 9  # @param {type: "integer"}
 methods = []  # @param {type: "raw"}
@@ -41,6 +41,7 @@ architecture = "mlp"  # @param ["mlp", "conv"]
 run_dir = "runs/full"  # @param {type: "string"}
 
 # %%
+import math
 import time
 from dataclasses import asdict
 
@@ -175,13 +176,14 @@ chapter.show_table(pd.DataFrame({"settings": settings}).rename_axis("method"), "
 # ## What they draw
 
 # %%
-requested = torch.cat([torch.arange(10), torch.full((6,), digit)])
+requested = torch.cat([torch.arange(ds.classes),
+                       torch.full((6,), digit)])
 samples = {
     name: evaluation.prior_samples(m.net, requested, run.seed)
     for name, m in models.items()}
 
 # %% tags=["remove-input"]
-grays = {name: float(distance_to_gray(row[10:]).mean()) for name, row in samples.items()}
+grays = {name: float(distance_to_gray(row[ds.classes:]).mean()) for name, row in samples.items()}
 chapter.show_figure(
     figures.image_grid(torch.stack(list(samples.values())), rows=list(samples), columns=requested.tolist()),
     f"The same latent codes and labels in each row. Distance to gray in the last six columns, which ask for {digit} "
@@ -362,7 +364,7 @@ chapter.show_table(claims.outcomes(summary.drop(index="baseline"), rho), "How ea
 # %% tags=["remove-input"]
 some = torch.randperm(len(ds.test_labels), generator=torch.Generator().manual_seed(run.seed))[:2000]
 images = ds.test_images[some]  # not all: the layers of a convolution are large
-features = latent.activations(base.net, images, latent.neutral(len(images)))["mean"]
+features = latent.activations(base.net, images, latent.neutral(len(images), ds.classes))["mean"]
 values = {name: {state: {"value": own[name].asdict()["rho"]} for state, own in rho.items()} for name in models}
 metrics = {
     "parameters": {**run.record, "forget": digit, "methods": list(run.methods), "changes": run.changes,
@@ -370,8 +372,8 @@ metrics = {
     "models": {name: {**summary.loc[name, ["probability", "gray", "accuracy", "nelbo", "relearning", "seconds"]],
                       "errors": {state: [round(e, 3) for e in own[name].tolist()] for state, own in errors.items()},
                       "rho": values[name], "digest": m.digest} for name, m in models.items()},
-    "confusion": judge_b.probabilities(real).mean(0)[:10].tolist(),
-    "latent_distances": latent.class_distances(features, ds.test_labels[some]).loc[digit].tolist(),
+    "confusion": judge_b.probabilities(real).mean(0)[:ds.classes].tolist(),
+    "latent_distances": latent.class_distances(features, ds.test_labels[some], ds.classes).loc[digit].tolist(),
     "ranks": ranks["sum"].to_dict(), "front": [name for name in passed if not beaten[name]]}
 run.show_claims("07_methods", metrics)
 
@@ -509,9 +511,9 @@ chapter.say("Their rank correlation over the methods is {r:+.2f}.",
 # is $-\frac12 \log p - \frac12 \log (1 - p)$. Its derivative,
 # $-\frac{1}{2p} + \frac{1}{2(1 - p)}$, is 0 at $p = \frac12$, and the loss is
 # convex: the best image for a decoder is gray, at $\log 2$ a pixel,
-# $784 \log 2$ nats in all. (If the decoder saw $u$ through $z$ it could do
-# better, but a few numbers cannot hold 784 random ones.) Both losses lead to
-# the same image. They differ in the pull on the way, and in the effect on the
+# $784 \log 2$ nats in all for 28 × 28 pixels. (If the decoder saw $u$ through
+# $z$ it could do better, but a few numbers cannot hold 784 random ones.) Both
+# losses lead to the same image. They differ in the pull on the way, and in the effect on the
 # encoder.
 #
 # </details>
@@ -521,12 +523,14 @@ generator = torch.Generator().manual_seed(run.seed)
 u = torch.rand(10_000, generator=generator)
 grid = torch.linspace(0.01, 0.99, 99)
 loss = -(u.mean() * grid.log() + (1 - u.mean()) * (1 - grid).log())
+pixels = math.prod(ds.image_shape)
 chapter.say(
     "On a grid, with {count:,} draws of u, the least loss is at p "
-    "= {p:.2f}: {nats:.1f} nats for 784 pixels, and 784 log 2 is "
-    "{theory:.1f}. Distances to gray in this run: {grays}.",
-    count=len(u), p=grid[loss.argmin()], nats=784 * loss.min(),
-    theory=784 * np.log(2),
+    "= {p:.2f}: {nats:.1f} nats for {pixels} pixels, and {pixels} "
+    "log 2 is {theory:.1f}. Distances to gray in this run: "
+    "{grays}.",
+    count=len(u), p=grid[loss.argmin()], pixels=pixels,
+    nats=pixels * loss.min(), theory=pixels * np.log(2),
     grays=measures.listing("gray", summary["gray"]))
 
 # %% [markdown]
@@ -556,7 +560,7 @@ chapter.say(
     "{nats} nats; a gray page costs {coin:.0f}.",
     shares=", ".join(f"{share:g}" for share in left),
     nats=", ".join(f"{value:.0f}" for value in left.values()),
-    coin=784 * np.log(2))
+    coin=pixels * np.log(2))
 
 # %% [markdown]
 # Near the cost of a gray page, or above it, little of the old model is left:

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import math
 import re
 import sys
 import time
@@ -19,7 +20,7 @@ from . import chapter, claims, trained
 from .attacks import AttackConfig
 from .checkpoints import read_model
 from .checks import check_name, check_types, check_whole, is_whole, shorten
-from .data import DATASETS, Dataset, held_out
+from .data import DATASETS, Dataset, held_out, load
 from .judges import Judge, JudgeConfig
 from .labels import CLASSES, forget_set
 from .methods import COMPARED, METHODS, Method
@@ -31,6 +32,11 @@ from .training import TrainingConfig
 from .unlearning import UnlearningConfig
 
 __all__ = ["PROFILES", "Parameters", "Profile", "validate"]
+
+# Data sets with fewer training images get more epochs.
+FEW = 10_000
+# Of the book's images, for which the weights of the methods' terms were chosen.
+PIXELS = 28 * 28
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,8 @@ PROFILES = {
 class Parameters:
     """The checked parameters of a chapter; see `validate`.
 
-    `forget` is the forget set: a tuple of digits, in their order.
+    `forget` is the forget set: a tuple of classes, in their order. The number of `classes` and the `image_shape` are
+    those of the data set; `few` says whether it has few training images.
     """
 
     dataset: str
@@ -85,6 +92,9 @@ class Parameters:
     chosen: tuple[str, ...] = ()
     changes: Mapping[str, Any] = field(default_factory=dict)
     longest: int = 0
+    classes: int = CLASSES
+    image_shape: tuple[int, ...] = (1, 28, 28)
+    few: bool = False
 
     @property
     def size(self) -> Profile:
@@ -99,29 +109,34 @@ class Parameters:
     @property
     def model(self) -> ModelConfig:
         """The configuration of the trained models; with a checkpoint, the checkpoint's own."""
-        return read_model(self.checkpoint).config if self.checkpoint else ARCHITECTURES[self.architecture]
+        if self.checkpoint:
+            return read_model(self.checkpoint).config
+        return replace(ARCHITECTURES[self.architecture], classes=self.classes, image_shape=self.image_shape)
 
     @property
     def training(self) -> TrainingConfig:
         """How they are trained.
 
-        `digits` has few images, so it gets more epochs. A step of the convolutional model costs twenty times as
+        A set of few images, such as `digits`, gets more epochs. A step of the convolutional model costs twenty times as
         much, so it gets fewer epochs, of smaller steps.
         """
         shape = TrainingConfig(epochs=8, batch=128, peak_lr=6e-3) if self.architecture == "conv" else TrainingConfig()
-        few = 400 if self.dataset == "digits" else shape.epochs
-        return replace(shape, epochs=self.size.cvae_epochs or few)
+        return replace(shape, epochs=self.size.cvae_epochs or (400 if self.few else shape.epochs))
 
     @property
     def unlearning(self) -> UnlearningConfig:
         """How they are made to forget."""
-        return self.size.unlearning
+        return self._sized(self.size.unlearning)
+
+    def _sized(self, config: UnlearningConfig) -> UnlearningConfig:
+        """The weight of the distance to gray, a mean over pixels, grows with their number, as the ELBO's terms do."""
+        return replace(config, gray=config.gray * math.prod(self.image_shape) / PIXELS)
 
     @property
     def methods(self) -> dict[str, Method]:
         """The chosen methods, with the changes to their configurations, and at most `longest` updates each."""
         most = self.size.longest or self.longest
-        changed = {name: replace(METHODS[name].config, **self.changes) for name in self.chosen or COMPARED}
+        changed = {name: replace(self._sized(METHODS[name].config), **self.changes) for name in self.chosen or COMPARED}
         return {name: replace(METHODS[name], config=replace(config, steps=min(config.steps, most)))
                 for name, config in changed.items()}
 
@@ -151,7 +166,7 @@ class Parameters:
         return self.size.samples
 
     def baseline(self, dataset: Dataset, seed: int | None = None, without: Sequence[int] = ()) -> Trained:
-        """The model that has learned all ten classes, or all but those in `without`."""
+        """The model that has learned all classes, or all but those in `without`."""
         return trained.cvae(dataset, self.model, self.training, self.seed if seed is None else seed, without)
 
     def sequence(self, dataset: Dataset, forget: int | Sequence[int]) -> list[Trained]:
@@ -161,7 +176,7 @@ class Parameters:
     def never_saw(self, dataset: Dataset, forget: int | Sequence[int], seed: int | None = None,
                   rounds: int | None = None) -> Trained:
         """The reference for `sequence`, or for another number of rounds; see `trained.never_saw`."""
-        forget = sorted(forget_set(forget))
+        forget = sorted(forget_set(forget, classes=self.classes))
         return trained.never_saw(dataset, forget, self.model, self.training, self.unlearning,
                                  len(forget) if rounds is None else rounds, self.seed if seed is None else seed)
 
@@ -170,7 +185,7 @@ class Parameters:
         return trained.mended(source, dataset, forget, self.size.mending, self.seed)
 
     def held_out(self, dataset: Dataset, label: int) -> Tensor:
-        """A random sample of the test images of a class, the targets of its attackers: [N, 1, 28, 28]."""
+        """A random sample of the test images of a class, the targets of its attackers: [N, *image_shape]."""
         return held_out(dataset, label, self.targets, self.seed).to(device())
 
     def subject(self, dataset: Dataset) -> Trained:
@@ -182,7 +197,7 @@ class Parameters:
 
     def judge_config(self, name: str) -> JudgeConfig:
         """How the judge of this name is trained."""
-        epochs = self.size.judge_epochs or (60 if self.dataset == "digits" else JudgeConfig.epochs)
+        epochs = self.size.judge_epochs or (60 if self.few else JudgeConfig.epochs)
         return JudgeConfig(name, epochs=epochs)
 
     def judge(self, dataset: Dataset, name: str) -> Judge:
@@ -220,17 +235,17 @@ class Parameters:
                     seconds=seconds, weights=weights or "none were trained")
 
 
-def validate(*, dataset: str = "mnist", seed: int = 0, forget: Any = (), at_most: int = CLASSES - 1,
+def validate(*, dataset: str = "mnist", seed: int = 0, forget: Any = (), at_most: int | None = None,
              methods: Any = (), changes: Any = "{}", longest: int = 10_000, profile: str = "full",
              architecture: str = "mlp", model: str | None = "", run_dir: str | Path = "runs/full") -> Parameters:
     """Check a chapter's parameters, and say so on the page if this is a smoke run.
 
     Args:
-        dataset: one of `data.DATASETS`.
+        dataset: one of `data.DATASETS`, or the path of a reader's own data set, see `data.load`.
         seed: 0 to 2**31 - 1.
-        forget: the digit to forget, or the list of digits in their order; as text ("[3, 5]") too, for papermill's
+        forget: the class to forget, or the list of classes in their order; as text ("[3, 5]") too, for papermill's
             ``-p`` passes lists as text.
-        at_most: how many digits the chapter can forget.
+        at_most: how many classes the chapter can forget; by default all but one.
         methods: names in `methods.METHODS`, or those of `methods.COMPARED` if empty; one, a list, or text as for
             `forget`.
         changes: field -> value for their configurations; a mapping, or text as for `forget`. Its `steps` may be
@@ -238,40 +253,62 @@ def validate(*, dataset: str = "mnist", seed: int = 0, forget: Any = (), at_most
         longest: the most updates that a method may take, from 1.
         profile: "full" or "smoke".
         architecture: a name in `model.ARCHITECTURES`.
-        model: the path of a checkpoint that `checkpoints.read_model` reads, whose architecture then replaces
-            `architecture`; or "" or None.
+        model: the path of a checkpoint that `checkpoints.read_model` reads, of the data set's images and classes,
+            whose architecture then replaces `architecture`; or "" or None.
         run_dir: the folder for the chapter's results.
 
     Raises:
         ValueError: a parameter is not allowed; the message names it, the allowed values and its value.
     """
     _refuse_unknown_parameters()
-    check_name(DATASETS, dataset=dataset)
     check_name(PROFILES, profile=profile)
     check_name(ARCHITECTURES, architecture=architecture)
     if not is_whole(seed) or not 0 <= seed < 2**31:
         raise ValueError(f"seed must be a whole number from 0 to {2**31 - 1}, got {shorten(seed)}")
     if not isinstance(run_dir, (str, Path)) or not str(run_dir) or "\0" in str(run_dir):
         raise ValueError(f"run_dir must be the path of a folder, got {shorten(run_dir)}")
-    asked = _from_text(forget)
-    digits = () if isinstance(asked, tuple) and not asked else forget_set(asked, most=at_most)
+    kind, asked = _kind(dataset), _from_text(forget)
+    nothing = isinstance(asked, tuple) and not asked
+    forgotten = () if nothing else forget_set(asked, most=at_most, classes=kind.get("classes", CLASSES))
     chosen, changed = _method_parameters(methods, changes)
     check_whole(longest=longest)
     if changed.get("steps", 1) > longest:
         raise ValueError(f"changes must be of at most longest={longest} steps, got {shorten(changes)}")
-    parameters = Parameters(dataset, int(seed), digits, profile, architecture, expanded(run_dir),
-                            _checkpoint(model), chosen, changed, longest)
-    if parameters.checkpoint:
-        try:
-            checkpoint = read_model(parameters.checkpoint)
-            parameters = replace(parameters, architecture=checkpoint.config.architecture)
-        except (OSError, ValueError) as error:
-            raise ValueError("model must be the path of a checkpoint, "
-                             f"got {shorten(model)}: {' '.join(str(error).split())}") from None
+    parameters = Parameters(dataset, int(seed), forgotten, profile, architecture, expanded(run_dir),
+                            _checkpoint(model), chosen, changed, longest, **kind)
+    parameters = replace(parameters, architecture=_architecture(parameters, model))
     if parameters.smoke:
         chapter.show_markdown("> **Smoke run.** Little data and few steps: this run shows that everything "
                               "works, and its numbers mean nothing.", role="banner")
     return parameters
+
+
+def _kind(dataset: Any) -> dict[str, Any]:
+    """The number of classes and the shape of the images of a data set, and whether it has few of them."""
+    if isinstance(dataset, str) and dataset in DATASETS:
+        return {"few": dataset == "digits"}
+    if not isinstance(dataset, str):
+        raise ValueError(f"dataset must be one of {', '.join(DATASETS)}, or the path of a data set, "
+                         f"got {shorten(dataset)}")
+    own = load(dataset)
+    if not _is_plain(own.name):
+        raise ValueError(f"dataset must be the path of a data set with a name of {PLAIN}, got {shorten(dataset)}")
+    return {"classes": own.classes, "image_shape": own.image_shape, "few": len(own.train_labels) < FEW}
+
+
+def _architecture(parameters: Parameters, model: Any) -> str:
+    """The architecture of the trained models, which must take the images of the data set."""
+    kind = parameters.classes, parameters.image_shape
+    try:
+        config = parameters.model
+        if (config.classes, config.image_shape) != kind:
+            raise ValueError(f"it has {config.classes} classes of images {list(config.image_shape)}, and the data set "
+                             f"has {kind[0]} of {list(kind[1])}")
+        return config.architecture
+    except (OSError, ValueError) as error:
+        name, given = ("model", model) if parameters.checkpoint else ("architecture", parameters.architecture)
+        what = "the path of a checkpoint" if parameters.checkpoint else "one that takes the images of the data set"
+        raise ValueError(f"{name} must be {what}, got {shorten(given)}: {' '.join(str(error).split())}") from None
 
 
 def _refuse_unknown_parameters() -> None:
@@ -309,14 +346,20 @@ def _method_parameters(methods: Any, changes: Any) -> tuple[tuple[str, ...], dic
 
 
 def _checkpoint(model: Any) -> Path | None:
-    # The page shows the file's name, which must contain neither Markdown nor HTML.
     if model is None:
         return None
-    if (not isinstance(model, str) or "\0" in model or not re.fullmatch(r"[\w .,+=@()#~:\[\]-]*", Path(model).name)
-            or "](" in model):
-        raise ValueError("model must be the path of a checkpoint with a name of letters, digits and . , + = @ ( ) [ ] "
-                         f"# ~ : - _, but without ](, or '' for the book's own, got {shorten(model)}")
+    if not isinstance(model, str) or "\0" in model or not _is_plain(Path(model).name) or "](" in model:
+        raise ValueError(f"model must be the path of a checkpoint with a name of {PLAIN}, or '' for the book's own, "
+                         f"got {shorten(model)}")
     return expanded(model) if model else None
+
+
+PLAIN = "letters, digits and . , + = @ ( ) [ ] # ~ : - _, but without ]("
+
+
+def _is_plain(name: str) -> bool:
+    """Whether the page may show the name of a file: it contains neither Markdown nor HTML."""
+    return bool(re.fullmatch(r"[\w .,+=@()#~:\[\]-]*", name)) and "](" not in name
 
 
 def _from_text(value: Any) -> Any:

@@ -31,7 +31,7 @@ def with_few(dataset: Dataset, label: int, count: int, seed: int = 0) -> Dataset
     """The data set with only a random sample of the training images of a class.
 
     Args:
-        label: the class, 0-9.
+        label: the class.
         count: images of it to keep, from 0; no more than there are.
     """
     own = _own(dataset, label)

@@ -23,7 +23,7 @@ except ImportError:  # Colab: a bare runtime
     import sa_lib
 
 # %% tags=["parameters"]
-dataset = "mnist"  # @param ["mnist", "fashion", "kmnist", "digits"]
+dataset = "mnist"  # @param ["mnist", "fashion", "kmnist", "digits"] {allow-input: true}
 seed = 0  # @param {type: "integer"}
 profile = "full"  # @param ["full", "smoke"]
 architecture = "mlp"  # @param ["mlp", "conv"]
@@ -53,18 +53,20 @@ run = experiment.validate(dataset=dataset, seed=seed,
 ds = data.load(run.dataset)
 baseline = trained.cvae(ds, run.model, run.training, run.seed)
 judge = run.judge(ds, "B")
-requested = torch.arange(10).repeat_interleave(run.samples)
+requested = torch.arange(ds.classes)
+requested = requested.repeat_interleave(run.samples)
 drawn = evaluation.prior_samples(baseline.net, requested, run.seed)
 p = judge.probabilities(drawn).cpu()
 right = p.argmax(1) == requested
 accuracy = [float(right[requested == k].float().mean())
-            for k in range(10)]
+            for k in range(ds.classes)]
 
 # %% tags=["remove-input"]
 chapter.show_figure(
-    figures.image_grid(torch.stack([drawn[requested == k][:12] for k in range(10)]), rows=range(10)),
-    f"Samples of each class; judge B recognizes {sum(accuracy) / 10:.1%} of them.",
-    alt="A grid of ten rows, one for each class, of twelve generated images.")
+    figures.image_grid(torch.stack([drawn[requested == k][:12] for k in range(ds.classes)]),
+                       rows=range(ds.classes)),
+    f"Samples of each class; judge B recognizes {sum(accuracy) / len(accuracy):.1%} of them.",
+    alt="A grid with a row for each class, of twelve generated images.")
 
 # %% tags=["remove-input"]
 chapter.say("Judge B recognizes **{low:.1%}** of the samples of the hardest class, and {high:.1%} of the samples of "

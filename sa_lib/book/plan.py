@@ -201,12 +201,12 @@ def _ewc_unlearning(run: Parameters) -> list[Request]:
 
 def _sequential(run: Parameters) -> list[Request]:
     base, alone = baseline(run), {"real": 0.0, "replay": 0.0, "ewc": 100.0}
-    others = [k for k in range(9, -1, -1) if k not in run.forget]
-    long = [*run.forget, *others][:max(5, len(run.forget))]
+    others = [k for k in reversed(range(run.classes)) if k not in run.forget]
+    long = [*run.forget, *others][:max(min(5, run.classes - 1), len(run.forget))]
     first, pair = long[:1], tuple(long[:2])
     source = unlearned(run, base, first)
     here, still = (retain_fisher(run, source, classes) for classes in (first, pair))
-    total = Request(sum_of_fishers, (fishers(run, source), tuple(retain_set(pair))))
+    total = Request(sum_of_fishers, (fishers(run, source), tuple(retain_set(pair, run.classes))))
     new, both = pair[1:], pair
     variants = [(here, new, None), (here, both, None), (still, new, None), (still, both, None)]
     return [*judges(run, "B"),

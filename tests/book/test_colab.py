@@ -44,7 +44,8 @@ def test_every_parameter_has_a_form_with_the_allowed_values(name):
     lines = tagged(read(name), "parameters").source.splitlines()
     assert len(lines) >= 3
     for line in lines:
-        form = re.fullmatch(r"(\w+) = (.+?)  # @param (?:(\[.*\])|\{type: \"(\w+)\"\})", line)
+        form = re.fullmatch(r"(\w+) = (.+?)  # @param (?:(\[.*\])(?: \{allow-input: true\})?|\{type: \"(\w+)\"\})",
+                            line)
         assert form, f"{line!r} has no form of Colab's"
         parameter, default, choices, kind = form.groups()
         default = json.loads(default)

@@ -128,6 +128,9 @@ images = (no_tensor | shaped((0, 1, 28, 28), (N, 28, 28), (N, 784), (N, 3, 28, 2
           | st.sampled_from([(IMAGES * 255).byte(), (IMAGES > 0.5), IMAGES * 255, IMAGES * 2 - 1,
                              IMAGES.to(torch.cfloat)])
           | spoiled(IMAGES, not_finite | st.sampled_from([-1e-3, 1.001, 255.0])))
+# For functions that take images of any size: all of them but those that are wrong for their size alone.
+any_images = images.filter(lambda value: not isinstance(value, torch.Tensor) or value.ndim != 4 or not value.numel()
+                           or value.shape[1:] == (1, 28, 28))
 labels = (no_tensor | shaped((N, 1), (), dtype=torch.long) | st.sampled_from([LABELS.float(), LABELS > 5, LABELS + 1j])
           | spoiled(LABELS, st.integers(10, 2**62) | st.integers(-2**62, -1)))
 labels_each = labels | st.sampled_from([LABELS[1:], LABELS[:0]])
@@ -137,6 +140,7 @@ errors = no_tensor | shaped((0, 4), (), (40, 4, 1), (3, 7)) | spoiled(ROWS, not_
 row_labels = labels | st.sampled_from([ROW_LABELS[1:], ROW_LABELS[:0]])
 seed = anything | st.integers(max_value=-1) | st.integers(2**32, 2**70) | st.just(10**5000) | st.floats() | st.just("7")
 count = anything | st.integers(max_value=0) | st.floats() | st.just("3") | st.just(-10**5000)
+sizes = no_tensor | st.lists(count, min_size=3, max_size=3) | st.just((28, 28))
 label = anything | st.integers(max_value=-1) | st.integers(min_value=10) | st.floats() | st.just("3")
 rate = anything | not_finite | st.floats(max_value=-1e-9) | st.just("0.1")
 classes = (label | st.sampled_from([[0.5], list(range(10)), [3, 3], {3}, LABELS[:2], np.zeros((2, 1, 28, 28))])
@@ -195,14 +199,15 @@ CALLS = {
     data.own_digest: (dict(name="digits"), dict(name=no_tensor)),
     model.build: (dict(config=MODEL, seed=0), dict(config=config, seed=seed)),
     model.CVAE: (dict(config=MODEL), dict(config=config)),
-    labels_module.check_label: (dict(label=3), dict(label=label)),
+    labels_module.check_label: (dict(label=3, classes=4), dict(label=label | st.just(4))),
     labels_module.check_labels: (dict(labels=LABELS, count=N), dict(labels=labels_each)),
-    labels_module.one_hot: (dict(labels=LABELS), dict(labels=labels)),
-    labels_module.forget_set: (dict(forget=9), dict(forget=forget)),
-    labels_module.retain_set: (dict(forget=[9]), dict(forget=classes)),
+    labels_module.one_hot: (dict(labels=LABELS, classes=10), dict(labels=labels)),
+    labels_module.forget_set: (dict(forget=4, classes=5), dict(forget=forget | st.just(5))),
+    labels_module.retain_set: (dict(forget=[4], classes=5), dict(forget=classes | st.just([5]))),
     model.ModelConfig: (
         dict(architecture="mlp", latent_dim=2, hidden=(4, 3)),
-        dict(architecture=no_tensor, latent_dim=count | st.just(65537), hidden=no_tensor | st.lists(count))),
+        dict(architecture=no_tensor, latent_dim=count | st.just(65537), hidden=no_tensor | st.lists(count),
+             classes=count | st.sampled_from([1, 65537]), image_shape=sizes)),
     training.TrainingConfig: (dict(epochs=1, batch=1, peak_lr=0.1), dict(epochs=count, batch=count, peak_lr=rate)),
     training.train_cvae: (
         dict(model=copy.deepcopy(NET), images=IMAGES, labels=LABELS, seed=0, config=training.TrainingConfig(1, 8)),
@@ -304,17 +309,19 @@ CALLS = {
         dict(probabilities=IMAGES[:, 0, 0, :10], labels=LABELS, bins=3),
         dict(probabilities=rows | st.just(ROWS[:N] * 9), labels=labels_each, bins=count)),
     judges.JudgeConfig: (dict(name="A"), dict(name=no_tensor, epochs=count, batch=count, peak_lr=rate, held_out=count)),
-    judges.Judge: (dict(name="A"), dict(name=no_tensor)),
+    judges.Judge: (
+        dict(name="A", classes=3, image_shape=(3, 9, 8)),
+        dict(name=no_tensor, classes=count | st.just(1), image_shape=sizes | st.just((3, 9, 3)))),
     judges.Judge.probabilities: (dict(self=JUDGE, images=IMAGES, batch=7), dict(images=images, batch=count)),
     judges.not_digits: (
         dict(images=IMAGES, labels=LABELS, count=3, generator=generator()),
-        dict(images=images, labels=labels_each, count=count, generator=seeded)),
+        dict(images=any_images, labels=labels_each, count=count, generator=seeded, classes=count | st.just(1))),
     trained.judge: (
         dict(dataset=TINY, config=judges.JudgeConfig("features", epochs=1, batch=16)),
         dict(dataset=dataset, config=config, seed=seed)),
     attacks.AttackConfig: (dict(), dict(steps=count, restarts=count, lr=rate)),
     attacks.Threat: (dict(z="free", y="free"), dict(z=no_tensor, y=no_tensor)),
-    attacks.squared_error: (dict(targets=IMAGES), dict(targets=images)),
+    attacks.squared_error: (dict(targets=IMAGES), dict(targets=any_images)),
     attacks.unlike: (dict(judge=JUDGE, label=9), dict(judge=network, label=label)),
     attacks.prior_radius: (
         dict(latent_dim=2, share=0.5),
@@ -350,7 +357,7 @@ CALLS = {
     validation.behind_mixture: (
         dict(model=NET, label=9, other=3), dict(model=network, label=label, other=label)),
     validation.behind_rotation: (dict(model=NET), dict(model=network, seed=seed)),
-    attacks.nearest_distance: (dict(images=IMAGES, real=IMAGES), dict(images=images, real=images)),
+    attacks.nearest_distance: (dict(images=IMAGES, real=IMAGES), dict(images=any_images, real=images)),
     attacks.score: (
         dict(result=attacks.attack(NET, attacks.squared_error(IMAGES), 9, N, attacks.Threat("drawn", "label"), SHORT),
              judge=JUDGE, label=9, real=IMAGES),
@@ -389,7 +396,7 @@ CALLS = {
         dict(model=NET, images=IMAGES, label=9, sees=3, judge=JUDGE, steps=2, every=1, samples=3),
         dict(model=network, images=images, label=label, sees=label | st.just(9), judge=network, steps=count,
              batch=count, every=count, samples=count, lr=rate, seed=seed)),
-    latent.neutral: (dict(count=2), dict(count=count)),
+    latent.neutral: (dict(count=2, classes=3), dict(count=count, classes=count)),
     latent.activations: (
         dict(model=NET, images=IMAGES, y=latent.neutral(N), batch=7),
         dict(model=network, images=images, y=rows | st.just(latent.neutral(3)), batch=count)),
