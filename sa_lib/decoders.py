@@ -116,7 +116,7 @@ def decoder_of(model: Any, image_shape: tuple[int, ...], z_shape: tuple[int, ...
 
 
 def decode_derivatives(model: CVAE, z: torch.Tensor, y: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
-    """Derivatives of `decode` by its inputs (z, y), along directions [Q, R, latent_dim + classes]: [Q, R, *image_shape].
+    """Derivatives of `decode` at (z, y), along directions [Q, R, latent_dim + classes] of both: `[Q, R, *image_shape]`.
 
     Forward mode, in half the time of PyTorch's, which also adds the derivatives by the weights, all zero.
     """
