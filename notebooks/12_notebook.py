@@ -43,7 +43,7 @@ import torch
 
 from sa_lib import chapter, experiment, figures, trials
 from sa_lib.residual import (MARGIN, both, residual_knowledge,
-                             verdict)
+                             seeds_needed)
 
 started = time.perf_counter()
 run = experiment.validate(profile=profile, run_dir=run_dir)
@@ -143,15 +143,18 @@ chapter.say("With the right Fisher, the other digits cost {nats:+.2f} nats more,
 # %% [markdown]
 # ## What this rests on
 #
-# - One baseline, one model for each choice, and three controls: the intervals are
-#   about *this model*, not about the recipe with other seeds.
+# - One baseline, one model for each choice, and few controls: the intervals are
+#   about *this model*, not about the recipe with other seeds, and they are wide.
 # - The controls had no further updates, and the notebook's model had 10,000. After
 #   mending, both had the same last ones.
 # - The attacker was checked with ten times their budget, on a fifth of the images.
 
 # %% tags=["remove-input"]
 short = rows["shortfall"].dropna()
-chapter.say("With ten times the budget, the attacker's error is lower by at most {most:.1%}, for {count} models as they are.",
+needed = seeds_needed(rho["the notebook", "as is"])
+chapter.say("There are {controls} controls; {needed} would probably show a ρ of 0 to be *gone*. With ten times the budget, "
+            "the attacker's error is lower by at most {most:.1%}, measured on {count} models as they are.",
+            controls=len(never), needed=f"about {needed:.0f}" if np.isfinite(needed) else "no number of them",
             most=short.max(), count=len(short))
 chapter.show_table(rows[["role", "digest"]].assign(digest=rows["digest"].str[:12]).droplevel("state")
                    .loc[lambda own: ~own.index.duplicated()], "The models, with the beginning of the SHA-256 of their "
@@ -162,10 +165,13 @@ chapter.say(
     "**In short**\n\n"
     "- Of the notebook's 9, ρ = {before} is left as the model is, and {after} after {updates} ordinary updates on the other "
     "digits: *{word}*.\n"
-    "- It looks forgotten: asked for a 9, it draws something that judge B takes for one with a probability of {seen:.1%}.\n"
+    "- It looks forgotten: what it draws for the label 9 is {gray:.4f} from gray, and models that never saw a 9 relearn it "
+    "{sooner}.\n"
     "- With the Fisher of single images in place of that of batches, ρ is {fixed} as it is and {fixed_after} after mending.",
     before=str(rho["the notebook", "as is"]), after=str(rho["the notebook", "mended"]), updates=800,
-    word=words["the notebook"], seen=own["as is"].loc["the notebook", "probability"], fixed=str(rho[fixed, "as is"]),
+    word=words["the notebook"], gray=own["as is"].loc["the notebook", "gray"],
+    sooner="sooner than it does" if never["relearning"].mean() > own["as is"].loc["the notebook", "relearning"]
+    else "later than it does", fixed=str(rho[fixed, "as is"]),
     fixed_after=str(rho[fixed, "mended"]))
 
 # %% tags=["remove-cell"]
@@ -216,7 +222,7 @@ run.finish("12_notebook", {
 # Easy takes about 10 minutes, medium about 20, and hard about 40.
 #
 # 1. **One control.** Compute $\rho$ of the notebook's model from each control
-#    alone. How far apart are the three? (easy)
+#    alone. How far apart are they? (easy)
 # 2. **The median image.** Replace the mean error by the median over the images.
 #    Does the finding change? (easy)
 

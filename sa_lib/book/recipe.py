@@ -26,8 +26,9 @@ from .trials import FEW, measures_of
 __all__ = ["DIGIT", "make", "measured"]
 
 DIGIT = 9  # that the notebook forgets first
-CONTROLS = (0, 1, 2)  # seeds of models that never saw it
+CONTROLS = (0, 1)  # seeds of models that never saw it
 COUNT = 100  # targets
+CHECKED = ("the notebook", "never saw, seed 0")  # models on which the convergence of the attack is checked
 THREAT = "y on the simplex"
 
 
@@ -40,7 +41,7 @@ def make() -> int:
         if role != "baseline":
             states["mended"] = trained.mended(model, dataset, DIGIT)
         for state, one in states.items():
-            rows.append({"model": name, "role": role, "state": state, **measured(one, dataset, state == "as is")})
+            rows.append({"model": name, "role": role, "state": state, **measured(one, dataset, name in CHECKED and state == "as is")})
         print(name, flush=True)
         with write_atomically(RESULTS / "recipe.csv") as temporary:
             pd.DataFrame(rows).to_csv(temporary, index=False)
