@@ -55,9 +55,9 @@ def _models(dataset: Dataset) -> Iterator[tuple[str, str, Trained]]:
     yield "subject", "the notebook", trained.recipe_forgotten(base, dataset, DIGIT)
     for seed in CONTROLS:
         yield "never", f"never saw, seed {seed}", trained.recipe_cvae(dataset, seed=seed, without=DIGIT)
-    for change, config in MENDED.items():
+    for change, config in sorted(MENDED.items(), key=lambda item: item[1].kl_epochs != NOTEBOOK.kl_epochs):
         own = base
-        if config.kl_epochs != NOTEBOOK.kl_epochs:
+        if config.kl_epochs != NOTEBOOK.kl_epochs:  # it needs another training, and comes last
             own = trained.recipe_cvae(dataset, config)
             yield "baseline", f"baseline: {change}", own
         yield "subject", change, trained.recipe_forgotten(own, dataset, DIGIT, config)
