@@ -326,7 +326,8 @@ chapter.say("Other images move ρ by at most {images:.2f}, the features by {feat
 # high the loss of the class rises on the straight line to another model
 # (*barrier*), and how fast the label learns its class again, or another one. Each
 # number is held against models that never saw the class: for attacks as $\rho$,
-# for the others as the difference within a seed.
+# for the others as the difference within a seed. A barrier of 0 says that two
+# models lie in one valley; those of different seeds do not.
 
 # %%
 probes = [name for name in effects.index.unique("probe")
