@@ -84,7 +84,7 @@ words = {model: both(*(rho[model, state] for state in states))
 points = pd.DataFrame({key: {"value": one.rho, "low": one.low, "high": one.high} for key, one in rho.items()}).T
 chapter.show_figure(figures.intervals(points.clip(-1.5, 1.5), "ρ, with 95 % interval", [-MARGIN, 0.0, MARGIN, 1.0]),
                     "What is left of 9 in the notebook's model, and in models with one choice changed. At 0, nothing; at "
-                    "1, everything.")
+                    "1, everything. Intervals that reach farther end at ±1.5.")
 
 # %% tags=["remove-input"]
 own = {state: rows.xs(state, level="state").loc[subjects] for state in states}
@@ -131,8 +131,8 @@ effect = pd.DataFrame({measure: {
 chapter.show_table(effect.rename_axis("model"), "The model as it is: negative ELBO and judge B's accuracy on the other "
                    "digits, and the judge's probability of 9, and the distance to gray, at the label 9.",
                    {"nelbo": "{:.2f}", "accuracy": "{:.2%}", "probability": "{:.1%}", "gray": "{:.4f}"})
-chapter.say("With the right Fisher, the other digits cost {nats:+.2f} nats more, and ρ after mending is {after} in place of "
-            "{before}.", nats=effect["nelbo"].diff().iloc[-1], after=str(rho[fixed, "mended"]),
+chapter.say("With the right Fisher, the negative ELBO of the other digits changes by {nats:+.2f} nats, and ρ after mending is "
+            "{after} in place of {before}.", nats=effect["nelbo"].diff().iloc[-1], after=str(rho[fixed, "mended"]),
             before=str(rho["the notebook", "mended"]))
 
 # %% [markdown]
