@@ -524,8 +524,8 @@ chapter.say(
     "images, 32 draws together give {tight:.2f} nats, and one by "
     "one they give {single:.2f}: at least {gain:.2f} nats of the "
     "negative ELBO are slack of the bound, not a fault of the "
-    "decoder. The gray values count as probabilities here, so these "
-    "bits are comparable only within this book.",
+    "decoder. The gray values count as probabilities here, so "
+    "these bits are comparable only within this book.",
     nelbo=nelbo, bits=nelbo / pixels / math.log(2),
     pixels=pixels, count=len(x),
     tight=-tighter.mean(), single=-weights.mean(),

@@ -298,7 +298,7 @@ rulers = ["as it is", "other images", "z kept to the prior",
 
 # %% tags=["hide-input"]
 def written(probes):
-    """Each effect with its interval; marked if Holm's p is small."""
+    """Each effect with its interval; marked by Holm's p."""
     rows = effects.loc[(slice(None), probes), :]
     text = [f"{one.effect:+.2f} [{one.low:+.2f}, {one.high:+.2f}]"
             + (" *" if one.p <= 0.05 else "")

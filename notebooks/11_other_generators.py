@@ -477,7 +477,8 @@ all_of_them = errors(flow, denoising)
 alone = audit.audit_errors(all_of_them[
     ~all_of_them["model"].isin(["never 3", "never 4"])])
 chapter.say("ρ is {rho}. The report: *{sentence}*",
-            rho=str(alone.finding.residual), sentence=alone.sentence)
+            rho=str(alone.finding.residual),
+            sentence=alone.sentence)
 
 # %% [markdown]
 # ### Solution 3

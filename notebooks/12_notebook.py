@@ -225,6 +225,8 @@ run.finish("12_notebook", {
 #    alone. How far apart are they? (easy)
 # 2. **The median image.** Replace the mean error by the median over the images.
 #    Does the finding change? (easy)
+# 3. **Power.** With what probability would these controls show a $\rho$ of 0 to be
+#    *gone*? `sa_lib.residual.power` knows. What would help most? (medium)
 
 # %% [markdown]
 # ### Solution 1
@@ -245,6 +247,8 @@ single = pd.DataFrame({state: {
 chapter.show_table(single.rename_axis("control"),
                    "ρ from one control.",
                    dict.fromkeys(single, "{:+.2f}"))
+chapter.say("As the model is, they are {apart:.2f} apart.",
+            apart=float(np.ptp(single["as is"])))
 
 # %% [markdown]
 # ### Solution 2
@@ -263,6 +267,23 @@ for state in states:
 chapter.say("By medians, ρ is {before:+.2f} as it is and "
             "{after:+.2f} after mending.",
             before=medians["as is"], after=medians["mended"])
+
+# %% [markdown]
+# ### Solution 3
+
+# %% tags=["hide-cell"]
+from sa_lib.residual import power
+
+now = rho["the notebook", "as is"]
+chapter.say("The power is {power:.0%}. The spread of the controls "
+            "is {spread:.2f} of the gap, and the images add "
+            "{images:.2f}.", power=power(now),
+            spread=now.spread / now.gap,
+            images=now.image_error / now.gap)
+
+# %% [markdown]
+# The spread of the controls is the larger part, and falls with their number. More
+# images would not help.
 
 # %% [markdown]
 # ## Try next

@@ -8,7 +8,7 @@ import torch
 from .checks import check_images, check_name, check_seed, check_table, check_types, check_values, check_whole, shorten
 from .data import Dataset
 from .judges import Judge
-from .labels import check_labels, forget_set, one_hot, retain_set
+from .labels import MOST_CLASSES, check_labels, forget_set, one_hot, retain_set
 from .methods import distance_to_gray
 from .model import CVAE
 from .training import check_fits
@@ -217,14 +217,13 @@ def relapse(tables: Sequence[pd.DataFrame], forget: int | Sequence[int]) -> pd.S
         ValueError: the number of tables is wrong, or a table lacks `gray` or one of the classes.
     """
     check_types(tables=(tables, Sequence))
-    named = {f"tables[{step}]": table for step, table in enumerate(tables)}
-    check_table("gray", **named)
-    if not tables:
-        raise ValueError("tables must be one for the start and one for each step, got none")
-    forget = forget_set(forget, classes=_classes(**named))
+    forget = forget_set(forget, classes=MOST_CLASSES)
+    check_table("gray", **{f"tables[{step}]": table for step, table in enumerate(tables)})
     if len(tables) != len(forget) + 1:
         raise ValueError(f"tables must be one for the start and one for each of the {len(forget)} steps, "
                          f"got {len(tables)}")
+    if missing := set(forget) - set.intersection(*(set(table.index) for table in tables)):
+        raise ValueError(f"tables must have a row for every class in forget, got none for {sorted(missing)}")
     rises = {k: tables[-1].loc[k, "gray"] - tables[step].loc[k, "gray"] for step, k in enumerate(forget, 1)}
     return pd.Series(rises, name="relapse").rename_axis("class")
 

@@ -41,7 +41,8 @@ def make() -> int:
         if role != "baseline":
             states["mended"] = trained.mended(model, dataset, DIGIT)
         for state, one in states.items():
-            rows.append({"model": name, "role": role, "state": state, **measured(one, dataset, name in CHECKED and state == "as is")})
+            checked = name in CHECKED and state == "as is"
+            rows.append({"model": name, "role": role, "state": state, **measured(one, dataset, checked)})
         print(name, flush=True)
         with write_atomically(RESULTS / "recipe.csv") as temporary:
             pd.DataFrame(rows).to_csv(temporary, index=False)
