@@ -47,7 +47,7 @@ def scores(results: Results, judge: Judge, real: Mapping[int, torch.Tensor]) -> 
     Args:
         results: (threat, class, model) -> the attack.
         judge: the attacker must not have used it.
-        real: class -> images [M, *image_shape] of it that the model or its attacker may have seen.
+        real: class -> images `[M, *image_shape]` of it that the model or its attacker may have seen.
 
     Returns:
         Index threat, class, model; the columns of `attacks.score`: `loss`, `success`, `not_a_digit`, `nearest`.

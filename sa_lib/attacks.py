@@ -47,8 +47,8 @@ class AttackConfig:
 
 
 def squared_error(targets: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The reconstruction attacker's loss: images [R, N, *image_shape] -> squared error to targets
-    [N, *image_shape], summed over pixels, [R, N]."""
+    """The reconstruction attacker's loss: images `[R, N, *image_shape]` -> squared error to targets
+    `[N, *image_shape]`, summed over pixels, [R, N]."""
     check_images(targets, "targets")
 
     def loss(images):
@@ -59,7 +59,7 @@ def squared_error(targets: torch.Tensor) -> Callable[[torch.Tensor], torch.Tenso
 
 
 def unlike(judge: Judge, label: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The guided attacker's loss: images [R, N, *image_shape] -> -log of the judge's probability of
+    """The guided attacker's loss: images `[R, N, *image_shape]` -> -log of the judge's probability of
     `label`, [R, N], nats."""
     check_types(judge=(judge, Judge))
     check_label(label, judge.classes)
@@ -78,7 +78,7 @@ def attack(model: CVAE, loss: Callable[[torch.Tensor], torch.Tensor], label: int
 
     Args:
         model: frozen; it is not changed.
-        loss: images [R, N, *image_shape] -> the attacker's loss [R, N]:
+        loss: images `[R, N, *image_shape]` -> the attacker's loss [R, N]:
             `squared_error` or `unlike`.
         label: the class.
         count: N, number of targets.
@@ -161,8 +161,8 @@ class _Inputs:
 
 
 def nearest_distance(images: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-    """Squared error, summed over pixels, of each image [N, *image_shape] to the nearest of `real`
-    [M, *image_shape]: [N]."""
+    """Squared error, summed over pixels, of each image `[N, *image_shape]` to the nearest of `real`
+    `[M, *image_shape]`: [N]."""
     check_images(images)
     check_images(real, "real", images.shape[1:])
     return torch.cdist(images.flatten(1), real.flatten(1).to(images)).square().amin(1)
@@ -173,7 +173,7 @@ def score(result: AttackResult, judge: Judge, label: int, real: torch.Tensor) ->
 
     Args:
         judge: the attacker must not have used it.
-        real: images [M, *image_shape] of the class that the model or its attacker may have seen.
+        real: images `[M, *image_shape]` of the class that the model or its attacker may have seen.
 
     Returns:
         Index `budget`; columns
@@ -200,7 +200,7 @@ def relearn(model: CVAE, images: torch.Tensor, label: int, judge: Judge, steps: 
     """Fine-tune a copy of the model on a few images of a class, and watch the class come back.
 
     Args:
-        images: [k, *image_shape] of the class.
+        images: `[k, *image_shape]` of the class.
         label: the class.
         judge: scores samples drawn for the label.
         steps: updates of Adam at the constant rate `lr`, with at most `batch` images each.

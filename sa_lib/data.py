@@ -174,7 +174,7 @@ def held_out(dataset: Dataset, label: int, count: int, seed: int = 0) -> Tensor:
         count: images, from 1.
 
     Returns:
-        [count, *image_shape].
+        `[count, *image_shape]`.
     """
     check_types(dataset=(dataset, Dataset))
     check_label(label, dataset.classes)
@@ -182,7 +182,7 @@ def held_out(dataset: Dataset, label: int, count: int, seed: int = 0) -> Tensor:
 
 
 def training_sample(dataset: Dataset, label: int, count: int, seed: int = 0) -> Tensor:
-    """A random sample of the training images of a class, [count, *image_shape]; see `held_out`."""
+    """A random sample of the training images of a class, `[count, *image_shape]`; see `held_out`."""
     check_types(dataset=(dataset, Dataset))
     check_label(label, dataset.classes)
     return _some(dataset.train_images, dataset.train_labels, label, count, seed)

@@ -20,7 +20,7 @@ NEIGHBORS = 5
 
 
 def prior_samples(model: CVAE, labels: torch.Tensor, seed: int = 0) -> torch.Tensor:
-    """The decoder's means for z from the prior and the labels [N]: [N, *image_shape].
+    """The decoder's means for z from the prior and the labels [N]: `[N, *image_shape]`.
 
     z depends only on the seed and on the position in the list, so two models
     get the same z for the same labels.
@@ -232,7 +232,7 @@ def answers(judge: Judge, images: Mapping[str, torch.Tensor]) -> pd.DataFrame:
     """Shares of the judge's answers for several sets of images.
 
     Args:
-        images: name -> [N, *image_shape] in [0, 1], N >= 1.
+        images: name -> `[N, *image_shape]` in [0, 1], N >= 1.
 
     Returns:
         Index: the names; columns "0", "1", ... for the classes, and "none", for no digit: the share of the images for

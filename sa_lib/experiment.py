@@ -185,7 +185,7 @@ class Parameters:
         return trained.mended(source, dataset, forget, self.size.mending, self.seed)
 
     def held_out(self, dataset: Dataset, label: int) -> Tensor:
-        """A random sample of the test images of a class, the targets of its attackers: [N, *image_shape]."""
+        """A random sample of the test images of a class, the targets of its attackers: `[N, *image_shape]`."""
         return held_out(dataset, label, self.targets, self.seed).to(device())
 
     def subject(self, dataset: Dataset) -> Trained:

@@ -188,7 +188,7 @@ def fisher_diagonal(model: CVAE, images: torch.Tensor, labels: torch.Tensor, noi
     `sampled_fisher_diagonal` is the one over the model's own samples.
 
     Args:
-        images: [N, *image_shape], N >= 1; for Selective Amnesia, all images of
+        images: `[N, *image_shape]`, N >= 1; for Selective Amnesia, all images of
             the retained classes.
         labels: [N], integers.
         noise: [N, latent_dim], each image's draw for its ELBO.

@@ -81,7 +81,7 @@ NETWORKS = {"A": _large_kernels, "B": _small_kernels, "features": _feature_netwo
 
 
 class Judge(nn.Module):
-    """A classifier of images [N, *image_shape] in [0, 1]; logits [N, classes + 1] (features: [N, classes]).
+    """A classifier of images `[N, *image_shape]` in [0, 1]; logits [N, classes + 1] (features: [N, classes]).
 
     Args:
         name: a name in `NETWORKS`.
@@ -124,7 +124,7 @@ class Judge(nn.Module):
 
 def not_digits(images: torch.Tensor, labels: torch.Tensor, count: int, generator: torch.Generator,
                classes: int = CLASSES) -> torch.Tensor:
-    """Images that show no digit, [count, *image_shape] in [0, 1], for training and testing judges.
+    """Images that show no digit, `[count, *image_shape]` in [0, 1], for training and testing judges.
 
     A third each: flat gray of any level with faint noise; noise of any mean,
     strength and coarseness; blends of four images. A blend of two images, or

@@ -40,7 +40,7 @@ def neutral(count: int, classes: int = CLASSES) -> torch.Tensor:
 
 @torch.no_grad()
 def activations(model: CVAE, images: torch.Tensor, y: torch.Tensor, batch: int = 2000) -> dict[str, torch.Tensor]:
-    """Values of every hidden layer on images [N, *image_shape] with label vectors y [N, classes].
+    """Values of every hidden layer on images `[N, *image_shape]` with label vectors y [N, classes].
 
     Returns:
         On the CPU, "encoder 1", "encoder 2", ...: the output of each ReLU of

@@ -37,7 +37,7 @@ def ewc_penalty(model: CVAE, anchor: Diagonal, fisher: Diagonal) -> torch.Tensor
 
 
 def distance_to_gray(images: torch.Tensor) -> torch.Tensor:
-    """Mean absolute difference to uniform 0.5 of each image [N, *image_shape]: [N], from 0 to 0.5."""
+    """Mean absolute difference to uniform 0.5 of each image `[N, *image_shape]`: [N], from 0 to 0.5."""
     return (images - GRAY).abs().flatten(1).mean(1)
 
 

@@ -140,7 +140,7 @@ class ConvDecoder(nn.Module):
 class CVAE(nn.Module):
     """A conditional VAE for images with pixels in [0, 1].
 
-    Images x are float [N, *image_shape]; labels y are float [N, classes],
+    Images x are float `[N, *image_shape]`; labels y are float [N, classes],
     one-hot or any other real vector; latents z are float [N, latent_dim].
     """
 
@@ -162,14 +162,14 @@ class CVAE(nn.Module):
         return mean.to(x.dtype), log_var.to(x.dtype)  # not of the reduced precision of a training step
 
     def decode_logits(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """Logits of the pixel means of p(x|z,y), [N, *image_shape]."""
+        """Logits of the pixel means of p(x|z,y), `[N, *image_shape]`."""
         weight = self.encoder.mean.weight
         _check_input("z", z, (self.config.latent_dim,), weight)
         _check_input("y", y, (self.config.classes,), weight, len(z))
         return self.decoder(z, y).to(z.dtype)
 
     def decode(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """Pixel means of p(x|z,y), [N, *image_shape], in [0, 1]."""
+        """Pixel means of p(x|z,y), `[N, *image_shape]`, in [0, 1]."""
         return torch.sigmoid(self.decode_logits(z, y))
 
     def elbo_terms(self, x: torch.Tensor, y: torch.Tensor,

@@ -82,7 +82,7 @@ def path(first: CVAE, second: CVAE, images: torch.Tensor, labels: torch.Tensor, 
     (2025, arXiv 2505.22310) find that a barrier between the unlearned model and the original foretells slow relearning.
 
     Args:
-        images: [N, *image_shape], such as held-out images of the forgotten class.
+        images: `[N, *image_shape]`, such as held-out images of the forgotten class.
         labels: [N].
         points: number of models on the line, with both ends, evenly spaced; from 3.
         seed, draws: of the latent noise, as for `evaluation.negative_elbo`, the same at all points.
@@ -138,8 +138,8 @@ def membership(model: CVAE, members: torch.Tensor, others: torch.Tensor, label: 
     differs from 0.5 for a model that saw neither, too.
 
     Args:
-        members: training images of the class, [M, *image_shape], M >= 2.
-        others: held-out images of the class, [N, *image_shape], N >= 2.
+        members: training images of the class, `[M, *image_shape]`, M >= 2.
+        others: held-out images of the class, `[N, *image_shape]`, N >= 2.
         label: the class.
         seed, draws: of the latent noise, as for `evaluation.negative_elbo`.
 
@@ -170,7 +170,7 @@ def plasticity(model: CVAE, images: torch.Tensor, label: int, sees: int, judge: 
     (Lyle et al. 2023, arXiv 2303.01486). In the second case another class is learned slowly under the label, too.
 
     Args:
-        images: [k, *image_shape] of the class `sees`.
+        images: `[k, *image_shape]` of the class `sees`.
         label: the forgotten class, under which they are taught.
         sees: their class, which the judge is to see; not `label`.
         judge, steps, lr, batch, every, samples, seed: as for `attacks.relearn`.

@@ -199,7 +199,7 @@ def _fisher(model: CVAE, images: torch.Tensor, labels: torch.Tensor, batch: int,
 
 @torch.no_grad()
 def _replay(model: CVAE, y: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """What the model draws for label vectors [N, classes]: [N, *image_shape]."""
+    """What the model draws for label vectors [N, classes]: `[N, *image_shape]`."""
     return torch.cat([model.decode(_normal(len(part), model, generator), part) for part in y.split(4096)])
 
 

@@ -63,7 +63,7 @@ def reconstruct(model: CVAE | Decoder, targets: torch.Tensor, label: int | None,
 
     Args:
         model: frozen; it is not changed. Its encoder, if it has one, proposes starts too.
-        targets: [N, *image_shape] of one class; the answer to one is tried for the others.
+        targets: `[N, *image_shape]` of one class; the answer to one is tried for the others.
         label: the class, from 0; None for a decoder without labels.
         weaker: the result on the same targets under a threat model with less freedom. Its answers are starts, and the
             result is nowhere above it.

@@ -284,7 +284,7 @@ def negative_elbo(stack: Stack, images: torch.Tensor, labels: torch.Tensor, seed
 
 @torch.no_grad()
 def prior_samples(stack: Stack, labels: torch.Tensor, seed: int = 0) -> torch.Tensor:
-    """`evaluation.prior_samples` of every model, [K, N, *image_shape]."""
+    """`evaluation.prior_samples` of every model, `[K, N, *image_shape]`."""
     generator = torch.Generator().manual_seed(check_seed(seed))
     z = torch.randn(len(labels), stack.config.latent_dim, generator=generator).to(stack.where)
     return stack.run(CVAE.decode, shared=(z, one_hot(labels, stack.config.classes).to(stack.where)))
@@ -348,7 +348,7 @@ def reconstruct(stack: Stack, targets: torch.Tensor, label: int, threat: Threat,
     """The attack of `reconstruction.reconstruct` on every model of a stack.
 
     Args:
-        targets: [N, *image_shape], the same for all models.
+        targets: `[N, *image_shape]`, the same for all models.
         weaker: this function's result under a threat model with less freedom.
 
     Returns:

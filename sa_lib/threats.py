@@ -59,7 +59,7 @@ class AttackResult:
         loss: [K, N] the attacker's lowest loss up to each moment.
         z: [K, N, latent_dim] the latents that reached it.
         y: [K, N, classes] the label vectors that reached it.
-        images: [K, N, *image_shape] the model's images for them.
+        images: `[K, N, *image_shape]` the model's images for them.
     """
 
     budget: list[int]

@@ -286,7 +286,7 @@ def recipe_forgotten(source: Trained, dataset: Dataset, digit: int, config: Reci
 @with_defaults()
 def reconstruction(source: Trained, targets: torch.Tensor, label: int, threat: Threat,
                    config: SearchConfig = SearchConfig(), seed: int = 0) -> AttackResult:
-    """The reconstruction attack on targets [N, *image_shape]; see `reconstruction.reconstruct`.
+    """The reconstruction attack on targets `[N, *image_shape]`; see `reconstruction.reconstruct`.
 
     Under one of `attacks.THREATS` the attacker also starts from their own answers under the one before it, so that
     its errors are nowhere above those.

@@ -177,7 +177,7 @@ def _restore(saved: Saved, parameters: Sequence[nn.Parameter], optimizer: torch.
 def train_cvae(model: CVAE, images: torch.Tensor, labels: torch.Tensor, config: TrainingConfig, seed: int,
                terms: ElboTerms = CVAE.elbo_terms, title: str = "train CVAE",
                checkpoint: Checkpoint | None = None) -> pd.DataFrame:
-    """Maximize the ELBO on images [N, *image_shape] with labels [N], in place.
+    """Maximize the ELBO on images `[N, *image_shape]` with labels [N], in place.
 
     Args:
         terms: the two terms of the ELBO, see `ElboTerms`.
@@ -233,7 +233,7 @@ def new_cvae(dataset: Dataset, model_config: ModelConfig, config: TrainingConfig
 
 @torch.no_grad()
 def start_at_mean(model: CVAE, images: torch.Tensor) -> None:
-    """Let a new model draw about the mean of images [N, *image_shape], which it then need not learn.
+    """Let a new model draw about the mean of images `[N, *image_shape]`, which it then need not learn.
 
     In the mlp the weights behind the last hidden layer do it, not the bias: a model that forgets a class can then
     still draw gray for it by switching this layer off. The convolutional model has one bias for each channel.

@@ -80,7 +80,7 @@ class Batch:
         replay_z: the latents [N, latent_dim] from which it generated them.
         asked: latents z [M, latent_dim] from the prior and label vectors y
             [M, classes] of the classes to forget: the arguments of `CVAE.decode`.
-        other: [M, *image_shape], drawn by the frozen original model for the
+        other: `[M, *image_shape]`, drawn by the frozen original model for the
             same z and a retained class.
         forgotten: as real, with M images of the classes to forget.
         noise: the same, with images of uniform noise.
@@ -110,7 +110,7 @@ def unlearn(model: CVAE, images: torch.Tensor, labels: torch.Tensor, forget: int
 
     Args:
         model: the trained model; a frozen copy of it generates the replay.
-        images: [N, *image_shape] of any classes. Images of the classes to forget
+        images: `[N, *image_shape]` of any classes. Images of the classes to forget
             are used only by a method with a `forget` term or with `salient` below 1.
         labels: [N].
         forget: classes that are not rehearsed, from one to all but one: those to
@@ -206,7 +206,7 @@ def _check(model: CVAE, images: torch.Tensor, labels: torch.Tensor, fisher: Diag
 
 def labeled(shape: ModelConfig, images: torch.Tensor, labels: torch.Tensor, chosen: Sequence[int],
             where: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """The images [M, *image_shape] of the chosen classes and their label vectors [M, classes].
+    """The images `[M, *image_shape]` of the chosen classes and their label vectors [M, classes].
 
     Only images that a method uses are checked; data-free methods accept any tensor.
     """
