@@ -230,8 +230,8 @@ def calibrate(judge: Judge, images: torch.Tensor, labels: torch.Tensor) -> None:
     judge.temperature.copy_(grid[losses.argmin()])
 
 
-def new_judge(dataset: Dataset, config: JudgeConfig, seed: int) -> tuple[Judge, pd.DataFrame]:
-    """A judge trained on `dataset`, frozen, and its log.
+def new_judge(dataset: Dataset, config: JudgeConfig, seed: int, classes: int = CLASSES) -> tuple[Judge, pd.DataFrame]:
+    """A judge trained on `dataset`, which has so many classes, frozen, and its log.
 
     The seed of each judge depends on its name too, so judges A and B differ
     in architecture and in random draws.
@@ -239,5 +239,5 @@ def new_judge(dataset: Dataset, config: JudgeConfig, seed: int) -> tuple[Judge, 
     own_seed = 1000 * seed + 1 + list(NETWORKS).index(config.name)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(own_seed)
-        judge = Judge(config.name, dataset.classes, dataset.image_shape).to(device())
+        judge = Judge(config.name, classes, tuple(dataset.train_images.shape[1:])).to(device())
     return judge, train_judge(judge, dataset.train_images, dataset.train_labels, config, own_seed)

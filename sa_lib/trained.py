@@ -100,16 +100,17 @@ def judge(dataset: Dataset, config: JudgeConfig, seed: int = 0) -> Judge:
     """The judge trained on `dataset`, frozen, in evaluation mode."""
     check_types(dataset=(dataset, Dataset), config=(config, JudgeConfig))
     seed = check_seed(seed)
+    classes = dataset.classes
     recipe = {"config": asdict(config), "seed": seed, "data": dataset.digest,
               "code": store.code_digest(labels, model, settings, training, judges)}
 
     def make():
-        network, log = judges.new_judge(dataset, config, seed)
+        network, log = judges.new_judge(dataset, config, seed, classes)
         return network.state_dict(), {"log": log.to_dict("list")}
 
     artifact = store.get_or_make("judge", recipe, make)
     with torch.device("meta"):
-        network = Judge(config.name, dataset.classes, dataset.image_shape)
+        network = Judge(config.name, classes, dataset.image_shape)
     network.load_state_dict(artifact.tensors, assign=True)
     return network.to(model.device()).eval().requires_grad_(False)
 

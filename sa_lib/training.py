@@ -221,7 +221,6 @@ def new_cvae(dataset: Dataset, model_config: ModelConfig, config: TrainingConfig
              without: Sequence[int] = (), terms: ElboTerms = CVAE.elbo_terms,
              checkpoint: Checkpoint | None = None) -> tuple[CVAE, pd.DataFrame]:
     """A CVAE with new weights, trained on the images of `dataset` whose class is not in `without`, and its log."""
-    check_fits(dataset, model_config)
     keep = select(dataset.train_labels, retain_set(without, model_config.classes))
     images = dataset.train_images[keep]
     model = build(model_config, seed).to(device())

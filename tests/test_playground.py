@@ -539,7 +539,7 @@ def test_the_figure_of_labels_draws_and_judges_as_pytorch_does(chromium, site, e
 def test_the_figure_of_budgets_attacks_as_the_library_and_the_playground_do(chromium, site, exported):
     names = ["baseline", "forgot 9", "never saw 9, seed 0"]
     with loaded(chromium, site, "05_attacks") as page:
-        budget, said, found = page.get_by_label("Budget"), page.locator("[data-part=said]"), []
+        budget, said, found = page.get_by_role("slider", name="Budget"), page.locator("[data-part=said]"), []
         expect(budget).to_be_focused()
 
         def after(descents):
