@@ -327,7 +327,7 @@ chapter.say("Other images move ρ by at most {images:.2f}, the features by {feat
 # (*barrier*), and how fast the label learns its class again, or another one. Each
 # number is held against models that never saw the class: for attacks as $\rho$,
 # for the others as the difference within a seed. A barrier of 0 says that two
-# models lie in one valley; those of different seeds do not.
+# models lie in one valley.
 
 # %%
 probes = [name for name in effects.index.unique("probe")

@@ -376,9 +376,8 @@ chapter.say("The report on the flow: *{sentence}*", sentence=from_errors["flow, 
 #   had to be written for these two.
 # - It cannot compare the two kinds. The GAN's $\rho$ is about distances of
 #   images, the flow's about the denoising of noisy ones.
-# - Three controls give wide intervals, which leave most verdicts open. The models
-#   are small and the images few: none of these numbers speaks of a large GAN or a
-#   large diffusion model.
+# - Three controls give wide intervals. The models are small and the images few:
+#   none of these numbers speaks of a large GAN or a large diffusion model.
 # - It says nothing where the attack can reach any image. Then confine the
 #   attacker, or give them a loss.
 

@@ -104,10 +104,9 @@ chapter.say("The baseline has {base:.1f} nats on the other digits and gives 9 a 
             gap=rho["the notebook", "as is"].gap, times=rho["the notebook", "as is"].resolution)
 
 # %% [markdown]
-# The attacker of this book searches harder than the notebook's own, which looks
-# for a code $z$ under the label 9, with a drawing of the baseline as its target.
-# That attack asks the place where the model was trained to draw gray. A mixture
-# of labels goes around it.
+# The notebook attacks its model, too: it looks for a code $z$ under the label 9.
+# That asks the place where the model was trained to draw gray. A mixture of labels
+# goes around it.
 
 # %% [markdown]
 # ## What its Fisher costs
@@ -136,9 +135,9 @@ chapter.say("With the right Fisher, the negative ELBO of the other digits change
             before=str(rho["the notebook", "mended"]))
 
 # %% [markdown]
-# The recipe rehearses 54,000 real images twenty times over. With so much
-# rehearsal, the elastic bands have little to hold. In a setting without the real
-# images, which EWC was made for, they would have more.
+# The recipe rehearses 54,000 real images twenty times over. For the book's own
+# model, [the chapter on EWC](02_ewc_unlearning.ipynb) finds that with rehearsal the
+# penalty changes little. Whether this is the reason here was not tested.
 
 # %% [markdown]
 # ## What this rests on
@@ -185,8 +184,7 @@ run.finish("12_notebook", {
 #
 # - A page of gray is where the model was trained to look away. Whether the class
 #   is gone shows elsewhere: under other labels, and after a little training.
-# - A mistake in the Fisher need not show in the pictures, where rehearsal does
-#   most of the work.
+# - A mistake in the Fisher need not show in the pictures, nor in any measure here.
 # - Change one choice at a time, and keep the rest.
 
 # %% [markdown]
@@ -280,10 +278,6 @@ chapter.say("The power is {power:.0%}. The spread of the controls "
             "{images:.2f}.", power=power(now),
             spread=now.spread / now.gap,
             images=now.image_error / now.gap)
-
-# %% [markdown]
-# The spread of the controls is the larger part, and falls with their number. More
-# images would not help.
 
 # %% [markdown]
 # ## Try next

@@ -270,8 +270,8 @@ def mend(model: nn.Module, loss: Loss, images: torch.Tensor, y: torch.Tensor | N
          lr: float = 1e-3, batch: int = 128, seed: int = 0) -> nn.Module:
     """A copy of a model after further training on other classes than the one that is audited, frozen.
 
-    It repairs damage, and what damage had hidden shows. Give the subject and every control the same, and both to
-    `audit.audit` as `mended`.
+    It repairs damage, and shows a residue that damage had hidden. Give the subject and every control the same, and
+    both to `audit.audit` as `mended`.
 
     Args:
         model: a module of PyTorch with parameters; it is not changed.

@@ -8,7 +8,7 @@ records how each sweep was made. `sa_lib.book.evidence` makes both again.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import torch
 from .checks import check_name, check_types, shorten
 from .residual import Residual, interval, residual_knowledge
 
-__all__ = ["RESULTS", "Estimate", "by_seed", "check_cells", "check_rows", "complete", "conditions",
+__all__ = ["RESULTS", "Estimate", "by_seed", "check_cells", "check_columns", "check_rows", "complete", "conditions",
            "differences", "estimate", "failures", "origin", "overall", "overview", "read", "read_table", "residual",
            "split", "tidy"]
 
@@ -28,24 +28,33 @@ RESULTS = Path(__file__).parent / "results"
 SEARCH = "search for settings"
 
 
-def read_table(path: str | Path, made: str) -> pd.DataFrame:
+def read_table(path: str | Path, made: str, kind: str = "", columns: Collection[str] = ()) -> pd.DataFrame:
     """The table of a CSV file.
 
     Args:
         made: how to make the file, for the message if there is none.
+        kind: "the trials", for example, for the message if the table lacks one of the `columns`.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not a table.
+        ValueError: it is not a table, or lacks a column.
     """
     check_types(path=(path, (str, Path)), made=(made, str))
     if not Path(path).is_file():
         raise FileNotFoundError(f"no table at {path}; {made}")
     try:
         # Without errors, the column of their texts is empty. In one piece: so many columns are slow to add to.
-        return pd.read_csv(path, dtype={"error": str}).copy()
+        table = pd.read_csv(path, dtype={"error": str}).copy()
     except (ValueError, OverflowError) as error:
         raise ValueError(f"{path} is not a table: {' '.join(str(error).split())}") from None
+    check_columns(table, str(path), kind, columns)
+    return table
+
+
+def check_columns(table: pd.DataFrame, name: str, kind: str, columns: Collection[str]) -> None:
+    """Refuse a table, called `name` in the message, that is not one of this kind, for it lacks some of the columns."""
+    if missing := set(columns) - set(table.columns):
+        raise ValueError(f"{name} is not the table of {kind}: it lacks {', '.join(sorted(missing))}")
 
 
 def read(path: str | Path = RESULTS / "evidence.csv") -> pd.DataFrame:
@@ -69,8 +78,7 @@ def read(path: str | Path = RESULTS / "evidence.csv") -> pd.DataFrame:
 
 def _check_columns(table: pd.DataFrame, name: str, more: Sequence[str]) -> None:
     needed = {"cell", "error", "forget", "seed", "models.baseline.nelbo", "models.retrain.nelbo", *more}
-    if missing := needed - set(table.columns):
-        raise ValueError(f"{name} is not the table of a sweep of 07_methods: it lacks {', '.join(sorted(missing))}")
+    check_columns(table, name, "a sweep of 07_methods", needed)
 
 
 def split(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:

@@ -42,9 +42,8 @@ def read(path: str | Path = RESULTS / "trials.csv") -> pd.DataFrame:
         FileNotFoundError: there is no such file.
         ValueError: the file is not such a table, or no seed has every class.
     """
-    table = read_table(path, "make evidence SWEEPS=trials makes one")
-    if missing := {"class", "seed", "model", "state", "errors", "shortfall"} - set(table.columns):
-        raise ValueError(f"{path} is not the table of the trials: it lacks {', '.join(sorted(missing))}")
+    table = read_table(path, "make evidence SWEEPS=trials makes one", "the trials",
+                       ("class", "seed", "model", "state", "errors", "shortfall"))
     classes = protocol()["classes"]
     table = table[table["seed"].map(table.groupby("seed")["class"].agg(lambda own: set(own) >= set(classes)))]
     if table.empty:
@@ -70,9 +69,8 @@ def read_recipe(path: str | Path = RESULTS / "recipe.csv") -> pd.DataFrame:
         FileNotFoundError: there is no such file.
         ValueError: the file is not such a table.
     """
-    table = read_table(path, "make evidence SWEEPS=recipe makes one")
-    if missing := {"model", "role", "state", "errors", "nelbo", "probability"} - set(table.columns):
-        raise ValueError(f"{path} is not the table of the recipe: it lacks {', '.join(sorted(missing))}")
+    table = read_table(path, "make evidence SWEEPS=recipe makes one", "the recipe",
+                       ("model", "role", "state", "errors", "nelbo", "probability"))
     return table.set_index(["model", "state"]).assign(errors=lambda rows: rows["errors"].map(_numbers))
 
 

@@ -14,7 +14,7 @@ import torch
 
 from .checks import check_seed, check_types, is_whole, shorten
 from .data import Dataset
-from .evidence import read_table
+from .evidence import check_columns, read_table
 from .labels import check_label
 from .model import CVAE, copy_of
 from .store import tensor_digest
@@ -24,6 +24,7 @@ __all__ = ["RESULTS", "behind_mixture", "behind_rotation", "errors", "hidden", "
 
 RESULTS = Path(__file__).parent / "results"
 
+COLUMNS = ("part", "class", "seed", "model", "dose", "threat", "errors", "shortfall")
 REACH = 3.0  # the factor by which `behind_rotation` moves the codes away from 0
 
 
@@ -105,21 +106,13 @@ def read(path: str | Path = RESULTS / "validation.csv") -> pd.DataFrame:
         FileNotFoundError: there is no such file.
         ValueError: the file is not such a table.
     """
-    table = read_table(path, "make evidence SWEEPS=validation makes it")
-    _check_columns(table, str(path))
-    return table
-
-
-def _check_columns(table: pd.DataFrame, name: str) -> None:
-    needed = {"part", "class", "seed", "model", "dose", "threat", "errors", "shortfall"}
-    if missing := needed - set(table.columns):
-        raise ValueError(f"{name} is not the table of the validation: it lacks {', '.join(sorted(missing))}")
+    return read_table(path, "make evidence SWEEPS=validation makes it", "the validation", COLUMNS)
 
 
 def errors(table: pd.DataFrame) -> dict[tuple[str, str, str, int], np.ndarray]:
     """The errors of a table of `read`: (threat, part, model, dose) -> [S, N], a row for each seed, in their order."""
     check_types(table=(table, pd.DataFrame))
-    _check_columns(table, "table")
+    check_columns(table, "table", "the validation", COLUMNS)
     return {key: np.array([json.loads(text) for text in rows.sort_values("seed")["errors"]])
             for key, rows in table.groupby(["threat", "part", "model", "dose"], sort=False)}
 
@@ -135,10 +128,8 @@ def read_probes(path: str | Path = RESULTS / "probes.csv") -> pd.DataFrame:
         FileNotFoundError: there is no such file.
         ValueError: the file is not such a table.
     """
-    table = read_table(path, "make evidence SWEEPS=probes makes it")
-    if missing := {"class", "seed", "model", "probe", "errors", "value"} - set(table.columns):
-        raise ValueError(f"{path} is not the table of the probes: it lacks {', '.join(sorted(missing))}")
-    return table
+    return read_table(path, "make evidence SWEEPS=probes makes it", "the probes",
+                      ("class", "seed", "model", "probe", "errors", "value"))
 
 
 def _first_layer(model: CVAE) -> tuple[CVAE, torch.Tensor]:

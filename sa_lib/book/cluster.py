@@ -1,18 +1,20 @@
 """The workers of a run or a sweep: a cluster of dask.distributed, on this machine or elsewhere."""
 
 import logging
+import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 
 import dask
-from distributed import Client, LocalCluster
+import pandas as pd
+from distributed import Client, LocalCluster, as_completed
 from distributed.system import MEMORY_LIMIT
 
 from .notebooks import BookError
 
-__all__ = ["connected", "workers_for"]
+__all__ = ["connected", "rows_of", "workers_for"]
 
 CONNECT = 20  # time limit for the answer of a scheduler, in seconds
 MEMORY = 2e9  # bytes for a worker and the chapter that it runs
@@ -51,6 +53,17 @@ def connected(scheduler: str | None, workers: int) -> Iterator[Client]:
         except TimeoutError as error:
             raise BookError(f"scheduler={scheduler!r} has no worker ({error})") from None
         yield client
+
+
+def rows_of(function: Callable[..., list[dict]], cells: Sequence[tuple], scheduler: str | None) -> pd.DataFrame:
+    """The rows of all cells, in their order, made by a function on a cluster; prints how many cells are done."""
+    rows: dict[tuple, list[dict]] = {}
+    with connected(scheduler, workers_for(os.cpu_count() or 1)) as client:
+        futures = {client.submit(function, *cell, pure=False): cell for cell in cells}
+        for future in as_completed(futures):
+            rows[futures[future]] = future.result()
+            print(f"{len(rows)} of {len(cells)} cells", flush=True)
+    return pd.DataFrame([row for cell in cells for row in rows[cell]])
 
 
 def _client(scheduler: str) -> Client:

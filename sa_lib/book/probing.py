@@ -5,12 +5,9 @@ A row is one number of one model: an attack on its changed weights, its answers 
 """
 
 import json
-import os
 from collections.abc import Callable, Iterator
 
-import pandas as pd
 import torch
-from distributed import as_completed
 from torch.nn import functional as F
 
 from .. import attacks, data, probes, trained
@@ -24,7 +21,7 @@ from ..reconstruction import SearchConfig, reconstruct
 from ..store import tensor_digest, write_atomically
 from ..trained import Trained
 from ..validation import RESULTS
-from .cluster import connected, workers_for
+from .cluster import rows_of
 from .validation import COUNT, DIGIT, MENDED, SEEDS
 
 __all__ = ["CELLS", "make", "measured"]
@@ -37,13 +34,7 @@ CELLS = [(name, seed) for seed in SEEDS for name in ("baseline", "never saw", *M
 
 def make(scheduler: str | None = None) -> int:
     """Make all cells on a cluster, and write the table; return the number of its rows."""
-    rows: dict[tuple[str, int], list[dict]] = {}
-    with connected(scheduler, workers_for(os.cpu_count() or 1)) as client:
-        futures = {client.submit(measured, *cell, pure=False): cell for cell in CELLS}
-        for future in as_completed(futures):
-            rows[futures[future]] = future.result()
-            print(f"{len(rows)} of {len(CELLS)} cells", flush=True)
-    table = pd.DataFrame([row for cell in CELLS for row in rows[cell]])
+    table = rows_of(measured, CELLS, scheduler)
     with write_atomically(RESULTS / "probes.csv") as temporary:
         table.to_csv(temporary, index=False)
     return len(table)

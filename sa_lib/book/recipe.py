@@ -33,7 +33,7 @@ THREAT = "y on the simplex"
 
 
 def make() -> int:
-    """Make what is missing, and write the table; return the number of its rows."""
+    """Make the missing rows, and write the table; return the number of its rows."""
     dataset = data.load("mnist")
     rows: list[dict] = []
     for role, name, model in _models(dataset):

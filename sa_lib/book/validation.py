@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pandas as pd
-from distributed import as_completed
 
 from .. import data, trained, validation
 from ..attacks import THREATS
@@ -18,7 +17,7 @@ from ..model import device
 from ..store import cache_root, tensor_digest, write_atomically
 from ..trained import MENDING, Trained
 from ..validation import RESULTS, read
-from .cluster import connected, workers_for
+from .cluster import rows_of
 from .execution import machine
 
 __all__ = ["CELLS", "check_today", "make"]
@@ -36,19 +35,13 @@ CELLS = [(part, DIGIT, seed) for seed in SEEDS for part in ("mending", "dose", "
 
 def make(scheduler: str | None = None) -> int:
     """Make all cells on a cluster, and write the table with its provenance; return the number of cells."""
-    rows: dict[tuple, list[dict]] = {}
-    with connected(scheduler, workers_for(os.cpu_count() or 1)) as client:
-        futures = {client.submit(measured, *cell, pure=False): cell for cell in CELLS}
-        for future in as_completed(futures):
-            rows[futures[future]] = future.result()
-            print(f"{len(rows)} of {len(CELLS)} cells", flush=True)
-    table = pd.DataFrame([row for cell in CELLS for row in rows[cell]])
+    table = rows_of(measured, CELLS, scheduler)
     record = {"date": datetime.date.today().isoformat(), "machine": machine(), "targets": COUNT}
     with write_atomically(RESULTS / "validation.csv") as temporary:
         table.to_csv(temporary, index=False)
     with write_atomically(RESULTS / "validation.json") as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    return len(rows)
+    return len(CELLS)
 
 
 def measured(part: str, label: int, seed: int) -> list[dict]:

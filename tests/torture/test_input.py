@@ -505,7 +505,8 @@ CALLS = {
     checkpoints.import_official: (dict(path="saved"), dict(path=folder)),
     evidence.read: (dict(), dict(path=folder)),
     evidence.read_table: (
-        dict(path=evidence.RESULTS / "validation.csv", made="make it"), dict(path=folder, made=st.integers())),
+        dict(path=evidence.RESULTS / "validation.csv", made="make it"),
+        dict(path=folder, made=st.integers())),
     evidence.tidy: (dict(table=CELLS), dict(table=table)),
     evidence.split: (dict(table=CELLS), dict(table=table)),
     evidence.overview: (dict(table=CELLS), dict(table=table)),
@@ -585,7 +586,7 @@ ELSEWHERE = {
     **dict.fromkeys((store.code_text, store.file_digest, store.text_digest, store.write_atomically), "the store"),
     chapter.show_markdown: "say", measures.Measure: "MEASURES", measures.label: "any name is allowed",
     chapter.part: "its title is typed by the author of a chapter", evidence.Estimate: "estimate makes it",
-    evidence.check_cells: "a check", evidence.check_rows: "a check",
+    evidence.check_cells: "a check", evidence.check_columns: "a check", evidence.check_rows: "a check",
     # For every chapter, below.
     experiment.Parameters: "validate makes it", experiment.Profile: "PROFILES", experiment.validate: "below",
 }
