@@ -19,7 +19,7 @@ shared := -p profile "$(PROFILE)" $(if $(dataset),-p dataset "$(dataset)") \
 parameters := $(shared) $(if $(FORGET),-p forget "$(FORGET)") \
               $(if $(SEED),-p seed "$(SEED)")
 
-.PHONY: book run render check sweep evidence evidence-check models pdf strip slides sync new-chapter repo
+.PHONY: book run render check sweep evidence evidence-check models controls pdf strip slides sync new-chapter repo
 .PHONY: test torture bench lint dist site-test colab-test colab-constraints links audit environment clean
 
 book: run  ## run the missing chapters, then render the site
@@ -64,6 +64,9 @@ lint: environment  ## check style with ruff and spelling with codespell
 
 models: environment  ## pack the trained models of a run into one file, for SA_MODELS
 	@$(python) -m sa_lib.book models --run "$(RUN)"
+
+controls: environment  ## train and pack models that never saw a class, for audits of others [SEEDS=9] [SCHEDULER=]
+	@$(python) -m sa_lib.book controls $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SCHEDULER),--scheduler "$(SCHEDULER)")
 
 strip: environment  ## write the chapters without solutions to _build/strip, for a course
 	@$(python) -m sa_lib.book strip

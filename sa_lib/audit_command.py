@@ -55,8 +55,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     own = parser.add_argument_group("for a checkpoint")
     own.add_argument("--baseline", help="the checkpoint before it had to forget")
-    own.add_argument("--never", nargs="+", metavar="FILE", help="checkpoints that never saw the class")
+    own.add_argument("--never", nargs="+", metavar="FILE",
+                     help="checkpoints that never saw the class, or the address of an archive of controls")
     own.add_argument("--dataset", default="mnist", help="for images, and for training what is not given (mnist)")
+    own.add_argument("--mend", action="store_true",
+                     help="attack subject and controls after further training on the other classes too")
     own.add_argument("--controls", type=int, default=3, help="so many controls are trained if none are given (3)")
     return parser
 
@@ -149,29 +152,29 @@ def _made(path: Path, function: str) -> dict[str, Any]:
 
 def _of_checkpoint(options: argparse.Namespace, shared: Mapping[str, Any], progress: Callable[[str], None]) -> Report:
     """The audit of a CVAE in a checkpoint; models and images that are not given are those of the book."""
-    from . import data, experiment
+    from . import controls, data, experiment, trained
     from .checkpoints import read_model
 
     if options.label is None:
         raise ValueError("--label must be the class that a checkpoint had to forget, got none")
     run = experiment.validate(model=options.source, dataset=options.dataset, seed=options.seed, forget=options.label,
                               run_dir=options.out)
-    dataset = None
-    if not (options.baseline and options.never and options.images):
-        dataset = data.load(run.dataset)
-
-    def read(path: str) -> torch.nn.Module:
-        return read_model(path).requires_grad_(False)
 
     def training(name: str) -> None:
         progress(f"training {name}, if it is not in the store: about three minutes on two CPU cores")
 
-    if options.baseline:
-        baseline = read(options.baseline)
+    baseline = read_model(options.baseline) if options.baseline else None
+    never = options.never or []
+    if len(never) == 1 and "#sha256=" in never[0]:
+        packed, never = controls.read(never[0], options.label, "--never")
+        baseline = baseline or packed
     else:
+        never = [read_model(path) for path in never]
+    whole = baseline and never and options.images and not options.mend
+    dataset = None if whole else data.load(run.dataset)
+    if baseline is None:
         training("a baseline")
         baseline = run.baseline(dataset).net
-    never = [read(path) for path in options.never or ()]
     for seed in range(options.seed, options.seed + (0 if never else options.controls)):
         training(f"a model that never saw {options.label}, seed {seed}")
         never.append(run.never_saw(dataset, options.label, seed).net)
@@ -179,10 +182,13 @@ def _of_checkpoint(options: argparse.Namespace, shared: Mapping[str, Any], progr
         images = _sample(load_images(options.images, options.label), options)
     else:
         images = data.held_out(dataset, options.label, options.targets, options.seed)
-    subject = read(options.source)
-    where = next(baseline.parameters()).device
-    return audit(subject.to(where), baseline=baseline, never=[one.to(where) for one in never], images=images,
-                 label=options.label, **shared)
+    subject, baseline, *never = map(trained.given, (read_model(options.source), baseline, *never))
+    mended = None
+    if options.mend:
+        first, *others = (run.mended(dataset, model, options.label).net for model in (subject, *never))
+        mended = first, others
+    return audit(subject.net, baseline=baseline.net, never=[model.net for model in never], images=images,
+                 label=options.label, mended=mended, **shared)
 
 
 def _check_free(folder: Path) -> None:

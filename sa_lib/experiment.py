@@ -13,7 +13,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from torch import Tensor
 
 from . import chapter, claims, trained
@@ -26,7 +25,7 @@ from .labels import CLASSES, forget_set
 from .methods import COMPARED, METHODS, Method
 from .model import ARCHITECTURES, ModelConfig, device
 from .reconstruction import SearchConfig
-from .store import expanded, tensor_digest
+from .store import expanded
 from .trained import MENDING, Trained
 from .training import TrainingConfig
 from .unlearning import UnlearningConfig
@@ -192,8 +191,7 @@ class Parameters:
         """The model in the checkpoint; without one, the last of `sequence`."""
         if self.checkpoint is None:
             return self.sequence(dataset, self.forget)[-1]
-        net = read_model(self.checkpoint).requires_grad_(False).to(device())
-        return Trained(net, pd.DataFrame(), 0.0, tensor_digest(net.state_dict()))
+        return trained.given(read_model(self.checkpoint))
 
     def judge_config(self, name: str) -> JudgeConfig:
         """How the judge of this name is trained."""

@@ -40,7 +40,7 @@ from .settings import with_defaults
 from .training import ElboTerms, TrainingConfig
 from .unlearning import Batch, Combine, Loss, UnlearningConfig
 
-__all__ = ["MENDING", "Trained", "cvae", "fishers", "forgotten", "judge", "mended", "never_saw", "own_fisher",
+__all__ = ["MENDING", "Trained", "cvae", "fishers", "forgotten", "given", "judge", "mended", "never_saw", "own_fisher",
            "recipe_cvae", "recipe_forgotten", "reconstruction", "retain_fisher", "sequence", "shortfall", "unlearned"]
 
 
@@ -63,6 +63,13 @@ class Trained:
     log: pd.DataFrame
     seconds: float
     digest: str
+
+
+def given(net: CVAE) -> Trained:
+    """A frozen model that was trained elsewhere, moved to `model.device()`."""
+    check_types(net=(net, CVAE))
+    return Trained(net.requires_grad_(False).to(model.device()), pd.DataFrame(), 0.0,
+                   store.tensor_digest(net.state_dict()))
 
 
 @with_defaults()

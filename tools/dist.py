@@ -15,6 +15,18 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
 FILES = ("pyproject.toml", "README.md", "LICENSE", "LICENSE-text", "CITATION.cff")
+MODELS = """
+import torch
+
+def decoder(seed):
+    weight = torch.randn(4, 64, generator=torch.Generator().manual_seed(seed))
+    return lambda z: (z @ weight).tanh().view(-1, 1, 8, 8)
+
+def make():
+    baseline, *never = map(decoder, range(4))
+    images = baseline(torch.randn(10, 4, generator=torch.Generator().manual_seed(4)))
+    return {"subject": decoder(4), "baseline": baseline, "never": never, "z_shape": 4, "images": images}
+"""
 BUILD = "from setuptools import build_meta as b; b.build_wheel(r'{0}'); b.build_sdist(r'{0}')"
 
 
@@ -32,7 +44,7 @@ def build(target: Path) -> list[Path]:
 
 
 def attempt(archive: Path) -> None:
-    """Install an archive in a new environment, and audit a small table with it."""
+    """Install an archive in a new environment, and audit a small table and foreign decoders with it."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         venv.create(folder / "venv", with_pip=True)
@@ -46,11 +58,12 @@ def attempt(archive: Path) -> None:
             table.writerow(["model", "role", "image", "error"])
             for role, mean in (("baseline", 2), ("subject", 10), ("never", 10), ("never", 10.1), ("never", 9.9)):
                 table.writerows([f"{role} {mean}", role, n, random.gauss(mean, 0.1)] for n in range(20))
+        (folder / "mymodels.py").write_text(MODELS, encoding="utf-8")
         clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-        for arguments in (["--help"], ["errors.csv", "--out", "card"]):
+        for arguments in (["--help"], ["errors.csv", "--out", "errors"], ["mymodels.py:make", "--out", "decoders"]):
             subprocess.run([programs / "sa-audit", *arguments], cwd=folder, env=clean, check=True)
-        if not (folder / "card" / "index.html").is_file():
-            sys.exit(f"{archive.name}: sa-audit wrote no page")
+        if missing := [card for card in ("errors", "decoders") if not (folder / card / "index.html").is_file()]:
+            sys.exit(f"{archive.name}: sa-audit wrote no page for {', '.join(missing)}")
 
 
 if __name__ == "__main__":

@@ -137,6 +137,12 @@ def _models(options: argparse.Namespace) -> int:
     return 0
 
 
+def _controls(options: argparse.Namespace) -> int:
+    from . import controls
+    print("\n".join(controls.make(Path.cwd(), options.seeds, options.scheduler)))
+    return 0
+
+
 def _picture(options: argparse.Namespace) -> int:
     from . import chapter_pages
     figures = chapter_pages.figures(execution.read(options.notebook))
@@ -219,6 +225,9 @@ def _parser() -> argparse.ArgumentParser:
     results.add_argument("--seeds", type=int, default=5, help="number of seeds, from 0")
     results.add_argument("--scheduler", **scheduler)
     verb("models", _models, "pack the trained models of a run into one file").add_argument("--run", **name)
+    given = verb("controls", _controls, "train and pack models that never saw a class, for each class")
+    given.add_argument("--seeds", type=int, default=9, help="so many for each class (9)")
+    given.add_argument("--scheduler", **scheduler)
     picture = verb("picture", _picture, "save one figure of an executed chapter, as for the README")
     picture.add_argument("notebook", type=Path)
     picture.add_argument("number", type=int, help="of the figure, from 1")

@@ -1,13 +1,14 @@
-"""Trained models in one zip archive, on this machine or at an https address, which ``SA_MODELS`` names.
+"""Trained models in one zip archive, on this machine or at an https address.
 
-The address carries the archive's digest, so a fetched archive is known to be the one that was packed.
+The address carries the archive's digest, so a fetched archive is known to be the one that was packed. ``SA_MODELS``
+names the archive of the store.
 """
 
 import os
 import re
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from http.client import HTTPException
 from pathlib import Path
@@ -16,7 +17,7 @@ from urllib.request import urlopen
 from .digests import file_digest
 from .files import cache_root, write_atomically
 
-__all__ = ["fetched", "member", "pack"]
+__all__ = ["contents", "fetched", "member", "pack"]
 
 # Fetching an archive may take this many seconds; a slow server could otherwise keep us waiting for ever.
 FETCH_SECONDS = 3600
@@ -26,7 +27,7 @@ LARGEST_RATIO = 100
 
 
 def pack(members: Mapping[str, bytes], path: Path) -> str:
-    """Write files, by their names, into an archive at `path`; return its address for ``SA_MODELS``."""
+    """Write files, by their names, into an archive at `path`; return its address."""
     with write_atomically(path) as temporary:
         # Weights hardly shrink; a Fisher diagonal shrinks to half.
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
@@ -45,20 +46,31 @@ def member(name: str) -> bytes | None:
     """
     if not (address := os.environ.get("SA_MODELS")):
         return None
-    path = fetched(address)
+    return contents(address, "SA_MODELS", lambda kept: kept == name).get(name)
+
+
+def contents(address: str, argument: str, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, bytes]:
+    """The files of an archive whose names are wanted, by name.
+
+    Args:
+        argument: the name of the address in messages.
+
+    Raises:
+        ValueError, OSError: as `fetched`; or the archive is no zip file, or holds more than it could.
+    """
+    path = fetched(address, argument)
     try:
         with zipfile.ZipFile(path) as archive:
-            if name not in archive.namelist():
-                return None
-            if archive.getinfo(name).file_size > LARGEST_RATIO * path.stat().st_size:
-                raise ValueError(f"{name} is more than {LARGEST_RATIO} times larger than the archive")
-            return archive.read(name)
+            names = [name for name in archive.namelist() if wanted(name)]
+            if sum(archive.getinfo(name).file_size for name in names) > LARGEST_RATIO * path.stat().st_size:
+                raise ValueError(f"its files are more than {LARGEST_RATIO} times larger than the archive")
+            return {name: archive.read(name) for name in names}
     except Exception as error:  # a broken archive can fail in any way
-        raise ValueError(f"SA_MODELS must be an archive of models, got {address!r}: {_message(error)}") from None
+        raise ValueError(f"{argument} must be an archive of models, got {address!r}: {_message(error)}") from None
 
 
 @cache
-def fetched(address: str) -> Path:
+def fetched(address: str, argument: str = "SA_MODELS") -> Path:
     """The archive at a path or https address, fetched if necessary, once its digest has been verified.
 
     Raises:
@@ -68,8 +80,8 @@ def fetched(address: str) -> Path:
     place, _, digest = address.rpartition("#sha256=")
     remote = place.startswith("https://")
     if not place or not re.fullmatch("[0-9a-f]{64}", digest) or "://" in place and not remote:
-        raise ValueError("SA_MODELS must be the path or https address of a file made by make models, followed by "
-                         f"#sha256= and its digest, got {address!r}")
+        raise ValueError(f"{argument} must be the path or https address of an archive of models, followed by #sha256= "
+                         f"and its digest, got {address!r}")
     path = cache_root() / "archives" / f"{digest}.zip" if remote else Path(place)
     try:
         if remote and not path.is_file():
@@ -80,11 +92,11 @@ def fetched(address: str) -> Path:
                 _fetch(place, path, end)
         actual = file_digest(path)
     except (OSError, HTTPException, ValueError) as error:
-        raise OSError(f"SA_MODELS={address!r} cannot be read: {_message(error)}") from None
+        raise OSError(f"{argument}={address!r} cannot be read: {_message(error)}") from None
     if actual != digest:
         if remote:
             path.unlink()
-        raise ValueError(f"SA_MODELS={address!r} is damaged or another file: its SHA-256 is {actual}")
+        raise ValueError(f"{argument}={address!r} is damaged or another file: its SHA-256 is {actual}")
     return path
 
 

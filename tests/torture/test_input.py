@@ -39,6 +39,7 @@ from sa_lib import (
     checks,
     claims,
     comparison,
+    controls,
     data,
     decoders,
     evaluation,
@@ -212,6 +213,7 @@ CALLS = {
     training.train_cvae: (
         dict(model=copy.deepcopy(NET), images=IMAGES, labels=LABELS, seed=0, config=training.TrainingConfig(1, 8)),
         dict(model=network, images=images, labels=labels_each, config=config, seed=seed)),
+    trained.given: (dict(net=NET), dict(net=network)),
     trained.cvae: (
         dict(dataset=TINY, model_config=MODEL, config=training.TrainingConfig(1, 8), seed=0),
         dict(dataset=dataset, model_config=config, config=config, seed=seed, without=classes)),
@@ -503,6 +505,11 @@ CALLS = {
     checkpoints.load_model: (dict(path="saved"), dict(path=folder)),
     checkpoints.read_model: (dict(path="saved"), dict(path=folder)),
     checkpoints.import_official: (dict(path="saved"), dict(path=folder)),
+    controls.pack: (
+        dict(path=Path("controls.zip"), label=3, baseline=NET, never={0: NET}, sheet="# Threes"),
+        dict(path=path_only, label=label, baseline=network, never=no_tensor | st.just({0: ROWS}), sheet=folder)),
+    # Its good calls are in test_controls.py.
+    controls.read: (dict(address="controls.zip#sha256=0", label=3), dict(address=folder)),
     evidence.read: (dict(), dict(path=folder)),
     evidence.read_table: (
         dict(path=evidence.RESULTS / "validation.csv", made="make it"),
@@ -622,7 +629,7 @@ ALIASES = {"name": "dataset|name", **dict.fromkeys(("training_config", "model_co
            "fishers": "weights", "tables": "tables|table"}
 BAD = [(function, name) for function, (_, bad) in CALLS.items() for name in bad]
 READERS = (fisher.squared_gradients, store.load, store.kept, checkpoints.load_model, checkpoints.read_model,
-           checkpoints.import_official, chapter.read_metrics)
+           checkpoints.import_official, controls.read, chapter.read_metrics)
 GOOD = [function for function in CALLS if function not in READERS]
 
 
