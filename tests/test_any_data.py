@@ -150,11 +150,21 @@ def test_figures_have_the_colors(ds):
     assert np.asarray(gray.get_array()).ndim == 2
 
 
-def test_the_first_chapter_runs_and_the_readers_files_stay_as_they_are(folder, contents, tmp_path, monkeypatch):
+FORGET = {"01_baseline": None, "02_ewc_unlearning": 4, "03_sequential": [4, 2], "04_latent": [4, 2],
+          "05_attacks": [4, 2], "06_report_card": [4], "07_methods": 4}
+
+
+@pytest.mark.torture
+def test_chapters_run_and_the_readers_files_stay_as_they_are(folder, contents, tmp_path, monkeypatch, amount):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH")))))
-    parameters = {"dataset": str(folder), "profile": "smoke", "run_dir": str(tmp_path / "run")}
-    papermill.execute_notebook(PROJECT / "notebooks" / "01_baseline.ipynb", tmp_path / "out.ipynb", parameters,
-                               cwd=tmp_path, progress_bar=False)
-    metrics = json.loads((tmp_path / "run" / "01_baseline" / "metrics.json").read_text())
-    assert [*metrics["classes"]] == [*"01234"]
+    for name in amount(["01_baseline"], list(FORGET)):
+        parameters = {"dataset": str(folder), "profile": "smoke", "run_dir": str(tmp_path / "run")}
+        if FORGET[name] is not None:
+            parameters["forget"] = FORGET[name]
+        papermill.execute_notebook(PROJECT / "notebooks" / f"{name}.ipynb", tmp_path / "out.ipynb", parameters,
+                                   cwd=tmp_path, progress_bar=False)
+        metrics = json.loads((tmp_path / "run" / name / "metrics.json").read_text())
+        assert metrics["parameters"]["dataset"] == str(folder)
+        if name == "01_baseline":
+            assert [*metrics["classes"]] == [*"01234"]
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == contents
