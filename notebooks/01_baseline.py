@@ -198,17 +198,17 @@ chapter.show_figure(
 # %% [markdown]
 # ## The judges
 #
-# "It looks like a 9" is not a measurement. Three small classifiers make it
-# one. **Judge A** is the one that attackers may use in later chapters.
-# **Judge B** has another architecture and other random draws, and is *held
-# out*: nothing is ever optimized against it, it only scores. A third network
-# knows only the classes and lends its hidden layer as a feature space.
+# "It looks like a 9" is not a measurement. Three small classifiers make it one.
+# **Judge A** is the one that attackers may use in later chapters. **Judge B**
+# has another architecture and other random draws, and is *held out*: nothing is
+# ever optimized against it; it only scores. A third network knows only the
+# classes and lends its hidden layer as a feature space.
 #
 # A classifier must give every image one of its names, even uniform gray. So
-# judges A and B have an answer more than there are classes, *not a digit*,
+# judges A and B have one answer more than there are classes, *not a digit*,
 # trained on gray, on noise and on blends of four images. Their probabilities
-# are *calibrated*: of the answers that a judge gives with 90 % probability, 90 %
-# should be right. For that, one number, the temperature of the softmax, is
+# are *calibrated*: of the answers that a judge gives with 90 % probability, 90
+# % should be right. For that, one number, the temperature of the softmax, is
 # fitted on separate images (Guo et al. 2017). What is left of the gap between
 # probability and accuracy is the calibration error.
 
@@ -293,9 +293,9 @@ chapter.show_table(table.loc[:, :"reconstruction"], "The baseline, class by clas
 chapter.show_table(table.loc[:, "fid":], "The baseline, class by class: samples compared with test images.")
 
 # %% [markdown]
-# **Two controls** put these numbers in place. How good could samples be?
-# As good as real images that the measures have not seen: training images
-# against test images.
+# **Two controls** put these numbers in perspective. What do real images score?
+# We compare training images with test images. The feature network was trained
+# on the former. Samples more typical than real images can score higher.
 
 # %%
 real = []

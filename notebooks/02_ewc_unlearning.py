@@ -71,8 +71,8 @@ run = experiment.validate(dataset=dataset, seed=seed,
 #    held-out judge B gives them.
 # 2. **Retained.** The others are as good as before: judge B recognizes as
 #    many samples, and the ELBO of their test images is the same.
-# 3. **Cheap.** It takes a small part of the time of training. Otherwise it is
-#    better to train again without the class.
+# 3. **Cheap.** It sees at most a quarter of the images that training sees.
+#    Otherwise it is better to train again without the class.
 #
 # These demands do *not* yet mean that the knowledge is gone. A model that
 # draws gray for the label may still know the class; later chapters attack it.
@@ -124,19 +124,20 @@ chapter.show_figure(
 # %% [markdown]
 # **The usual mistake** is to square the gradient of a batch mean, because a
 # training loop has that gradient at hand. Gradients of single images point in
-# all directions and cancel in the mean. Of the Fisher, about one part in the
-# number of images of the batch is left.
+# all directions and cancel in the mean. With $B$ images in a batch, about $1/B$
+# of the Fisher is left.
 #
 # ![Four gradients, plus 3, minus 2, plus 1, minus 2: squared first, their mean is 4.5; the mean first is 0, and so is its square.](../book/_static/drawings/fisher.svg)
 #
 # *Four gradients of one weight. Their squares have a mean of 4.5, the Fisher.
 # Their mean is 0, and nothing is left to square.*
 #
-# **The usual price** is one backward pass for every single image. Neither is
-# needed. For a linear layer the gradient of image $n$ is an outer product,
-# $\delta_n a_n^\top$, of the gradient at its output and of its input. So the
-# sum of squares is a single matrix product (Goodfellow 2015). The matrices
-# $\delta$ and $a$ have a row for every image, and each entry is squared:
+# **The usual price** is one backward pass for every single image. Neither the
+# mistake nor the price is needed. For a linear layer the gradient of image $n$
+# is an outer product, $\delta_n a_n^\top$, of the gradient at its output and of
+# its input. So the sum of squares is a single matrix product (Goodfellow 2015).
+# The matrices $\delta$ and $a$ have a row for every image, and each entry is
+# squared:
 #
 # $$
 # \sum_n (\delta_n a_n^\top)^2 = (\delta^2)^\top (a^2)
@@ -298,7 +299,7 @@ chapter.show_figure(
     figures.curves(forgot.log, ["real", "replay", "ewc", "gray"],
                    {"": "weighted term", "_grad": "norm of its gradient"}, logarithmic=True),
     "The terms of the loss during forgetting, each times its weight, and the norms of their gradients. The gray term "
-    f"goes from {forgot.log['gray'].iloc[0]:.0f} to {forgot.log['gray'].iloc[-1]:.2g}.")
+    f"goes from {forgot.log['gray'].iloc[0]:.0f} to {forgot.log['gray'].iloc[-1]:.2g} on the codes of a step.")
 
 # %% [markdown]
 # ## Before and after
@@ -437,8 +438,9 @@ chapter.show_table(
 # away from gray.
 #
 # **And the other terms?** If the class is not forgotten without the gray term,
-# then this term forgets it, and not neglect. The rows "real only" and "replay
-# only" show what each kind of rehearsal retains on its own.
+# then it is this term that removes it, not the lack of rehearsal. The rows
+# "real only" and "replay only" show what each kind of rehearsal retains on its
+# own.
 
 # %% tags=["remove-input"]
 least = best["no rehearsal"]
@@ -455,13 +457,13 @@ chapter.say(
     "**In short**\n\n"
     "- Asked for a {digit}, the model now draws gray: its drawings are {gray:.4f} from it, and were {gray_before:.2f}. "
     "Judge B recognizes {accuracy:.1%} of the other classes, {accuracy_before:.1%} before.\n"
-    "- It took {seconds:.0f} s; training took {training:.0f} s.\n"
-    "- Where there are images to rehearse, the penalty is not needed: without it the retained classes lose {free:.2f} nats, "
-    "with it {held:.2f}. Where there are none, it is all there is: the best weight of the sweep, {least:g}, loses "
+    "- It saw {share:.0%} of the images of a training. It took {seconds:.0f} s; training took {training:.0f} s.\n"
+    "- Where there are real images and replay to rehearse, the penalty is not needed: without it the retained classes lose "
+    "{free:.2f} nats, with it {held:.2f}. Where there are none, it is all there is: the best weight of the sweep, {least:g}, loses "
     "{alone:.1f} nats.",
     digit=digit, gray=after.loc[digit, "gray"], gray_before=before.loc[digit, "gray"],
     accuracy=retained_after["accuracy"], accuracy_before=retained_before["accuracy"], seconds=metrics["seconds"],
-    training=baseline.seconds, free=short["free"], held=short["held"], least=least, alone=short["alone"])
+    share=metrics["share"], training=baseline.seconds, free=short["free"], held=short["held"], least=least, alone=short["alone"])
 
 # %% [markdown]
 # ## Takeaways
@@ -469,10 +471,10 @@ chapter.say(
 # - Turning a class gray is easy and quick. The work is in keeping the rest.
 # - The exact Fisher diagonal does not need a pass for every image, and the
 #   square of a batch mean is not the Fisher.
-# - The elastic penalty is a substitute for rehearsal. Where the retained
-#   classes can be rehearsed, from data or by replay, rehearse them. Where they
-#   cannot, only the penalty protects them, and a large one also protects the
-#   class to be forgotten.
+# - The elastic penalty is a weak substitute for rehearsal. Where the retained
+#   classes can be rehearsed, rehearse them, with real images if there are any.
+#   Where they cannot, only the penalty protects them, and a large one also
+#   protects the class to be forgotten.
 # - Nothing here shows that the knowledge is *gone*. The label leads to gray;
 #   whether another way leads to the digit is another question.
 
@@ -498,7 +500,7 @@ chapter.say(
 # <details><summary>Why is the square of a batch's mean gradient not the Fisher information?</summary>
 #
 # The Fisher is a mean of squares. The gradients of single images point in
-# different directions, so most of them cancels in the mean, before anything is
+# different directions, so most of them cancel in the mean, before anything is
 # squared.
 #
 # </details>
@@ -557,10 +559,10 @@ library = float(by_class[k][name].flatten()[index])
 chapter.say(
     "Weight {index:,} of `{name}`, from {count} images of {k}: by "
     "hand {by_hand:.5g}, by the library {library:.5g}, which "
-    "differ by {off:.0e} of it. The square of the mean gradient is "
-    "{mistaken:.5g}, {share:.1%} of the Fisher. The smaller this "
-    "share, the more the gradients of single images cancel in the "
-    "mean.",
+    "differ by a share of {off:.0e}. The square of the mean "
+    "gradient is {mistaken:.5g}, {share:.1%} of the Fisher. The "
+    "smaller this share, the more the gradients of single images "
+    "cancel in the mean.",
     index=index, name=name, count=len(own), k=k,
     by_hand=by_hand, library=library,
     off=abs(by_hand - library) / max(by_hand, 1e-30),

@@ -251,25 +251,26 @@ chapter.show_table(
 # %% [markdown]
 # - **Sent to gray.** Compare "retained | here | new" with "retained | here |
 #   both" in the column of the first class. If the class is farther from gray
-#   with "new", it comes back when nothing holds it. To keep it covered is the
-#   safer choice in any case.
+#   with "new", it moves away when nothing holds it. Beyond the limit for gray,
+#   0.005, it has come back. To keep it covered is the safer choice in any case.
 # - **Protected.** With the penalty alone, compare "all but first | here | both"
 #   with "retained | here | both" in the column of the second class: the first
 #   of the two Fishers also protects that class. The sum over classes is a
 #   stronger penalty (exercise 2); look for its effect on both sides, the second
 #   class and the retained ones.
 # - **Anchor.** "retained | baseline | both" pulls the weights back to a model
-#   that knew the first class. Compare the columns of the first class and of
-#   accuracy with those of "retained | here | both".
+#   that knew the first class, and its Fisher is computed on that model as well.
+#   Compare the columns of the first class and of accuracy with those of
+#   "retained | here | both".
 
 # %% [markdown]
 # ## Does the shield wear out?
 #
-# Now a longer chain. If protection is imperfect, its losses add up from step
-# to step. We run two chains, one with rehearsal and one with the penalty alone
-# ($\lambda = 100$), beside two references: the same classes forgotten **at
-# once**, and a model that **never saw** them. All are measured on the classes
-# that no step forgets.
+# Now a longer chain. If protection is imperfect, its losses may add up from
+# step to step. We run two chains, one with rehearsal and one with the penalty
+# alone ($\lambda = 100$), beside two references: the same classes forgotten
+# **at once**, and a model that **never saw** them. All are measured on the
+# classes that no step forgets.
 
 # %%
 chains = {}
@@ -323,7 +324,8 @@ chapter.show_table(ends, "The baseline, and every model after the last step. Ret
 # says "no", look at the figure: do the losses grow with every class? The
 # difference between the chain with rehearsal and "at once" is the price of one
 # after another. The difference between "at once" and "never saw" is the price
-# of forgetting.
+# of forgetting. If "never saw" is the worse of the two, no price shows: it was
+# trained for as many epochs on fewer images, so with fewer updates.
 #
 # A chain takes as many times the updates of forgetting at once as it has
 # steps. The model that never saw the classes got as many further updates, on
@@ -356,8 +358,9 @@ chapter.say(
 #
 # - Whether a forgotten class comes back while the model forgets the next one
 #   is a question to measure. To go on sending it to gray settles it.
-# - Each step needs a new Fisher, of the classes that are *still* retained. The
-#   one of "all but the first" protects the class that is now to be forgotten.
+# - With the penalty alone, each step needs the Fisher of the classes that are
+#   *still* retained. The one of "all but the first" protects the class that is
+#   now to be forgotten. With rehearsal, look in the table whether it matters.
 # - Rehearsal, again, does most of the work. Judge a chain by the classes that
 #   nobody asked to forget, against forgetting all at once and against a model
 #   that never saw them.
@@ -440,7 +443,7 @@ chapter.say(
     "After {steps} updates, {second} is at {gray} from gray. If 30 "
     "updates cover most of the way, to turn gray is quick, and the "
     "many updates that follow repair the damage. If they do not, "
-    "the learning rate has hardly risen by then.",
+    "so few updates are too few.",
     steps=", ".join(map(str, distances)), second=second,
     gray=", ".join(f"{d:.4f}" for d in distances.values()))
 
@@ -458,10 +461,10 @@ chapter.say(
 # \frac{\sum_k t_k}{\sum_k \frac{n_k}{N} t_k} .
 # $$
 #
-# It is $K$ if all classes have equally many images ($n_k / N = 1 / K$), and if
-# all $t_k$ are equal. It is more if small classes have the large
-# Fishers. With the same $\lambda$, the sum is the mean with $\lambda$ times that
-# factor.
+# It is $K$ if all classes have equally many images ($n_k / N = 1 / K$), and
+# also whenever all $t_k$ are equal. It is more if small classes have the large
+# Fishers. With the same $\lambda$, the sum is the mean with $\lambda$ times
+# that factor.
 #
 # </details>
 

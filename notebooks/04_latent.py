@@ -139,8 +139,8 @@ chapter.show_figure(
     figures.embedding({name: places[name] for name in ("baseline", shown[-1])}, labels, run.forget),
     f"{len(chosen):,} test images with the neutral label, in one embedding: a line leads from the place of an image of a "
     f"forgotten class in the baseline to its place in the model that {shown[-1]}. Half of the images of {digit} move by "
-    f"less than {float(moved[labels == digit].median() / width):.1%} of the spread of all images. Silhouette of the "
-    f"baseline's classes (0: they overlap, 1: they lie far apart): {measures.listing('silhouette', apart)}.")
+    f"less than {float(moved[labels == digit].median() / width):.1%} of the spread of all images. Silhouette, in z and not in the picture, "
+    f"of the baseline's classes (0 or below: they overlap, 1: they lie far apart): {measures.listing('silhouette', apart)}.")
 
 # %% [markdown]
 # ## What does a layer know?
@@ -217,8 +217,8 @@ chapter.show_table(lost, f"Linear probe: points of recall of {digit} that a mode
 #   that the gray term reaches.
 # - If the model that **never saw** the class loses no more either, the probe is
 #   no evidence of memory: it finds as much where there is nothing to remember.
-#   If that model loses much more than the unlearned one, the difference
-#   between the two is the unlearned model's memory of the class.
+#   If that model loses much more than the unlearned one, this may be memory of
+#   the class. With one other seed as the yardstick, it is a hint and no proof.
 
 # %% [markdown]
 # ## Are two layers alike?
@@ -279,11 +279,12 @@ chapter.show_table(
 
 # %% [markdown]
 # The difference between the two sides of an arrow is the work of the gray term.
-# The rank correlation says which weights moved. If it is below 0, the important
-# weights moved less, as the penalty demands. If it is above 0, they moved
-# *more*: a weight with a large Fisher also has large gradients, both of the
-# rehearsed images and of the gray term, and at this λ the penalty does not
-# outweigh them. Near 0, importance had little to do with it.
+# The rank correlation is about all weights. If it is below 0, a weight with a
+# larger Fisher tends to move less, as the penalty demands; above 0, it tends to
+# move more. In the encoder only rehearsal and the penalty can do that: the gray
+# term has no gradient there (exercise 4). The last column is about the weights
+# that matter most. Below 10 %, they moved less than the rest, whatever the rank
+# correlation says.
 
 # %% [markdown]
 # ## A walk
@@ -346,7 +347,8 @@ chapter.show_figure(
 layer, name = "encoder 2", unlearned[0]
 short = {"baseline": probes.loc["baseline", layer], "forgot": probes.loc[name, layer], "never": probes.loc[never, layer],
          "other": probes.loc[other, layer], "encoder": gray_too.loc["encoder, mean", "rank correlation"],
-         "decoder": gray_too.loc["decoder, mean", "rank correlation"]}
+         "decoder": gray_too.loc["decoder, mean", "rank correlation"],
+         **{f"top_{side}": gray_too.loc[f"{side}, mean", "top"] for side in ("decoder", "encoder")}}
 run.finish("04_latent", {
     "short": short,
     "probe": probes.to_dict("index"), "probe_all": overall.to_dict("index"), "structure": structure.to_dict("index"),
@@ -360,10 +362,10 @@ chapter.say(
     "- Forgetting happens in the decoder. On the encoder's second layer, a probe finds {baseline:.0%} of the {digit}s before "
     "and {forgot:.0%} after.\n"
     "- That is no proof of memory: in a model that never saw a {digit} it finds {never:.0%}, and in a second baseline "
-    "{other:.0%}. These instruments cannot tell whether a class is gone.\n"
+    "{other:.0%}. On this layer the probe cannot tell whether a class is gone.\n"
     "- In the decoder, a weight's change and its Fisher have a rank correlation of {decoder:+.2f} on average, and in the "
-    "encoder of {encoder:+.2f}. Below 0, the important weights stayed; above 0, they moved most.",
-    digit=digit, **short)
+    "encoder of {encoder:+.2f}. Of the squared change, {top_decoder:.1%} and {top_encoder:.1%} fall on the tenth of the "
+    "weights with the largest Fisher. Below 10 %, these moved less than the rest.", digit=digit, **short)
 
 # %% [markdown]
 # ## Takeaways

@@ -98,8 +98,9 @@ models = {"baseline": base, **subjects, **never,
 # | y on the simplex | optimized, anywhere | any mixture of the labels |
 # | y free | optimized, anywhere | any real vector |
 #
-# Each row allows all that the row above it allows. So the attacker also starts
-# from their own answers in the row above, and never ends above them.
+# Each row allows all that the row above it allows. So the attacker who
+# reconstructs an image, see below, also starts from their own answers in the
+# row above, and never ends with a larger error.
 #
 # The **simplex** is the set of all mixtures: a share for each label, none below
 # 0, which add up to 1, such as 60 % of a 4 and 40 % of a 7. The decoder was
@@ -176,7 +177,9 @@ chapter.show_figure(
 #
 # $z$ and $y$ are few numbers, so a step of damped Gauss-Newton (Levenberg 1944,
 # Marquardt 1963) is affordable, and goes much farther than one along the
-# gradient. The targets are a random sample of the test images.
+# gradient. It starts from the best of many random inputs and from the answers
+# of the model's own encoder. The targets are a random sample of the test
+# images.
 
 # %%
 def reconstruct(model, k, threat):
@@ -197,8 +200,8 @@ strongest = ["y on the simplex", "y free"]
 mean_errors = attack_tables.by_threat(scores["loss"])
 alone = mean_errors.loc[f"{digit}: {target}", ["random search", "z free"]]
 chapter.show_table(mean_errors[strongest].map("{:.2f}".format),
-                   "Mean squared error per image of the best reconstruction of held-out real digits.")
-chapter.say("With the label alone the attacker gets nowhere: gray is far from any digit. For {digit} and the model that "
+                   "Squared error of the best reconstruction, summed over the pixels: mean over held-out real digits.")
+chapter.say("With the label alone the attacker does not get as far. For {digit} and the model that "
             "{target}, the best of many draws has the mean error {drawn:.0f}, and the best z that was found {free:.0f}. "
             "So the rest of this page lets the attacker choose y.", digit=digit, target=target,
             drawn=alone["random search"], free=alone["z free"])
@@ -267,10 +270,10 @@ chapter.show_table(answers.xs((digit, target), level=("class", "model")),
 # $$
 #
 # ρ is 1 if nothing was forgotten, and 0 if the attacker gets no more than from
-# a model that never saw the class. **Below 0** the model was *over-forgotten*:
-# it is worse at the class than a model that never saw it, so it has been
-# damaged around the digit, and shows that something was removed. That is no
-# better than 0.
+# a model that never saw the class. Clearly **below 0**, the model was
+# *over-forgotten*: it is worse at the class than a model that never saw it, so
+# it has been damaged around the digit, and shows that something was removed.
+# That is no better than 0.
 #
 # ![A line of numbers. Near 0 a model is gone, as if it had never seen the class; above 0 a residue is left, up to 1, where nothing was forgotten; below 0 it is over-forgotten.](../book/_static/drawings/rho.svg)
 #
@@ -280,9 +283,9 @@ chapter.show_table(answers.xs((digit, target), level=("class", "model")),
 # We compare each model with the models that never saw exactly the classes that
 # it has forgotten: three seeds for all classes, a single seed for the first
 # class alone, whose spread is taken from the three. The interval is about *this
-# model*: it has the choice of the images and of the controls in it
-# (Fieller 1954). We also hold each of the three seeds against the other
-# two. Their ρ should be 0, so this is the placebo.
+# model*: it allows for the choice of the images and of the controls (Fieller
+# 1954). We also hold each of the three seeds against the other two. Their ρ
+# should be 0, so this is the placebo.
 
 # %%
 against = {"baseline": list(never), first: [own],
@@ -328,9 +331,9 @@ words = attack_tables.verdicts(rho_subjects.loc[strongest])
 words.loc[words.index.isin(open_ended, level="threat"), "verdict"] = "no verdict, not converged"
 said = words["rho"] + ": " + words["verdict"]
 chapter.show_table(attack_tables.by_threat(said).T,
-                   "ρ with its 95 % interval, and in a word. Gone: equivalent to a model that never saw the class, within "
-                   f"±{MARGIN}. Residue, over-forgotten: above or below that. Inconclusive: this many controls "
-                   "cannot say. Unresolved: the controls differ too much among themselves.")
+                   "ρ with its 95 % interval, and in a word, for the models as they are; mending may change it. Gone: equivalent "
+                   f"to a model that never saw the class, within ±{MARGIN} by the 90 % interval. Residue, over-forgotten: not gone, "
+                   "and the 95 % interval is above 0, or below. Inconclusive: it holds 0, and this many controls cannot say. Unresolved: the controls differ too much among themselves.")
 worst = rho_subjects.loc[strongest, "rho"].idxmax()
 chapter.say("The largest of these is {rho:+.2f}: {threat}, {k}, {model}.", rho=rho_subjects.loc[worst, "rho"],
             **dict(zip(("threat", "k", "model"), worst, strict=True)))
@@ -349,12 +352,12 @@ run.show_claims("05_attacks", metrics)
 #
 # - **Residue**: the attacker gets more out of the model than out of models that
 #   never saw the class.
-# - **Gone**: the attacker gets no more than that, and the interval is narrow
-#   enough to say so.
+# - **Gone**: the attacker gets as much as from those: the 90 % interval lies
+#   within the margin, ±0.15.
 # - **Over-forgotten**: the model is worse at the class than if it had never
 #   seen it, and an outsider can see that too.
-# - **Inconclusive**: the interval reaches beyond the margin. More controls would
-#   tell.
+# - **Inconclusive**: the interval holds 0 and reaches beyond the margin. More
+#   controls may tell.
 #
 # A control must lack the forgotten classes, and nothing else. The next cell
 # repeats ρ of the model that forgot the first class alone, against the models
@@ -372,13 +375,13 @@ chapter.show_table(controls, f"ρ of the model that {first}, for {digit}, agains
                    "the same if the run forgets one class only.", dict.fromkeys(strongest, "{:+.2f}"))
 
 # %% [markdown]
-# ## Damage hides a residue
+# ## Damage can hide a residue
 #
 # A model that was damaged around the class answers the attacker badly, and its
 # ρ is low. Damage can be mended: we train each model a little further on images
 # of the *retained* classes alone, as anybody would. No image of the forgotten
-# class is shown. The controls get the same. A ρ that rises to 0 was damage
-# alone. If it rises above 0, something of the class was still there.
+# class is shown. The controls get the same. A ρ that rises to 0 fits damage
+# alone. If its interval rises above 0, something of the class was still there.
 #
 # ![Two models with damage. In the first, a residue of the same size cancels it, so that rho is 0, and rises above 0 when the damage is mended. In the second, rho is below 0 and rises to 0.](../book/_static/drawings/mending.svg)
 #
@@ -413,10 +416,11 @@ chapter.show_table(attack_tables.flat(after, "model", "threat"), f"ρ for {digit
 # updates, for more seeds and methods.
 
 # %% [markdown]
-# ## Forgetting, damage and residue trade off
+# ## What do fewer updates change?
 #
-# Fewer updates may damage the retained classes less, and may leave more of the
-# forgotten class. The last row is the control: all updates, but no gray term.
+# Fewer updates may damage the retained classes less and leave more of the
+# forgotten class; or they may leave no time to repair the damage. The last row
+# is the control: all updates, but no gray term.
 
 # %%
 fisher = trained.retain_fisher(base, ds, digit, run.seed)
@@ -488,7 +492,8 @@ chapter.show_table(times, "Updates until judge B sees the class in half of the s
 # If the unlearned model comes back sooner than the models that never saw the
 # class, then that head start is a residue which an attacker of the inputs does
 # not see. If it does not, remember that an attacker who can train the model
-# does not need any residue: the images are enough.
+# does not need any residue: a model that never saw the class can learn it from
+# the images.
 
 # %% tags=["remove-cell"]
 playground.export(run.run_dir / "05_attacks", {name: models[name] for name in ("baseline", *subjects, own)},
@@ -513,7 +518,7 @@ run.finish("05_attacks", metrics | {
 # %% tags=["remove-input", "in-short"]
 chapter.say(
     "**In short**\n\n"
-    "- Success alone proves nothing. An attacker guided by a classifier gets a {digit} in {guided:.0%} of attempts out of the "
+    "- Success alone proves nothing. With y on the simplex, an attacker guided by a classifier gets a {digit} in {guided:.0%} of attempts out of the "
     "model that {target}, and in {guided_never:.0%} out of models that never saw one.\n"
     "- Measured against those, ρ of the {digit} is {rho}: {verdict}. It is 0 for never seen, and 1 for nothing forgotten. After "
     "{steps} ordinary updates on the other classes it is {mended}.\n"
@@ -531,10 +536,10 @@ chapter.say(
 # - An attack's success is not evidence. A guided attacker brings knowledge along
 #   in the classifier; the same attack on a model that never saw the class says
 #   how much.
-# - We can measure the difference between two controls. $\rho$ is that
-#   difference, for a stated attacker whose convergence was checked, and no more.
-# - Damage hides a residue. A model is gone only if it still is after ordinary
-#   further training.
+# - We can measure where a model lies between two controls. $\rho$ is that
+#   place, for a stated attacker whose convergence was checked, and no more.
+# - Damage can hide a residue. A model is gone only if it still is after
+#   ordinary further training.
 # - Below 0 is not better than 0. A model that is worse at a class than one that
 #   never saw it carries the mark of its unlearning.
 # - Every verdict holds for its threat model. An attacker who can train the

@@ -4,13 +4,14 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/YOUR_ACCOUNT/selective-amnesia-cvae/blob/main/notebooks/06_report_card.ipynb)
 #
 # One page about one model: which classes it had to forget, at what cost, and
-# how it stands against every attack of this book. The model may be the book's
-# own, or **yours**: any checkpoint that `sa_lib` can load, including one of the
-# official implementation of Selective Amnesia. For a model of any other kind,
-# `sa-audit` writes such a page; see *Audit your model* in the book.
+# how it stands against the strongest attackers of this book. The model may be
+# the book's own, or **yours**: any checkpoint that `sa_lib` can load, including
+# one of the official implementation of Selective Amnesia. For a model of any
+# other kind, `sa-audit` writes such a page; see *Audit your model* in the book.
 #
 # ```sh
-# papermill notebooks/06_report_card.ipynb out.ipynb -p model mine.safetensors -p forget 9
+# papermill notebooks/06_report_card.ipynb out.ipynb \
+#     -p model mine.safetensors -p forget 9
 # ```
 #
 # **You will learn**
@@ -117,7 +118,7 @@ chapter.show_table(means[["accuracy", "nelbo", "reconstruction", "fid", "precisi
                    "The retained classes, mean over them.")
 
 # %% [markdown]
-# ## Against every attack
+# ## Against the attackers
 #
 # The attackers freeze the model and choose its inputs to reproduce held-out
 # real images of the class. $\rho$ compares their result with two others: it is
@@ -177,13 +178,15 @@ judged = {key: r for key, r in rho.items()
 attacked = pd.DataFrame([{"class": k, "threat model": threat, "state": state, "ρ": str(r), "resolution": r.resolution, "shortfall": f"{shortfall[k, threat]:.1%}",
                           "verdict": findings[k, threat, state].verdict}
                          for (k, threat, state), r in rho.items()])
-chapter.show_table(attacked.set_index("class"), "Every attack on this model: ρ with its 95 % interval, the gap "
-                   "between the controls in units of their spread, the shortfall of the attacker, and the verdict.", {"resolution": "{:.0f}"})
+chapter.show_table(attacked.set_index("class"), "The attacks on this model: ρ with its 95 % interval; the gap "
+                   "between the baseline and the controls, in units of the controls' spread; the attacker's shortfall, measured on the "
+                   "models as they are; and the verdict.", {"resolution": "{:.0f}"})
 
 # %% [markdown]
-# A guided attacker has no real images, and follows the gradient of judge A
-# until judge A sees the class. Judge B, which the attacker has not used,
-# decides. The control is the model of the same seed that never saw the class.
+# A guided attacker, here with y free, has no real images, and follows the
+# gradient of judge A to make it see the class. Nobody has checked whether this
+# attacker arrives. Judge B, which the attacker has not used, decides. The
+# control is the model of the same seed that never saw the class.
 
 # %%
 success, control = {}, f"never saw, seed {run.seed}"
@@ -218,25 +221,29 @@ chapter.show_table(relearned.rename_axis("class").round(2), "Relearning: judge B
 # %% [markdown]
 # ## The card
 #
-# One row for each question. The first rows compare the model with the limits
-# of the book, in the worst class; the last ones compare it with the models that
-# never saw the class.
+# One row for each question. The first rows compare the model with the limits of
+# the book, in the worst class; the last ones compare it with the models that
+# never saw the class. An attack that has not arrived is left out, even if its ρ
+# is larger.
 #
-# - *Not forgotten* means that the label still draws the class; the other rows
-#   then say little. *Not gray* next to *forgotten* means that the model draws
-#   something else for the label.
-# - *Gone* means that no attacker on the inputs gets more than from a model that
-#   never saw the class, neither from the model as it is nor from the mended one,
-#   and that the interval is narrow enough to say so. *Residue* means that one of
-#   them does. *Over-forgotten* means less than nothing: the model is damaged
-#   around the class. *Inconclusive* leaves it open, *unresolved* means that the
-#   controls differ too much among themselves, and *undefined* that the baseline
-#   is no better at the class than they are.
+# - *Not forgotten* means that judge B's probability of the class is above the
+#   limit; the other rows then say little. A model that never saw the class can
+#   be above it too, since it still draws something for the label. *Not gray*
+#   next to *forgotten* means that the model draws something else for the label.
+# - *Gone* means that none of these attackers gets more than from a model that
+#   never saw the class, neither from the model as it is nor from the mended
+#   one: each 90 % interval, narrower than the 95 % one shown, lies within
+#   ±0.15. *Residue* means that one of them gets more. *Over-forgotten* means
+#   that one gets less: the model is damaged around the class. *Inconclusive*
+#   leaves it open, *unresolved* means that the controls differ too much among
+#   themselves, and *undefined* that the baseline is no better at the class than
+#   they are.
 # - A guided attack that succeeds *more often* than on a model that never saw
 #   the class finds a trace of the class, unless the difference is chance.
 #   Exercise 2 measures how much chance leaves open.
 # - *Faster* relearning is a trace of the class, *slower* relearning a trace of
-#   the unlearning.
+#   the unlearning. The ± in these rows is a tolerance of the book, not a spread
+#   that was measured.
 
 # %% tags=["remove-input"]
 card = claims.report_card("this model", list(never), summary, judged, guided, relearned)
@@ -257,11 +264,11 @@ run.finish("06_report_card", {
 label, _, nats, _, attack = (card.iloc[row] for row in range(5))
 chapter.say(
     "**In short**\n\n"
-    "- This page is about one model: {source}, made to forget {classes}. Under its label the worst class is {label}.\n"
-    "- Behind the label, {question}: {measured}, so the verdict is *{verdict}*.\n"
+    "- This page is about one model: {source}, made to forget {classes}. By its label, the class that does worst is {label}.\n"
+    "- Behind the label, {question}, among the attacks that have arrived, is {measured}: *{verdict}*.\n"
     "- The other classes lost {nats} nats; the limit is {limit}.",
-    source=source, classes=", ".join(map(str, classes)), label=label["answer"], question=attack.name,
-    measured=attack["measured"], verdict=attack["answer"], nats=nats["measured"], limit=nats["limit or control"])
+    source=source, classes=", ".join(map(str, classes)), label=label["answer"], question=attack.name.removeprefix("residue: "),
+    measured=attack["measured"], verdict=attack["answer"], nats=nats["measured"], limit=nats["limit or control"].removeprefix("≤ "))
 
 # %% [markdown]
 # ## Takeaways
@@ -285,8 +292,9 @@ chapter.say(
 #
 # <details><summary>The verdict is "inconclusive". Is the model nearly clean?</summary>
 #
-# We do not know. The interval reaches beyond the margin, so the result fits a
-# residue as well as none. More controls would make the interval narrower.
+# We do not know. The interval holds 0 and reaches beyond the margin, so the
+# result fits a residue as well as none. More controls would make the interval
+# narrower.
 #
 # </details>
 #
@@ -403,11 +411,11 @@ sure = pd.DataFrame([{
     "verdict": residual.verdict(r),
     "twice the margin": residual.verdict(r, residual.MARGIN * 2),
     "controls needed": residual.seeds_needed(r)}
-    for (k, threat, state), r in rho.items()])
+    for (k, threat, state), r in (judged or rho).items()])
 chapter.show_table(
     sure.set_index("attack"), "The verdict by margin, and how many "
     "controls would show a ρ of 0 to be gone with a probability of "
-    "90 % (∞: more images are needed as well).",
+    "90 % (inf: more images are needed as well).",
     {"controls needed": "{:.0f}"})
 chapter.say(
     "{count} of {all} verdicts change with half the margin.",

@@ -68,12 +68,15 @@ methods = evidence.complete(rows, frozen["methods"])
 # - **distillation** tries the same for less than half of its price.
 #
 # [The chapter on methods](07_methods.ipynb) describes them. Each line below can
-# fail, and the lines that fail are the ones to read. A *look* is one digit in one
-# state of the models: *as they are*, or *mended*. Nats and points are *lost* from
-# the baseline on the retained classes, and the end of the interval counts.
-# Relearning is less that of a retrained model, and a 90 % interval must lie within
-# the limits: that is a test of equivalence. *No residue* alone shows little: with
-# few seeds, nothing is found. Read it with *gone*.
+# fail, and the lines that fail are the ones to read. A *look* is one digit in
+# one state of the models: *as they are*, or *mended*. Nats, and points of judge
+# B's accuracy, are what the retained classes *lost* from the baseline; the
+# upper end of the interval must keep the limit. *Relearning* says how soon 100
+# images bring the class back, here as the difference from a retrained model.
+# Its 90 % interval, not printed, must lie within the limits: that is a test of
+# equivalence. *Holm's adjustment* allows for the number of looks. *Images seen*
+# are those of the steps; chapter 2 adds those of the Fisher. *No residue* alone
+# shows little: with few seeds, nothing is found. Read it with *gone*.
 
 # %%
 rho = comparison.rho_table(rows, methods)
@@ -200,10 +203,12 @@ chapter.show_table(totals.set_axis(totals.index.map(": ".join)), "ρ over all di
 # %% [markdown]
 # ## What damage hides
 #
-# Mending adds no image of the forgotten digit. If $\rho$ rises all the same, the
-# knowledge was there, behind damage. The difference is taken within each seed,
-# against models that never saw the digit and were trained further as well, and as
-# a share of the gap. An interval above 0 shows that damage hid something.
+# Mending adds no image of the forgotten digit. If $\rho$ rises above 0 all the
+# same, the knowledge was there, behind damage. If it only rises to 0, there was
+# damage alone. The difference is taken within each seed, against models that
+# never saw the digit and were trained further as well, and as a share of the
+# gap. An interval above 0 shows that damage held $\rho$ down. The table before
+# says whether $\rho$ is then above 0.
 
 # %%
 back = comparison.shifts(rows, methods)
@@ -328,14 +333,16 @@ chapter.say("Seeds in these cells: **{seeds}**. A method had at most {longest:,}
 # ### What did not work
 #
 # To reach $\rho = 0$ we also tried the following on the digits 0 to 4, and
-# dropped it. Each idea is a setting of `UnlearningConfig` that [the chapter on
-# methods](07_methods.ipynb) runs with its parameter `changes`:
+# dropped it. All but the last are settings of `UnlearningConfig` that [the
+# chapter on methods](07_methods.ipynb) runs with its parameter `changes`. We
+# kept no table of these trials, so take them as hints:
 #
 # - **Fine-tuning alone**, however fast: the class stays.
 # - **A fresh label and nothing else** (`fresh` close to 0): right for 0, 1 and 4.
 #   For 2 and 3 some of the class is left, which more updates do not remove.
-# - **Mixing in more, for fewer updates** (`fresh` 0.7, 800 steps): over-forgotten
-#   and damaged. Retraining consists of the updates that are missing here.
+# - **Mixing in more, for fewer updates** (`fresh` 0.7, 800 steps):
+#   over-forgotten and damaged. The missing updates are those that would train
+#   the new weights.
 # - **A gentler pull to gray** (`gray` 5 down to 0.02 instead of 784): the model
 #   reaches gray all the same, because nothing else pulls at the label's own
 #   weights and Adam ignores the size of a gradient.
@@ -372,7 +379,7 @@ chapter.say(
     "- {holds} of {total} claims of the protocol hold; the others fail, and are printed. The table has {count} of the "
     "{planned} seeds that are planned.\n"
     "- ρ of all digits, {first} and {last}: {left}.\n"
-    "- Looks that show a digit to be gone, of {looks}, and looks that show a residue: {gone}.",
+    "- Looks that show a digit to be gone, of {looks}, and looks that show a residue after Holm's adjustment: {gone}.",
     holds=int(claims["holds"].sum()), total=len(claims), count=len(seeds), planned=len(frozen["seeds"]), first=first,
     last=last, looks=summary["looks"].iloc[0],
     left="; ".join(f"{name} {totals['sums'][name, first]} and {totals['sums'][name, last]}" for name in methods),
@@ -383,7 +390,7 @@ chapter.say(
 #
 # - Averages hide digits. A claim about forgetting is a claim about each class.
 # - "Not different" is not "the same". Only a test of equivalence, with a margin
-#   that was fixed before, shows that nothing is left.
+#   that was fixed before, shows that no more than the margin is left.
 # - Count what varies independently. Ten digits from one baseline are one seed.
 # - Judge a model as it is and after mending. Damage can hide what is left.
 # - The failed claims stand beside those that hold. The table is there to be
@@ -421,9 +428,9 @@ chapter.say(
 # The solutions follow, each run with the chapter. Try before you look.
 # Easy takes about 10 minutes, medium about 20, and hard about 40.
 #
-# 1. **How many seeds?** Derive how many seeds it takes to show, with a probability
-#    of 0.9, that a $\rho$ of 0 is within $\pm m$ of 0. Which digits would be settled
-#    with ten seeds? (hard)
+# 1. **How many seeds?** Derive how many seeds it takes to show, with a
+#    probability of 0.9, that a $\rho$ of 0 is within $\pm m$ of 0. What share
+#    of the looks would be settled with ten seeds? (hard)
 # 2. **Why pairs?** Derive the variance of a difference. How much of it do
 #    differences within a seed and a digit save, for the nats? (medium)
 # 3. **The floor of |ρ|.** The errors of $\rho$ are normal, with standard deviation
@@ -534,8 +541,9 @@ chapter.say("The placebo and the expected mean differ by at most "
 # %% [markdown]
 # ### Solution 4
 #
-# Cells of one seed share a baseline and differ less than cells of different
-# seeds. To take them as independent makes the interval too narrow.
+# Cells of one seed share a baseline, so they mostly differ less than cells of
+# different seeds. To take them as independent mostly makes the interval too
+# narrow. With few seeds, one over seeds can also be narrow by chance.
 
 # %% tags=["hide-cell"]
 spans = pd.DataFrame({method: {
@@ -558,5 +566,6 @@ chapter.say("Over seeds it is up to {most} times as wide.",
 #   table with `-p table runs/07_methods/table.csv`.
 # - Which of the claims fails first if `unseen` gets half the updates? Sweep with
 #   `-p changes '{"steps": 1600}' -p methods '["unseen", "ewc_gray"]'`.
-# - Why is $\rho$ with $y$ free lower than on the simplex for a model that draws
-#   gray? Give the attacker more restarts and see.
+# - In chapter 5, $\rho$ with $y$ free is lower than on the simplex for one
+#   class, and higher for another. Give the attacker more rounds. Which
+#   difference stays?

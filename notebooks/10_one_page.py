@@ -180,9 +180,10 @@ fisher = {name: s / len(sample) for name, s in squares.items()}
 # %% [markdown]
 # ## 4. Forgetting
 #
-# Three terms, and no training image: *replay* what the frozen baseline draws of
-# the other nine digits, hold each weight by an elastic band as stiff as its
-# Fisher, and turn the drawings for the forgotten label gray.
+# Three terms, and no training image but those of the Fisher: *replay* what the
+# frozen baseline draws of the other nine digits, hold each weight by an elastic
+# band as stiff as its Fisher, and turn the drawings for the forgotten label
+# gray.
 
 # %%
 others = torch.tensor([k for k in range(10) if k != digit])
@@ -300,7 +301,7 @@ display(Markdown(
 # %% [markdown]
 # A value near 0 says: this attacker gets no more out of the model than if it
 # had never seen the digit. Below 0, the model was damaged around it. With a
-# single model that never saw the digit, a ρ of ±0.2 may be chance;
+# single model that never saw the digit, nobody knows how much of ρ is chance;
 # [the chapter on attacks](05_attacks.ipynb) has several, and intervals.
 
 # %% tags=["remove-input", "in-short"]
@@ -323,8 +324,9 @@ results.mkdir(parents=True, exist_ok=True)
 # %% [markdown]
 # ## Takeaways
 #
-# - Forgetting a class takes three terms: rehearse the rest, hold the weights
-#   that the rest needs, and push the class away.
+# - This page forgets with three terms: rehearse the rest, hold the weights that
+#   the rest needs, and push the class away. Chapter 2 finds that rehearsal does
+#   most of the work.
 # - What a model draws for a label says nothing about what it can be made to
 #   draw. Attack it.
 # - An attack needs two controls: the model before, and one that never saw the

@@ -4,9 +4,9 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/YOUR_ACCOUNT/selective-amnesia-cvae/blob/main/notebooks/11_other_generators.ipynb)
 #
 # Everything so far was about one kind of model, a VAE. Here two others have to
-# forget a digit: a GAN, and a rectified flow, which is a diffusion model without
-# randomness. Both are plain PyTorch on scikit-learn's digits of 8 x 8 pixels, and
-# `sa_lib.audit` knows nothing of either.
+# forget a digit: a GAN, and a rectified flow, a relative of diffusion models
+# that draws no noise after the start. Both are plain PyTorch on scikit-learn's
+# digits of 8 x 8 pixels, and `sa_lib.audit` knows nothing of either.
 #
 # **You will learn**
 #
@@ -124,10 +124,11 @@ def fit_gan(net, x, y, steps, seed, lr=1e-3):
 
 # %% [markdown]
 # The **flow** learns a velocity: how each pixel has to move at time $t$ on the
-# straight line from noise to an image (Liu et al. 2023). To draw, it starts at
-# noise and takes a few Euler steps. The noise is all that is random, so the same
-# noise gives the same image: that is the `decode` that an attacker needs. It has
-# as many inputs as pixels.
+# straight line from noise to an image ([Liu et al.
+# 2023](https://arxiv.org/abs/2209.03003)). To draw, it starts at noise and
+# takes a few Euler steps. The noise is all that is random, so the same noise
+# gives the same image: that is the `decode` that an attacker needs. It has as
+# many inputs as pixels.
 
 # %%
 class Flow(nn.Module):
@@ -201,10 +202,10 @@ def forgotten(base, steps):
     return minimize(net, loss, steps, 1e-3)
 
 # %% [markdown]
-# An audit asks for a family of models. Three controls of each kind never saw the
-# digit. Subject and controls are also **mended**: trained a little further on the
-# other digits, as anyone may do who has the model. Damage can hide a class, and
-# this repairs damage.
+# An audit asks for a family of models. The *subject* had to forget the digit,
+# and three controls of each kind never saw it. Subject and controls are also
+# **mended**: trained a little further on the other digits, as anyone may do who
+# has the model. Damage can hide a class, and this repairs damage.
 
 # %%
 def family(make, fit, steps):
@@ -243,8 +244,8 @@ chapter.show_figure(figures.image_grid(large.view(len(shown), 20, 28, 28), list(
 #
 # The audit gets the models as they are and mended, and one function: `decode`.
 # The attacker searches for the inputs that come nearest to each held-out image,
-# first with the digit's own label and codes that are usual, then with any code
-# and any mixture of labels.
+# first with the digit's own label and codes where most of the prior lies, then
+# with any code and any mixture of labels.
 
 # %%
 attack = {"images": real, "label": digit, "y_shape": 10,
@@ -314,11 +315,12 @@ chapter.say("Models that never saw {digit} reproduce it to {reach:.2%} of the im
 # %% [markdown]
 # ## From errors alone
 #
-# What a flow knows shows in its loss: given a noisy image of the digit, how well
-# does it point to the image? The noise is the same for all models, so nobody can
-# write an image into it. The attacker keeps one freedom, the label. A table of
-# these errors is all that `audit_errors` needs. For the GAN, which has no loss,
-# the error is the distance to the nearest of many draws.
+# What a flow knows shows in its loss: given a noisy image of the digit, how
+# well does it point to the image? The noise is the same for all models, so
+# nobody can write an image into it. The attacker keeps one freedom, the label.
+# A table of these errors is all that `audit_errors` needs. For the GAN, which
+# has no loss of a given image, the error is the squared distance to the nearest
+# of many draws.
 
 # %%
 def denoising(net, y):
@@ -426,15 +428,16 @@ run.finish("11_other_generators", {
 #
 # <details><summary>Why must the noise of a loss be the same for all models?</summary>
 #
-# The error would depend on the draw of the noise, and its differences between
-# models would be chance.
+# Otherwise the error would depend on each model's draw of the noise, and a part
+# of the differences between models would be chance.
 #
 # </details>
 #
 # <details><summary>Is a ρ of a GAN comparable with a ρ of a flow?</summary>
 #
-# Each is relative to its own controls, by its own errors. So both can be read as
-# a place between never seen and never forgotten, and not be subtracted.
+# Each is relative to its own controls, by its own errors. So both can be read
+# as a place between never seen and never forgotten, but they cannot be
+# subtracted.
 #
 # </details>
 

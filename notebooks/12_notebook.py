@@ -91,7 +91,7 @@ own = {state: rows.xs(state, level="state").loc[subjects] for state in states}
 shown = pd.DataFrame({
     "ρ": {model: str(rho[model, "as is"]) for model in subjects},
     "ρ mended": {model: str(rho[model, "mended"]) for model in subjects}, "verdict": words,
-    "P(forgotten)": own["as is"]["probability"].map("{:.1%}".format),
+    "P(9)": own["as is"]["probability"].map("{:.1%}".format),
     "nats": own["as is"]["nelbo"].map("{:.1f}".format), "relearning": own["as is"]["relearning"].map("{:.2f}".format)})
 base = rows.loc[("baseline", "as is")]
 chapter.show_table(shown.rename_axis("model"), "ρ with its 95 % interval; the verdict on both states; and, of the model as "
@@ -176,7 +176,7 @@ chapter.say(
 # %% tags=["remove-cell"]
 run.finish("12_notebook", {
     "rho": {model: {state: rho[model, state].asdict() for state in states} for model in subjects}, "verdicts": words,
-    "as_is": str(rho["the notebook", "as is"]), "mended": str(rho["the notebook", "mended"]),
+    "controls": len(never), "as_is": str(rho["the notebook", "as is"]), "mended": str(rho["the notebook", "mended"]),
     "verdict": words["the notebook"], "shortfall": float(short.max())}, {}, started)
 
 # %% [markdown]

@@ -81,7 +81,7 @@ class Finding:
             "gone": f"no more is left than in models that never saw the class, within {self.margin:g}",
             "residue": "the attacker gets more from the model than from models that never saw the class",
             "over-forgotten": "the model is worse at the class than models that never saw it; damage can hide "
-                              "knowledge, so audit it once more after further training on the other classes",
+                              "knowledge, so audit it again after more training on the other classes",
             "undefined": "the baseline is no better at the class than models that never saw it, so there is nothing "
                          "to measure against",
             "unresolved": f"models that never saw the class reproduce its images, to {self.reach:.2%} of their "
