@@ -156,9 +156,9 @@ def _rho(one: Mapping[str, Any]) -> str:
     if one["rho"] is None:
         return "undefined"
     if one["spread"] is None:
-        return f"{one['rho']:+.2f} (no interval)"
-    ends = [f"{end:+.2f}" if end is not None else sign + "∞" for end, sign in ((one["low"], "−"), (one["high"], "+"))]
-    return f"{one['rho']:+.2f} [{', '.join(ends)}]"
+        return f"{one['rho']:+z.2f} (no interval)"
+    ends = [f"{end:+z.2f}" if end is not None else sign + "∞" for end, sign in ((one["low"], "−"), (one["high"], "+"))]
+    return f"{one['rho']:+z.2f} [{', '.join(ends)}]"
 
 
 def _row(one: Mapping[str, Any]) -> dict[str, str]:

@@ -11,6 +11,7 @@ import html
 import io
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -116,11 +117,13 @@ def show_table(frame: pd.DataFrame, caption: str, formats: Mapping[str, str] | N
     truths = {name: frame[name].map({True: "yes", False: "no"}) for name in frame.select_dtypes(bool).columns}
     frame = frame.assign(**truths).rename(columns=titles)
     # The name of the index goes into the corner, where it costs no second row of headers.
-    framed = frame.rename_axis(columns=frame.index.name) if frame.columns.name is None else frame
+    framed = frame.rename_axis(columns=frame.index.name)
     with pd.option_context("display.html.use_mathjax", True):  # not the reader's own
         table = framed.rename_axis(index=None).to_html(
             border=0, na_rep="–", justify="right", float_format="{:.3g}".format,
             formatters={name: form.format for name, form in formats.items()})
+    # An interval or a limit stays on one line.
+    table = re.sub(r"\[([^][<>]*), ([^][<>]*)\]", r"[\1,&nbsp;\2]", re.sub("(?<=[±≤≥]) ", "&nbsp;", table))
     # A region that scrolls must be reachable from the keyboard; the caption does not scroll with it.
     title = html.escape(caption)
     page = (f'<figure class="table" style="margin: 0"><figcaption>{title}</figcaption>'

@@ -275,8 +275,8 @@ class Estimate:
     def __str__(self) -> str:
         if np.isnan(self.mean):
             return "–"
-        ends = "(no interval)" if np.isnan(self.low) else f"[{self.low:+.2f}, {self.high:+.2f}]"
-        return f"{self.mean:+.2f} {ends}"
+        ends = "(no interval)" if np.isnan(self.low) else f"[{self.low:+z.2f}, {self.high:+z.2f}]"
+        return f"{self.mean:+z.2f} {ends}"
 
 
 def estimate(values: Sequence[float], scale: float = 1.0) -> Estimate:

@@ -80,8 +80,8 @@ class Residual:
         if not self.defined:
             return "–"
         if math.isnan(self.low):
-            return f"{self.rho:+.2f} (no interval: one control)"
-        return f"{self.rho:+.2f} [{self.low:+.2f}, {self.high:+.2f}]".replace("inf", "∞")
+            return f"{self.rho:+z.2f} (no interval: one control)"
+        return f"{self.rho:+z.2f} [{self.low:+z.2f}, {self.high:+z.2f}]".replace("inf", "∞")
 
     def asdict(self) -> dict[str, float | str | None]:
         """All of the above as JSON values; None for a number that is not finite."""

@@ -1,7 +1,8 @@
 """Executed chapters, as pages of the site and to share."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import count
 from typing import Any
 
 import nbformat
@@ -20,7 +21,11 @@ def is_smoke(notebooks: Mapping[str, NotebookNode]) -> bool:
 
 
 def page(name: str, notebook: NotebookNode, smoke: bool, address: str) -> NotebookNode:
-    """An executed chapter as a page: without cells and metadata that readers do not need, with numbered figures."""
+    """An executed chapter as a page: without cells and metadata that readers do not need.
+
+    Its figures, tables and formulas have numbers.
+    """
+    tables, formulas = count(1), count(1)
     page = nbformat.v4.new_notebook(metadata={"kernelspec": notebook.metadata.kernelspec})
     for cell in notebook.cells:
         tags = cell.metadata.get("tags", [])
@@ -32,8 +37,9 @@ def page(name: str, notebook: NotebookNode, smoke: bool, address: str) -> Notebo
             cell.source = _with_values(cell.source, notebook.metadata.sa_lib.parameters)
         if cell.cell_type == "code":
             _set_figures(name, len(page.cells), cell)
+            _number_tables(name, tables, cell)
         else:
-            cell.source = _with_drawings(cell.source)
+            cell.source = _with_numbers(name, formulas, _with_drawings(cell.source))
         page.cells.append(cell)
     # The page has its own launch button, and the badge is a picture from another server.
     title = re.sub(r"\[!\[[^]]*\]\([^)]*\)\]\([^)]*\)\n*", "", page.cells[0].source)
@@ -59,6 +65,22 @@ def _with_drawings(source: str) -> str:
         alt, path, caption = (" ".join(part.split()) for part in match.groups())
         return f"```{{figure}} {path}\n:alt: {alt}\n\n{caption}\n```"
     return re.sub(rf"^!\[([^]]+)\]\(({DRAWINGS}/\w+\.svg)\)\n\n\*((?:[^*]|\n)+)\*$", figure, source, flags=re.MULTILINE)
+
+
+def _with_numbers(name: str, formulas: Iterator[int], source: str) -> str:
+    """Markdown in which each displayed formula has a label, so that it gets a number."""
+    return re.sub(r"^\$\$\n.*?\n\$\$$", lambda formula: f"{formula[0]} (formula-{name}-{next(formulas)})", source,
+                  flags=re.MULTILINE | re.DOTALL)
+
+
+def _number_tables(name: str, tables: Iterator[int], cell: NotebookNode) -> None:
+    """Put numbers by chapter, as those of figures, before the captions of the tables in a cell's outputs."""
+    for output in cell.outputs:
+        if "text/html" in output.get("data", {}):
+            output.data["text/html"] = re.sub(
+                '(?<=<figure class="table" style="margin: 0"><figcaption>)',
+                lambda _: f'<span class="caption-number">Table {int(name[:2])}.{next(tables)} </span>',
+                output.data["text/html"])
 
 
 def _with_values(source: str, parameters: Mapping[str, Any]) -> str:

@@ -108,7 +108,10 @@ def _goals(groups: Bench) -> str:
             rows.append((measure, limit, "not measured", ""))
             continue
         reached = value >= goal if more else value <= goal
-        rows.append((measure, limit, form.format(value), "reached" if reached else "**missed**"))
+        measured = form.format(value)
+        if not reached and measured == form.format(goal):  # by less than the digits show
+            measured = f"just {'below' if more else 'above'} {measured}"
+        rows.append((measure, limit, measured, "reached" if reached else "**missed**"))
     counts = {word: sum(word in row[3] for row in rows) for word in ("reached", "missed")}
     return "\n\n".join([f"Reached: {counts['reached']} of {len(rows)}; missed: {counts['missed']}.",
                         table(["", "goal", "measured", ""], rows)])

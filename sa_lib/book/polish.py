@@ -36,6 +36,9 @@ def polish(site: Path, notebooks: Path, prose: Path) -> None:
             text = re.sub(rf"<{part}>.*?</{part}>", lambda rows, scope=scope: re.sub(
                 r"<th(?=[ >])(?![^>]*scope=)", f'<th scope="{scope}"', rows[0]), text, flags=re.DOTALL)
         text = _named_folds(text)
+        # A number and its % stay on one line.
+        text = re.sub(r"<(pre|script).*?</\1>|(?<=\d) %(?=[\s,.;:)<])",
+                      lambda found: found[0] if found[1] else "&nbsp;%", text, flags=re.DOTALL)
         if page.parent.name in ("book", "notebooks") and page.stem not in terms.UNMARKED:
             text = terms.with_terms(text, known)
         page.write_text(text, encoding="utf-8")

@@ -74,7 +74,7 @@ def lines(tables: Mapping[str, pd.DataFrame], panels: Mapping[str, str], x: str,
     check_types(bounds=(bounds, Mapping))
     check_names(panels, logarithmic=logarithmic)
     colors = [PALETTE[index % len(PALETTE)] for index in range(len(tables))]
-    height = max(2.5 if len(panels) == 1 else 1.7, 0.2 * len(tables))
+    height = max(2.5 if len(panels) == 1 else 1.7, 0.24 * len(tables))
     figure = Figure(figsize=(WIDTH, height * len(panels) + 0.4), layout="constrained")
     for axes, (column, title) in zip(figure.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0], panels.items()):
         ends = {}
@@ -224,7 +224,8 @@ def intervals(table: pd.DataFrame, x: str, levels: Sequence[float], margin: floa
             low, high = (part[end].fillna(part["value"]).iloc[0] for end in ("low", "high"))
             right = high - least < most - low  # there is more room on this side
             axes.annotate(str(name), (high if right else low, heights[0]), xytext=(7 if right else -7, 0), va="center",
-                          ha="left" if right else "right", textcoords="offset points", color=ink(color))
+                          ha="left" if right else "right", textcoords="offset points", color=ink(color),
+                          bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})
     for level in levels:
         axes.axvline(level, **LEVEL)
     axes.set_xlim(least - room, most + room)

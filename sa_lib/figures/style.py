@@ -59,7 +59,8 @@ def ink(color: Sequence[float]) -> tuple[float, ...]:
 def name_lines(axes: Axes, ends: Mapping[str, float], colors: Sequence) -> None:
     """Write the name of each line to the right of the axes, in a dark tone of its color, at the height of its end.
 
-    Names that would overlap move apart. The limits and scales of the axes must be set.
+    Names that would overlap move apart, and stay beside the axes as far as there is room. The limits and scales of the
+    axes must be set.
 
     Args:
         ends: name -> y of the line's last point.
@@ -76,7 +77,8 @@ def name_lines(axes: Axes, ends: Mapping[str, float], colors: Sequence) -> None:
     order = np.argsort(heights, kind="stable")
     needed = [13.0 * (text.count("\n") + 1) for text in np.array(texts)[order]]
     least = np.cumsum([0, *((a + b) / 2 for a, b in zip(needed, needed[1:]))])  # distances from the lowest name
-    places = isotonic_regression(heights[order] - least) + least
+    highest = max(below, above - least[-1])
+    places = isotonic_regression(heights[order] - least, y_min=below, y_max=highest) + least
     for index, place in zip(order, places):
         axes.annotate(texts[index], (1, list(ends.values())[index]), xycoords=("axes fraction", "data"),
                       xytext=(5, place - heights[index]), textcoords="offset points", va="center",

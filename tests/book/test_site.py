@@ -55,6 +55,8 @@ LOOK = """() => {
     terms: all("article dfn.term").length,
     tall: all("article .cell_output .output, article .cell_output > div").filter(
         (e) => e.clientHeight > 800 && !e.querySelector("img")).map(text),
+    cut: all("article div.math").filter((e) => e.querySelector("mjx-container") && e.scrollLeft === 0 &&
+        e.querySelector("mjx-container").getBoundingClientRect().left < e.getBoundingClientRect().left - 1).map(text),
     untypeset: all("article p, article td, article li, article figcaption").filter(
         (e) => !e.querySelector("code, pre") && /\\\\\\(|\\\\\\[|\\$\\$/.test(e.textContent)).map(text)}
 }"""
@@ -240,6 +242,10 @@ def test_the_theme_follows_the_reader_and_no_page_scrolls_sideways(pages, screen
     mine = {name: found for (where, name), found in pages.items() if where == screen and found["theme"]}
     assert {found["theme"] for found in mine.values()} == {SCREENS[screen]["color_scheme"]}
     assert {name: found["wider"] for name, found in mine.items() if found["wider"] > 0} == {}
+
+
+def test_a_formula_that_scrolls_begins_at_the_left_edge(pages):
+    assert listed(pages, "cut") == {}
 
 
 def test_no_output_is_taller_than_a_screen(pages):
