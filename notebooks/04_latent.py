@@ -138,7 +138,7 @@ apart = {title: float(latent.silhouette(
 chapter.show_figure(
     figures.embedding({name: places[name] for name in ("baseline", shown[-1])}, labels, run.forget),
     f"{len(chosen):,} test images with the neutral label, in one embedding: a line leads from the place of an image of a "
-    f"forgotten class in the baseline to its place in the model that {shown[-1]}. Half of the images of {digit} move by "
+    f"forgotten class in the baseline to its place in the model that {shown[-1]}; without one, it has not moved. Half of the images of {digit} move by "
     f"less than {float(moved[labels == digit].median() / width):.1%} of the spread of all images. Silhouette, in z and not in the picture, "
     f"of the baseline's classes (0 or below: they overlap, 1: they lie far apart): {measures.listing('silhouette', apart)}.")
 

@@ -206,11 +206,10 @@ def forget_loss():
 minimize(forgot.parameters(), forget_loss,
          100 if smoke else 1000, lr=1e-3)
 forgot = forgot.requires_grad_(False)
+models = {"baseline": baseline, f"forgot {digit}": forgot,
+          f"never saw {digit}": never}
 
 # %% tags=["remove-input"]
-models = {"baseline": baseline, f"forgot {digit}": forgot, f"never saw {digit}": never}
-
-
 def show(rows, caption, alt):
     """Rows of images [N, 784] as one picture; the metadata give the book its caption."""
     grid = utils.make_grid(torch.cat(list(rows)).view(-1, 1, 28, 28).cpu(), nrow=len(rows[0]), pad_value=1)

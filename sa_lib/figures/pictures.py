@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from ..checks import check_images, check_names, check_table, check_types, check_values, shorten
 from ..labels import MOST_CLASSES, check_labels
-from .style import PALETTE, SMALL, WIDTH, check_mappings, counted, frame, in_book_style, label, names, plain
+from .style import PALETTE, SMALL, WIDTH, check_mappings, counted, frame, in_book_style, ink, label, names, plain
 
 __all__ = ["confusion", "embedding", "image_grid", "matrices"]
 
@@ -171,8 +171,8 @@ def embedding(points: Mapping[str, torch.Tensor], labels: torch.Tensor, marked: 
         if k in marked:
             axes.plot(*np.stack([before[own], after[own]]).transpose(2, 0, 1), color=color, linewidth=0.6, zorder=2)
         axes.text(*np.median(before[own], axis=0), str(k), ha="center", va="center", fontsize=12, weight="bold",
-                  color=color if k in marked else "0.25", bbox={"boxstyle": "square,pad=0.15", "facecolor": "white",
-                                                               "alpha": 0.85, "edgecolor": "none"})
+                  color=ink(color) if k in marked else "0.25", bbox={"boxstyle": "round,pad=0.2", "facecolor": "white",
+                                                                    "edgecolor": "none"})
     axes.set(xticks=[], yticks=[])
     axes.set_aspect("equal", "datalim")
     axes.set_axis_off()
