@@ -99,8 +99,9 @@ chapter.show_table(shown.rename_axis("model"), "ρ with its 95 % interval; the v
                    "relearning from 100 images.")
 never = rows[rows["role"] == "never"].xs("as is", level="state")
 chapter.say("The baseline has {base:.1f} nats on the other digits and gives 9 a probability of {seen:.1%}; models that never "
-            "saw a 9 relearn it to {back:.2f}. The gap between baseline and controls is {gap:.2f}, {times:.0f} times the "
-            "spread of the controls.", base=base["nelbo"], seen=base["probability"], back=never["relearning"].mean(),
+            "saw a 9 relearn it to {back:.2f}. The gap between baseline and controls is {gap:.2f}, {times:.1f} times the "
+            "spread of the controls, and {after:.1f} times after mending. Below 5 there is no verdict: the book says "
+            "*unresolved*.", after=rho["the notebook", "mended"].resolution, base=base["nelbo"], seen=base["probability"], back=never["relearning"].mean(),
             gap=rho["the notebook", "as is"].gap, times=rho["the notebook", "as is"].resolution)
 
 # %% [markdown]

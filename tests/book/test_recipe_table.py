@@ -48,6 +48,37 @@ def test_the_committed_table_has_every_state_of_every_model():
     assert rows[MEASURES].notna().all(axis=None)
 
 
+def test_a_table_goes_on_where_it_was(tmp_path, monkeypatch):
+    made = []
+
+    def models(dataset):
+        return {name: (role, lambda name=name: made.append(name) or name)
+                for name, role in (("baseline", "baseline"), ("the notebook", "subject"), ("never saw", "never"))}
+
+    monkeypatch.setattr(making, "_models", models)
+    monkeypatch.setattr(making.data, "load", lambda name: None)
+    monkeypatch.setattr(making.trained, "mended", lambda model, dataset, digit: f"{model}, mended")
+    monkeypatch.setattr(making, "measured", lambda model, dataset, checked: {"digest": model})
+    monkeypatch.setattr(making, "RESULTS", tmp_path)
+    assert making.make() == 5
+    table = pd.read_csv(tmp_path / "recipe.csv")
+    assert table["state"].tolist() == ["as is", "as is", "mended", "as is", "mended"]
+    table.drop(index=2).to_csv(tmp_path / "recipe.csv", index=False)  # one state of the notebook's model
+    made.clear()
+    assert making.make() == 5
+    assert set(made) == {"the notebook"}
+    assert pd.read_csv(tmp_path / "recipe.csv").equals(table)
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    table.drop(index=1).to_csv(tmp_path / "recipe.csv", index=False)
+    monkeypatch.setattr(making, "measured", stop)
+    with pytest.raises(KeyboardInterrupt):
+        making.make()
+    assert pd.read_csv(tmp_path / "recipe.csv")["model"].tolist() == table["model"].drop(index=1).tolist()
+
+
 def test_another_table_is_refused(tmp_path):
     path = tmp_path / "other.csv"
     with pytest.raises(FileNotFoundError, match="make evidence SWEEPS=recipe makes one"):
