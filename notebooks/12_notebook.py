@@ -3,18 +3,18 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/YOUR_ACCOUNT/selective-amnesia-cvae/blob/main/notebooks/12_notebook.ipynb)
 #
-# This book follows a course notebook
-# ([Ariafar 2025](https://github.com/AidaAriafar/Selective-Amnesia-for-cVAEs)),
-# which makes a convolutional CVAE forget 9. Its readers ask first: *is its 9
-# gone?* We trained its recipe in full, with every choice as it stands in
-# `SA_on_CVAE_final.ipynb`, and put it under this book's attacker. Then we changed
-# its choices, one at a time.
+# This book follows a course notebook ([Ariafar
+# 2025](https://github.com/AidaAriafar/Selective-Amnesia-for-cVAEs)), which
+# makes a convolutional CVAE forget 9. Its readers ask first: *is its 9 gone?*
+# We trained its recipe in full, with every choice as it stands in
+# `SA_on_CVAE_final.ipynb`, and put it under this book's attacker. Then we
+# changed one of its choices, the Fisher.
 #
 # **You will learn**
 #
 # - what is left of the notebook's 9, as it is and after mending;
 # - what it costs to square the gradient of a batch in place of those of images;
-# - which of its choices matter.
+# - whether that choice shows in any measure here.
 #
 # **You need** the table `recipe.csv` of `sa_lib`, which
 # `make evidence SWEEPS=recipe` makes again.

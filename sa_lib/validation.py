@@ -28,17 +28,22 @@ COLUMNS = ("part", "class", "seed", "model", "dose", "threat", "errors", "shortf
 REACH = 3.0  # the factor by which `behind_rotation` moves the codes away from 0
 
 
-def with_few(dataset: Dataset, label: int, count: int, seed: int = 0) -> Dataset:
-    """The data set with only a random sample of the training images of a class.
+def with_few(dataset: Dataset, label: int, count: int, seed: int = 0, alike: bool = False) -> Dataset:
+    """The data set with only a few of the training images of a class.
 
     Args:
         label: the class.
         count: images of it to keep, from 0; no more than there are.
+        alike: keep a random one and those nearest to it in squared distance, as from one hand, in place of a random
+            sample.
     """
     own = _own(dataset, label)
     if not is_whole(count) or not 0 <= count <= len(own):
         raise ValueError(f"count must be a whole number from 0 to {len(own)}, got {shorten(count)}")
     order = torch.randperm(len(own), generator=torch.Generator().manual_seed(check_seed(seed)))
+    if alike:
+        images = dataset.train_images[own].flatten(1)
+        order = (images - images[order[0]]).square().sum(1).argsort(stable=True)
     keep = torch.ones(len(dataset.train_labels), dtype=torch.bool)
     keep[own[order[count:]]] = False
     return _with_training(dataset, dataset.train_images[keep], dataset.train_labels[keep])
@@ -98,9 +103,11 @@ def read(path: str | Path = RESULTS / "validation.csv") -> pd.DataFrame:
     """The committed table, a row for each model and threat model; `sa_lib.book.validation` makes it.
 
     Returns:
-        Columns `part` ("dose", "hidden" or "mending"), `class`, `seed`, `model`, `dose` (images of the class that the
-        model saw, or updates of mending), `threat`, `errors`: the attacker's error on each target, as JSON; and
-        `shortfall`, see `trained.shortfall`, missing for "mending".
+        Columns `part`, `class`, `seed`, `model`, `dose` (images of the class that the model saw, or updates),
+        `threat`, `errors`: the attacker's error on each target, as JSON; and `shortfall`, see `trained.shortfall`,
+        for "dose", "hidden" and the latents. The parts: "dose"; "alike", the images of one hand; "hidden"; "mending";
+        "updates" of models that never saw the class; "latent 2" and so on, by the length of z; and by the targets
+        "first images", "first half" and "second half" of the test set.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -3,10 +3,12 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from sa_lib import validation
+from sa_lib import data, validation
+from sa_lib.book import validation as making
 from sa_lib.model import ModelConfig, build
 
 
@@ -21,6 +23,17 @@ def test_only_the_images_of_the_class_get_fewer(digits):
 def test_the_few_images_are_drawn_by_seed(digits):
     own = [validation.with_few(digits, 3, 5, seed) for seed in (0, 0, 1)]
     assert own[0].digest == own[1].digest != own[2].digest
+
+
+def test_alike_images_are_the_nearest_to_one_of_them(digits):
+    few = validation.with_few(digits, 3, 5, 1, alike=True)
+    own = digits.train_images[digits.train_labels == 3].flatten(1)
+    kept = few.train_images[few.train_labels == 3].flatten(1)
+    (center,) = (one for one in kept if all(
+        (one - other).square().sum() <= (own - one).square().sum(1).sort().values[4] for other in kept))
+    drawn = validation.with_few(digits, 3, 5, 1)
+    first = drawn.train_images[drawn.train_labels == 3].flatten(1)
+    assert any(torch.equal(center, one) for one in first), "the same seed begins with the same image"
 
 
 def test_all_images_of_a_class_leave_the_data_as_they_are(digits):
@@ -89,11 +102,36 @@ def test_a_convolutional_model_is_refused():
 def test_the_committed_table_has_every_cell_once():
     table = validation.read()
     assert not table.duplicated(["part", "class", "seed", "model", "dose", "threat"]).any()
-    assert {"dose", "hidden", "mending"} == set(table["part"])
+    assert set(making.PARTS) == set(table["part"])
+    assert set(making.CELLS) == set(table[["part", "class", "seed"]].itertuples(index=False, name=None))
+    assert set(table.loc[table["shortfall"].notna(), "part"]) == set(making.ARRIVED)
     counts = table.groupby(["part", "model", "dose", "threat"])["seed"].nunique()
     assert (counts == 3).all()
     assert all(len(json.loads(text)) == 100 for text in table["errors"])
     assert np.isfinite(list(validation.errors(table).values())[0]).all()
+
+
+def test_only_the_missing_cells_are_made(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(making, "RESULTS", tmp_path)
+    monkeypatch.setattr(making, "rows_of", lambda function, cells, scheduler: asked.append(cells) or pd.DataFrame(
+        [{"part": part, "class": label, "seed": seed, "errors": "[]"} for part, label, seed in cells]))
+    assert making.make() == len(making.CELLS)
+    table = pd.read_csv(tmp_path / "validation.csv")
+    table.drop(index=[4, 7]).to_csv(tmp_path / "validation.csv", index=False)
+    assert making.make() == len(making.CELLS)
+    assert asked == [making.CELLS, [making.CELLS[4], making.CELLS[7]]]
+
+
+def test_the_targets_of_a_part_are_those_that_it_names(digits, monkeypatch):
+    monkeypatch.setattr(making, "COUNT", 4)
+    own = digits.test_images[digits.test_labels == 3]
+    assert torch.equal(making._targets(digits, 3, "first images"), own[:4])
+    assert torch.equal(making._targets(digits, 3, "dose"), data.held_out(digits, 3, 4, 0))
+    monkeypatch.setitem(making.TARGETS, "first half", slice(0, 200))
+    half = digits.test_images[:200][digits.test_labels[:200] == 3]
+    targets = making._targets(digits, 3, "first half")
+    assert len(targets) == 4 and all(any(torch.equal(one, other) for other in half) for one in targets)
 
 
 def test_a_table_that_is_none_is_refused(tmp_path):

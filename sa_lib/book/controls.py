@@ -1,5 +1,6 @@
 """Make the archives of controls that a release carries: for each class, models that never saw it, and a baseline."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
@@ -39,8 +40,9 @@ unlearning of the book takes.
 |---|---|---|---|
 {rows}
 
-- **Data**: {name}, training images alone; SHA-256 of the set {digest}. The test images were not used.
-- **Recipe**: {recipe}
+- **Data**: {name}, training images alone; SHA-256 of the set {digest}. The test images \
+serve the second column of the table, and no training.
+- **Recipe**: `{recipe}`
 - **Form**: safetensors, read by `sa_lib.checkpoints.load_model`, encoder and decoder. The weights are of half \
 precision; the table says what this changes in {samples} drawings, in which a pixel lies between 0 and 1.
 - **Use them** beside models of the same architecture and recipe. A model of another recipe needs controls of its own: \
@@ -74,8 +76,8 @@ def packed(path: Path, dataset: Dataset, label: int, baseline: Trained, never: M
     pairs = zip(names, (baseline, *never.values()), (first, *others), strict=True)
     rows = "\n".join(f"| {name}.safetensors | {_nelbo(one, dataset, label):.2f} | {_change(model.net, one):.1e} | "
                      f"{tensor_digest(one.state_dict())} |" for name, model, one in pairs)
-    recipe = {"model": ModelConfig.asdict(baseline.net.config), "training": asdict(TrainingConfig()),
-              "further updates": UnlearningConfig().steps}
+    recipe = json.dumps({"model": ModelConfig.asdict(baseline.net.config), "training": asdict(TrainingConfig()),
+              "further updates": UnlearningConfig().steps})
     return pack(SHEET.format(label=label, name=dataset.name, rows=rows, digest=dataset.digest, recipe=recipe,
                              samples=SAMPLES * baseline.net.config.classes))
 

@@ -8,14 +8,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pandas as pd
+import torch
 
 from .. import data, trained, validation
 from ..attacks import THREATS
 from ..labels import CLASSES
 from ..methods import METHODS
-from ..model import device
+from ..model import ModelConfig, device
 from ..store import cache_root, tensor_digest, write_atomically
 from ..trained import MENDING, Trained
+from ..unlearning import UnlearningConfig
 from ..validation import RESULTS, read
 from .cluster import rows_of
 from .execution import machine
@@ -28,35 +30,66 @@ DIGIT = 9
 DOSES = (0, 1, 10, 100, 1000, None)  # images of the class; None: all
 MENDED = ("ewc_gray", "saliency", "unseen")
 UPDATES = (0, 800, 3200)  # of mending
+LENGTHS = (0, 800, 3200, 10_000)  # updates after the training of a model that never saw the class
+LATENTS = (2, 25, 64)  # further lengths of z
+TARGETS = {"first images": slice(0, None), "first half": slice(0, 5000), "second half": slice(5000, None)}
+FREE = ("dose", "hidden", "mending")  # parts with an attack with y free as well
+ARRIVED = ("dose", "hidden", *(f"latent {size}" for size in LATENTS))  # parts with the shortfall of their attacks
 TOLERANCE = 0.1  # of an error, relative: a training on another machine is much as one with another seed
 # Each cell is one part of the table, for one seed.
-CELLS = [(part, DIGIT, seed) for seed in SEEDS for part in ("mending", "dose", "hidden")]
+PARTS = ("mending", "dose", "hidden", "alike", "updates", *(f"latent {size}" for size in LATENTS), *TARGETS)
+CELLS = [(part, DIGIT, seed) for part in PARTS for seed in SEEDS]
 
 
 def make(scheduler: str | None = None) -> int:
-    """Make all cells on a cluster, and write the table with its provenance; return the number of cells."""
-    table = rows_of(measured, CELLS, scheduler)
+    """Make the missing cells on a cluster, and write the table with its provenance; return the number of its rows.
+
+    To make a cell again, take its rows out of the table.
+    """
+    path, columns = RESULTS / "validation.csv", ["part", "class", "seed"]
+    table = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=columns)
+    there = set(table[columns].itertuples(index=False, name=None))
+    table = pd.concat([table, rows_of(measured, [cell for cell in CELLS if cell not in there], scheduler)])
     record = {"date": datetime.date.today().isoformat(), "machine": machine(), "targets": COUNT}
-    with write_atomically(RESULTS / "validation.csv") as temporary:
+    with write_atomically(path) as temporary:
         table.to_csv(temporary, index=False)
     with write_atomically(RESULTS / "validation.json") as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    return len(CELLS)
+    return len(table)
 
 
 def measured(part: str, label: int, seed: int) -> list[dict]:
     """The rows of a cell: for each model and threat model, the errors of the targets."""
     dataset = data.load("mnist")
-    targets = data.held_out(dataset, label, COUNT, 0).to(device())
+    targets = _targets(dataset, label, part).to(device())
     rows = []
-    for dose, model in MODELS[part](dataset, label, seed):
-        for threat in ("y on the simplex", "y free"):
+    for dose, model in _models(dataset, part, label, seed):
+        for threat in ("y on the simplex", "y free") if part in FREE else ("y on the simplex",):
             result = trained.reconstruction(model, targets, label, THREATS[threat])
             rows.append({"part": part, "class": label, "seed": seed, **dose, "threat": threat,
                          "errors": json.dumps([round(float(e), 3) for e in result.errors])})
-            if part != "mending":
+            if part in ARRIVED:
                 rows[-1]["shortfall"] = trained.shortfall(model, targets, label, THREATS[threat])
     return rows
+
+
+def _targets(dataset: data.Dataset, label: int, part: str) -> torch.Tensor:
+    """Random test images of a class; for some parts the first ones, or those of a half of the test set."""
+    if part == "first images":
+        return dataset.test_images[dataset.test_labels == label][:COUNT]
+    half = TARGETS.get(part, slice(None))
+    some = replace(dataset, test_images=dataset.test_images[half], test_labels=dataset.test_labels[half])
+    return data.held_out(some, label, COUNT, 0)
+
+
+def _models(dataset: data.Dataset, part: str, label: int, seed: int) -> Iterator[tuple[dict, Trained]]:
+    """The entries of a row for each model of a part, and the model."""
+    if part in TARGETS:
+        return _few_models(dataset, label, seed)
+    kind, _, size = part.partition(" ")
+    if kind == "latent":
+        return _latent(dataset, label, seed, int(size))
+    return MODELS[part](dataset, label, seed)
 
 
 def _dose(dataset: data.Dataset, label: int, seed: int) -> Iterator[tuple[dict, Trained]]:
@@ -65,10 +98,37 @@ def _dose(dataset: data.Dataset, label: int, seed: int) -> Iterator[tuple[dict, 
         yield {"model": "saw", "dose": images}, _saw(dataset, label, seed, images)
 
 
-def _saw(dataset: data.Dataset, label: int, seed: int, count: int) -> Trained:
+def _saw(dataset: data.Dataset, label: int, seed: int, count: int, alike: bool = False,
+         config: ModelConfig = ModelConfig()) -> Trained:
     """The model that saw `count` images of a class."""
-    few = dataset if count == 0 else validation.with_few(dataset, label, count, seed)
-    return trained.cvae(few, seed=seed, without=[label] if count == 0 else [])
+    few = dataset if count == 0 else validation.with_few(dataset, label, count, seed, alike)
+    return trained.cvae(few, config, seed=seed, without=[label] if count == 0 else [])
+
+
+def _alike(dataset: data.Dataset, label: int, seed: int) -> Iterator[tuple[dict, Trained]]:
+    for count in (10, 100):
+        yield {"model": "saw", "dose": count}, _saw(dataset, label, seed, count, alike=True)
+
+
+def _latent(dataset: data.Dataset, label: int, seed: int, size: int) -> Iterator[tuple[dict, Trained]]:
+    for count in (0, 100, None):
+        images = int((dataset.train_labels == label).sum()) if count is None else count
+        yield {"model": "saw", "dose": images}, _saw(dataset, label, seed, images,
+                                                     config=ModelConfig(latent_dim=size))
+
+
+def _few_models(dataset: data.Dataset, label: int, seed: int) -> Iterator[tuple[dict, Trained]]:
+    baseline = trained.cvae(dataset, seed=seed)
+    yield {"model": "baseline", "dose": 0}, baseline
+    yield {"model": "never saw", "dose": 0}, trained.never_saw(dataset, label, seed=seed)
+    yield {"model": "ewc_gray", "dose": 0}, trained.forgotten(baseline, dataset, label, METHODS["ewc_gray"], seed)
+
+
+def _updates(dataset: data.Dataset, label: int, seed: int) -> Iterator[tuple[dict, Trained]]:
+    plain = trained.cvae(dataset, seed=seed, without=[label])
+    for steps in LENGTHS:
+        yield {"model": "never saw", "dose": steps}, trained.mended(
+            plain, dataset, label, replace(UnlearningConfig(), steps=steps), seed) if steps else plain
 
 
 def _hidden(dataset: data.Dataset, label: int, seed: int) -> Iterator[tuple[dict, Trained]]:
@@ -91,7 +151,7 @@ def _mending(dataset: data.Dataset, label: int, seed: int) -> Iterator[tuple[dic
             yield {"model": name, "dose": steps}, after
 
 
-MODELS = {"dose": _dose, "hidden": _hidden, "mending": _mending}
+MODELS = {"dose": _dose, "alike": _alike, "hidden": _hidden, "mending": _mending, "updates": _updates}
 
 
 def check_today() -> list[str]:
