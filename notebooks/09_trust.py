@@ -13,8 +13,8 @@
 #   and when not to;
 # - that the attacker finds what was hidden on purpose;
 # - how far chance alone moves $\rho$;
-# - that damage hides a residue, and that a little ordinary training brings it
-#   back.
+# - that damage can hide a residue, and that a little ordinary training brings
+#   it back.
 #
 # **You need** the table `validation.csv` of `sa_lib`, which
 # `make evidence SWEEPS=validation` makes again.
@@ -203,7 +203,7 @@ chapter.say("The attacker has arrived {where}. So there are no "
             or "missing")
 
 # %% [markdown]
-# ## Damage hides a residue
+# ## Damage can hide a residue
 #
 # A method that pushes a class away damages the model around it, and that lowers
 # $\rho$. A residue raises it. The two can cancel. So we train each unlearned
@@ -268,12 +268,12 @@ chapter.say("On the simplex, {count} further updates move ρ, seed by seed, by {
 # %% [markdown]
 # ## Other images, other controls
 #
-# The choice of images and of controls should not decide. So we change one choice
-# at a time, and measure the same model, `ewc_gray` as it is, again. The *first
-# images* of the test set are those that much of the literature takes. Its two
-# *halves* are of different writers, the first of them the tidier ones. The
-# controls had as many *further updates* as the unlearning took, 800; here they
-# have none, or up to ten thousand.
+# The choice of images and of controls should not decide. So we change one
+# choice at a time, and measure the same model, `ewc_gray` as it is, again. The
+# *first images* of the test set are what one takes without thinking. Its two
+# *halves* come from different collections. The controls had as many *further
+# updates* as the unlearning took, 800; here they have none, or up to ten
+# thousand.
 
 # %%
 first = threats[0]
