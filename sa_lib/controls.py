@@ -27,11 +27,16 @@ def pack(path: Path, label: int, baseline: CVAE, never: Mapping[int, CVAE], shee
     Args:
         never: seed -> model.
         sheet: the data sheet, in Markdown.
+
+    Raises:
+        ValueError: there is no model that never saw the class.
     """
     check_types(path=(path, Path), baseline=(baseline, CVAE), never=(never, Mapping), sheet=(sheet, str))
     check_label(label, baseline.config.classes)
     for model in never.values():
         check_types(never=(model, CVAE))
+    if not never:
+        raise ValueError("never must have at least one model, got none")
     models = {"baseline": baseline, **{f"never-{seed}": model for seed, model in never.items()}}
     members = {SHEET: sheet.encode()}
     with tempfile.TemporaryDirectory() as folder:
@@ -50,10 +55,11 @@ def read(address: str, label: int, argument: str = "never") -> tuple[CVAE, list[
         argument: the name of the address in messages.
 
     Raises:
-        ValueError: the address has another form; or the archive has another digest, no such models, or those of
-            another class.
+        TypeError, ValueError: the address has another form; or the archive has another digest, no such models, or
+            those of another class.
         OSError: it cannot be read or fetched.
     """
+    check_types(address=(address, str))
     members = archive.contents(address, argument, lambda name: name.endswith(".safetensors"))
     models: dict[str, CVAE] = {}
     with tempfile.TemporaryDirectory() as folder:

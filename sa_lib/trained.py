@@ -66,10 +66,10 @@ class Trained:
 
 
 def given(net: CVAE) -> Trained:
-    """A frozen model that was trained elsewhere, moved to `model.device()`."""
+    """A frozen copy, on `model.device()`, of a model that was trained elsewhere."""
     check_types(net=(net, CVAE))
-    return Trained(net.requires_grad_(False).to(model.device()), pd.DataFrame(), 0.0,
-                   store.tensor_digest(net.state_dict()))
+    copy = model.copy_of(net).eval().requires_grad_(False).to(model.device())
+    return Trained(copy, pd.DataFrame(), 0.0, store.tensor_digest(copy.state_dict()))
 
 
 @with_defaults()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from runs import PROJECT
+from sa_lib import controls
 from sa_lib.audit_command import main
 from sa_lib.checkpoints import save_model
 from sa_lib.model import ModelConfig, build
@@ -44,9 +45,13 @@ def test_the_examples_run(here, capsys):
     for seed, name in enumerate(("forgot", "before", "never1", "never2")):
         save_model(here / f"{name}.safetensors", build(ModelConfig(latent_dim=2, hidden=(8, 4)), seed))
     np.savez(here / "nines.npz", images=np.random.default_rng(0).integers(0, 255, (3, 28, 28), dtype=np.uint8))
-    install, commands = blocks("sh")
+    install, commands, released = blocks("sh")
+    models = build(ModelConfig(latent_dim=2, hidden=(8, 4)), 1), {2: build(ModelConfig(latent_dim=2, hidden=(8, 4)), 2)}
+    address = controls.pack(here / "controls-9.zip", 9, *models)
+    released = re.sub('"https://.*"', f'"{address}" --images nines.npz', released.replace(" --mend", ""))
+    released = released.replace("--out card-nine", "--out card-released")
     assert install.startswith("pip install")
-    for command in commands.replace("\\\n", " ").splitlines():
+    for command in (commands + released).replace("\\\n", " ").splitlines():
         program, *arguments = shlex.split(command.replace("folder/", "images.npz"))
         short = [] if arguments[0].endswith(".csv") else ["--rounds", "1"]
         assert program == "sa-audit" and main([*arguments, *short]) == 0, capsys.readouterr().err
