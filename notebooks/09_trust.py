@@ -293,7 +293,7 @@ choices |= {f"controls with {count:,} further updates": rho_of(
 chapter.show_table(pd.DataFrame({"ρ": {name: str(one) for name, one in choices.items()},
                                  "verdict": {name: verdict(one) for name, one in choices.items()}}).rename_axis("choice"),
                    f"ρ of {digit} in the model that was pushed to gray, as it is, on the simplex, with its 95 % interval "
-                   "over three seeds.")
+                   "over three seeds. The verdict rests on the 90 % interval.")
 away = {name: abs(one.rho - choices["as in this book"].rho) for name, one in choices.items()}
 chapter.say("Other images move it by at most {images:.2f}, and other numbers of further updates by at most {updates:.2f}.",
             images=max(away[part] for part in samples),
@@ -317,8 +317,8 @@ by_hand = pd.DataFrame({
 # %% tags=["remove-input"]
 chapter.show_table(by_hand.rename_axis("images seen"), "ρ on the simplex by the images that a model saw, with 95 % intervals "
                    "over three seeds.")
-chapter.say("Alike images leave {change}.", change="; ".join(
-    f"{one.rho - response[first, k].rho:+.2f} for {k}, against images at random" for k, one in one_hand.items()))
+chapter.say("With alike images, ρ differs from that of as many images at random by {change}.", change=" and ".join(
+    f"{one.rho - response[first, k].rho:+.2f} ({k})" for k, one in one_hand.items()))
 
 # %% [markdown]
 # ## Where ρ loses its grip
@@ -466,7 +466,7 @@ chapter.say(
 # %% [markdown]
 # ## What this does not show
 #
-# - One class of one data set, one architecture, three seeds.
+# - One class of one data set, one kind of network, three seeds.
 # - The models that saw few images saw each of them as often as any other image.
 # - The other rulers measure answers that were found by squared error. An attacker
 #   who optimizes another ruler may find better ones.
