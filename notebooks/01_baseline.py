@@ -207,8 +207,8 @@ chapter.show_figure(
 # A classifier must give every image one of its names, even uniform gray. So
 # judges A and B have one answer more than there are classes, *not a digit*,
 # trained on gray, on noise and on blends of four images. Their probabilities
-# are *calibrated*: of the answers that a judge gives with 90 % probability, 90
-# % should be right. For that, one number, the temperature of the softmax, is
+# are *calibrated*: of the answers that a judge gives with 90 % probability,
+# 90 % should be right. For that, one number, the temperature of the softmax, is
 # fitted on separate images (Guo et al. 2017). What is left of the gap between
 # probability and accuracy is the calibration error.
 

@@ -133,6 +133,10 @@ def test_prose_is_markdown_that_any_notebook_shows(cells):
     assert not re.search(r"^(?::::|```)\{|\{\w+(?::\w+)?\}`", "\n".join(prose(cells)), re.MULTILINE)
 
 
+def test_no_line_of_prose_begins_as_a_comment(cells):
+    assert not re.search(r"^[ \t]*%", "\n".join(prose(cells)), re.MULTILINE), "MyST drops a line that begins with %"
+
+
 def test_code_that_is_shown_fits_the_page(cells):
     shown = [cell for cell in cells if cell.cell_type == "code" and not tags(cell) & {"remove-cell", "remove-input"}]
     wide = [line for cell in shown for line in re.sub(r"  # @param.*", "", cell.source).splitlines() if len(line) > 68]
