@@ -428,8 +428,8 @@ def test_findings_come_first_and_a_drawing_is_a_figure_in_the_colors_of_its_page
 
 # The command line ---------------------------------------------------------------------------
 
-VERBS = {"adopt", "check", "evidence", "models", "new-chapter", "picture", "render", "repo", "run", "slides", "strip",
-         "sweep", "sync"}
+VERBS = {"adopt", "check", "controls", "evidence", "models", "new-chapter", "picture", "render", "repo", "run",
+         "slides", "strip", "sweep", "sync"}
 
 
 def help_of(capsys, *arguments):

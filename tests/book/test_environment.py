@@ -86,6 +86,7 @@ def test_pip_without_a_network_ends_in_a_sentence_about_it(environment, monkeypa
 def test_a_finished_environment_is_kept_and_an_unfinished_one_made_again(environment, monkeypatch, tmp_path):
     folder = tmp_path / "an env"
     installs = []
+    monkeypatch.setattr(environment, "DISK_GB", 0)  # no package is installed, so any disk will do
     monkeypatch.setattr(environment, "install", installs.append)
     environment.ensure(folder)
     environment.ensure(folder)
