@@ -34,8 +34,7 @@ def with_few(dataset: Dataset, label: int, count: int, seed: int = 0, alike: boo
     Args:
         label: the class.
         count: images of it to keep, from 0; no more than there are.
-        alike: keep a random one and those nearest to it in squared distance, as from one hand, in place of a random
-            sample.
+        alike: keep a random one and those nearest to it in squared distance, in place of a random sample.
     """
     own = _own(dataset, label)
     if not is_whole(count) or not 0 <= count <= len(own):
@@ -105,9 +104,9 @@ def read(path: str | Path = RESULTS / "validation.csv") -> pd.DataFrame:
     Returns:
         Columns `part`, `class`, `seed`, `model`, `dose` (images of the class that the model saw, or updates),
         `threat`, `errors`: the attacker's error on each target, as JSON; and `shortfall`, see `trained.shortfall`,
-        for "dose", "hidden" and the latents. The parts: "dose"; "alike", the images of one hand; "hidden"; "mending";
-        "updates" of models that never saw the class; "latent 2" and so on, by the length of z; and by the targets
-        "first images", "first half" and "second half" of the test set.
+        for "dose", "hidden" and the latents. The parts: "dose"; "alike", of images that look alike; "hidden";
+        "mending"; "updates" of models that never saw the class; "latent 2" and so on, by the length of z; and by the
+        targets "first images", "first half" and "second half" of the test set.
 
     Raises:
         FileNotFoundError: there is no such file.
