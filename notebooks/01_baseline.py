@@ -89,7 +89,7 @@ chapter.show_figure(
 # decoder. To draw, only the decoder is needed, with a code from the prior.*
 #
 # Both are trained to maximize the **evidence lower bound** (ELBO) on the
-# log-likelihood of the data (Kingma & Welling 2014; Sohn et al. 2015):
+# log-likelihood of the data ([Kingma & Welling 2014]; [Sohn et al. 2015]):
 #
 # $$
 # \log p(x \mid y) \;\ge\;
@@ -100,6 +100,9 @@ chapter.show_figure(
 #
 # In code, with one draw of $z$ for the expectation (change it, and the cells
 # below train another model):
+#
+# [Kingma & Welling 2014]: https://arxiv.org/abs/1312.6114
+# [Sohn et al. 2015]: https://papers.nips.cc/paper_files/paper/2015/hash/8d55a249e6baa5c06772297520da2051-Abstract.html
 
 # %%
 def elbo_terms(model, x, y, noise):
@@ -208,9 +211,11 @@ chapter.show_figure(
 # judges A and B have one answer more than there are classes, *not a digit*,
 # trained on gray, on noise and on blends of four images. Their probabilities
 # are *calibrated*: of the answers that a judge gives with 90 % probability,
-# 90 % should be right. For that, one number, the temperature of the softmax, is
-# fitted on separate images (Guo et al. 2017). What is left of the gap between
-# probability and accuracy is the calibration error.
+# 90 % should be right. For that, one number, the temperature of the softmax,
+# is fitted on separate images ([Guo et al. 2017]). What is left of the gap
+# between probability and accuracy is the calibration error.
+#
+# [Guo et al. 2017]: https://arxiv.org/abs/1706.04599
 
 # %%
 judges = {name: run.judge(ds, name)
@@ -275,13 +280,17 @@ chapter.show_figure(
 # the test images, and their squared reconstruction error. The second table
 # compares samples with test images in feature space:
 #
-# - the Fréchet distance **FID** (Heusel et al. 2017), here per class and on
+# - the Fréchet distance **FID** ([Heusel et al. 2017]), here per class and on
 #   our own features, so it is not comparable with numbers from elsewhere;
-# - **precision** and **recall** (Kynkäänniemi et al. 2019): the share of
+# - **precision** and **recall** ([Kynkäänniemi et al. 2019]): the share of
 #   samples that lie among real images, and of real images that lie among
 #   samples;
-# - **density** and **coverage** (Naeem et al. 2020), their more robust
+# - **density** and **coverage** ([Naeem et al. 2020]), their more robust
 #   successors.
+#
+# [Heusel et al. 2017]: https://arxiv.org/abs/1706.08500
+# [Kynkäänniemi et al. 2019]: https://arxiv.org/abs/1904.06991
+# [Naeem et al. 2020]: https://arxiv.org/abs/2002.09797
 
 # %%
 table = evaluation.evaluate(
@@ -424,8 +433,10 @@ chapter.say(
 # 3. **Bits, and slack.** Put the negative ELBO into bits per pixel. The bound is
 #    not tight. With draws $z_1, \dots, z_L$ from $q$,
 #    $\log \frac1L \sum_l p(x, z_l \mid y) / q(z_l \mid x, y)$ bounds
-#    $\log p(x \mid y)$ more closely (Burda et al. 2016). How many nats does
+#    $\log p(x \mid y)$ more closely ([Burda et al. 2016]). How many nats does
 #    that gain with 32 draws? (hard)
+#
+# [Burda et al. 2016]: https://arxiv.org/abs/1509.00519
 
 # %% [markdown]
 # ### Solution 1

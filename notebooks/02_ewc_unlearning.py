@@ -135,9 +135,9 @@ chapter.show_figure(
 # **The usual price** is one backward pass for every single image. Neither the
 # mistake nor the price is needed. For a linear layer the gradient of image $n$
 # is an outer product, $\delta_n a_n^\top$, of the gradient at its output and of
-# its input. So the sum of squares is a single matrix product (Goodfellow 2015).
-# The matrices $\delta$ and $a$ have a row for every image, and each entry is
-# squared:
+# its input. So the sum of squares is a single matrix product
+# ([Goodfellow 2015]). The matrices $\delta$ and $a$ have a row for every image,
+# and each entry is squared:
 #
 # $$
 # \sum_n (\delta_n a_n^\top)^2 = (\delta^2)^\top (a^2)
@@ -148,6 +148,8 @@ chapter.show_figure(
 # squared. What does that cost? The yardstick is one plain forward and backward
 # pass over the same images, which yields the gradient of their mean and no
 # Fisher.
+#
+# [Goodfellow 2015]: https://arxiv.org/abs/1510.01799
 
 # %%
 chosen = select(ds.train_labels, retain)
@@ -206,7 +208,8 @@ chapter.say(
 # ## Forgetting on purpose
 #
 # Teach a network something new, and it loses the old: **catastrophic
-# forgetting** (McCloskey & Cohen 1989). *Continual learning* has two remedies.
+# forgetting** ([McCloskey & Cohen 1989]). *Continual learning* has two
+# remedies.
 #
 # - **Rehearsal** goes on showing old images. **Replay** shows images that a
 #   frozen copy of the old model draws, for when the data are no longer there
@@ -254,6 +257,8 @@ chapter.say(
 # *Real* are training images of the retained classes; *replay* are images of
 # these classes that the frozen original draws. $L_\text{neg}$ is the distance to uniform gray of the decoder's
 # images for the forgotten label, over $z$ from the prior.
+#
+# [McCloskey & Cohen 1989]: https://doi.org/10.1016/S0079-7421(08)60536-8
 
 # %%
 def forget_loss(model, batch, config, anchor, fisher):

@@ -175,11 +175,14 @@ chapter.show_figure(
 # A model that knows the class has a place for every image of it. A model that
 # does not has to compose the image from other digits.
 #
-# $z$ and $y$ are few numbers, so a step of damped Gauss-Newton (Levenberg 1944,
-# Marquardt 1963) is affordable, and goes much farther than one along the
-# gradient. It starts from the best of many random inputs and from the answers
-# of the model's own encoder. The targets are a random sample of the test
-# images.
+# $z$ and $y$ are few numbers, so a step of damped Gauss-Newton ([Levenberg
+# 1944], [Marquardt 1963]) is affordable, and goes much farther than one along
+# the gradient. It starts from the best of many random inputs and from the
+# answers of the model's own encoder. The targets are a random sample of the
+# test images.
+#
+# [Levenberg 1944]: https://doi.org/10.1090/qam/10666
+# [Marquardt 1963]: https://doi.org/10.1137/0111030
 
 # %%
 def reconstruct(model, k, threat):
@@ -283,9 +286,11 @@ chapter.show_table(answers.xs((digit, target), level=("class", "model")),
 # We compare each model with the models that never saw exactly the classes that
 # it has forgotten: three seeds for all classes, a single seed for the first
 # class alone, whose spread is taken from the three. The interval is about *this
-# model*: it allows for the choice of the images and of the controls (Fieller
-# 1954). We also hold each of the three seeds against the other two. Their ρ
-# should be 0, so this is the placebo.
+# model*: it allows for the choice of the images and of the controls
+# ([Fieller 1954]). We also hold each of the three seeds against the other two.
+# Their ρ should be 0, so this is the placebo.
+#
+# [Fieller 1954]: https://doi.org/10.1111/j.2517-6161.1954.tb00159.x
 
 # %%
 against = {"baseline": list(never), first: [own],

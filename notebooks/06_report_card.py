@@ -372,9 +372,11 @@ chapter.say(
 #
 # since $\log 0.05$ is close to $-3$: the *rule of three*. With $s$ successes it
 # is the $p$ at which $s$ or fewer have the probability 0.05, a quantile of a
-# beta distribution (Clopper & Pearson 1934).
+# beta distribution ([Clopper & Pearson 1934]).
 #
 # </details>
+#
+# [Clopper & Pearson 1934]: https://doi.org/10.1093/biomet/26.4.404
 
 # %% tags=["hide-cell"]
 from scipy.stats import beta

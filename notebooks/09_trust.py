@@ -125,11 +125,13 @@ chapter.say("ρ rises with every step of the dose {where}. Ten images leave {ten
 # ## Hidden on purpose
 #
 # An attack that finds nothing may be a bad attack. So we plant what it must
-# find (Zimmermann et al. 2022). One model learned gray images under the label
+# find ([Zimmermann et al. 2022]). One model learned gray images under the label
 # of the class, and the class itself under another label. From it we make two
 # more: one in which the class needs an even mixture of two labels, and one
 # whose latent space is rotated and stretched. None of them draws the class for
 # its own label, and all of them know it: $\rho$ should be near 1.
+#
+# [Zimmermann et al. 2022]: https://arxiv.org/abs/2206.13991
 
 # %%
 kinds = list(rows.query("part == 'hidden'")["model"].unique())
@@ -207,9 +209,11 @@ chapter.say("The attacker has arrived {where}. So there are no "
 #
 # A method that pushes a class away damages the model around it, and that lowers
 # $\rho$. A residue raises it. The two can cancel. So we train each unlearned
-# model a little further, on images of the *retained* classes alone, and give the
-# models that never saw the class the same. That no image of the class is needed
-# to bring it back is known of classifiers (Siddiqui et al. 2025).
+# model a little further, on images of the *retained* classes alone, and give
+# the models that never saw the class the same. That no image of the class is
+# needed to bring it back is known of classifiers ([Siddiqui et al. 2025]).
+#
+# [Siddiqui et al. 2025]: https://arxiv.org/abs/2505.22310
 
 # %%
 updates = sorted(rows.query("part == 'mending'")["dose"].unique())
