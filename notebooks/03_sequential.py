@@ -251,8 +251,8 @@ chapter.show_table(
 # %% [markdown]
 # - **Sent to gray.** Compare "retained | here | new" with "retained | here |
 #   both" in the column of the first class. If the class is farther from gray
-#   with "new", it moves away when nothing holds it. Beyond the limit for gray,
-#   0.005, it has come back. To keep it covered is the safer choice in any case.
+#   with "new", it moves away when nothing holds it. Beyond the limit for gray it
+#   has come back. To keep it covered is the safer choice in any case.
 # - **Protected.** With the penalty alone, compare "all but first | here | both"
 #   with "retained | here | both" in the column of the second class: the first
 #   of the two Fishers also protects that class. The sum over classes is a

@@ -358,7 +358,7 @@ run.show_claims("05_attacks", metrics)
 # - **Residue**: the attacker gets more out of the model than out of models that
 #   never saw the class.
 # - **Gone**: the attacker gets as much as from those: the 90 % interval lies
-#   within the margin, ±0.15.
+#   within the margin.
 # - **Over-forgotten**: the model is worse at the class than if it had never
 #   seen it, and an outsider can see that too.
 # - **Inconclusive**: the interval holds 0 and reaches beyond the margin. More

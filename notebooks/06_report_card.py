@@ -115,7 +115,8 @@ chapter.show_table(asked[["model", "gray", "probability", "not_a_digit", "entrop
 # %% tags=["remove-input"]
 means = pd.DataFrame({name: evaluation.retained_means(table, classes) for name, table in tables.items()}).T
 chapter.show_table(means[["accuracy", "nelbo", "reconstruction", "fid", "precision", "recall"]].rename_axis("model"),
-                   "The retained classes, mean over them.")
+                   "The retained classes, mean over them." + (
+                       " The baseline was trained here; it is not the model from which yours was made." if run.checkpoint else ""))
 
 # %% [markdown]
 # ## Against the attackers
@@ -233,7 +234,7 @@ chapter.show_table(relearned.rename_axis("class").round(2), "Relearning: judge B
 # - *Gone* means that none of these attackers gets more than from a model that
 #   never saw the class, neither from the model as it is nor from the mended
 #   one: each 90 % interval, narrower than the 95 % one shown, lies within
-#   ±0.15. *Residue* means that one of them gets more. *Over-forgotten* means
+#   the margin. *Residue* means that one of them gets more. *Over-forgotten* means
 #   that one gets less: the model is damaged around the class. *Inconclusive*
 #   leaves it open, *unresolved* means that the controls differ too much among
 #   themselves, and *undefined* that the baseline is no better at the class than

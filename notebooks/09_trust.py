@@ -553,7 +553,7 @@ chapter.say(
 # The solutions follow, and run with the chapter. Try before you look.
 # Easy takes about 10 minutes, medium about 20, and hard about 40.
 #
-# 1. **Read a ρ.** Between which doses does $\rho = 0.15$ lie on the simplex?
+# 1. **Read a ρ.** Between which doses does $\rho$ cross the margin on the simplex?
 #    Interpolate in the logarithm of the dose. How far do the intervals move it?
 #    (easy)
 # 2. **One seed.** Compute $\rho$ of each dose from a single seed. Does it still

@@ -44,6 +44,7 @@ import torch
 from sa_lib import chapter, experiment, figures, trials
 from sa_lib.residual import (MARGIN, both, residual_knowledge,
                              seeds_needed)
+from sa_lib.trained import MENDING
 
 started = time.perf_counter()
 run = experiment.validate(profile=profile, run_dir=run_dir)
@@ -55,7 +56,7 @@ rows = trials.read_recipe(table or trials.RESULTS / "recipe.csv")
 # The attacker has the decoder and 100 held-out images of the digit. They search
 # over $z$ and all mixtures $y$ of labels, as in [the chapter on
 # attacks](05_attacks.ipynb). The controls are models of the same recipe that
-# never saw a 9. *Mended* models, and controls beside them, got 800 ordinary
+# never saw a 9. *Mended* models, and controls beside them, got further ordinary
 # updates on the other nine digits.
 
 # %%
@@ -145,8 +146,8 @@ chapter.say("With the right Fisher, the negative ELBO of the other digits change
 #
 # - One baseline, one model for each choice, and few controls: the intervals are
 #   about *this model*, not about the recipe with other seeds, and they are wide.
-# - The controls had no further updates, and the notebook's model had 10,000. After
-#   mending, both had the same last ones.
+# - The controls had no further updates, and the notebook's model had those of
+#   its forgetting. After mending, both had the same last ones.
 # - The attacker was checked with ten times their budget, on a fifth of the images.
 
 # %% tags=["remove-input"]
@@ -168,7 +169,7 @@ chapter.say(
     "- It looks forgotten: what it draws for the label 9 is {gray:.4f} from gray, and models that never saw a 9 relearn it "
     "{sooner}.\n"
     "- With the Fisher of single images in place of that of batches, ρ is {fixed} as it is and {fixed_after} after mending.",
-    before=str(rho["the notebook", "as is"]), after=str(rho["the notebook", "mended"]), updates=800,
+    before=str(rho["the notebook", "as is"]), after=str(rho["the notebook", "mended"]), updates=MENDING.steps,
     word=words["the notebook"], gray=own["as is"].loc["the notebook", "gray"],
     sooner="sooner than it does" if never["relearning"].mean() > own["as is"].loc["the notebook", "relearning"]
     else "later than it does", fixed=str(rho[fixed, "as is"]),

@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -163,11 +164,12 @@ def _of_checkpoint(options: argparse.Namespace, shared: Mapping[str, Any], progr
     def training(name: str) -> None:
         progress(f"training {name}, if it is not in the store: about three minutes on two CPU cores")
 
-    baseline = read_model(options.baseline) if options.baseline else None
+    baseline, origin = (read_model(options.baseline), "") if options.baseline else (None, "was trained here")
     never = options.never or []
     if len(never) == 1 and "#sha256=" in never[0]:
         packed, never = controls.read(never[0], options.label, "--never")
-        baseline = baseline or packed
+        if baseline is None:
+            baseline, origin = packed, "came with the controls"
     else:
         never = [read_model(path) for path in never]
     whole = baseline and never and options.images and not options.mend
@@ -187,8 +189,13 @@ def _of_checkpoint(options: argparse.Namespace, shared: Mapping[str, Any], progr
     if options.mend:
         first, *others = (run.mended(dataset, model, options.label).net for model in (subject, *never))
         mended = first, others
-    return audit(subject.net, baseline=baseline.net, never=[model.net for model in never], images=images,
-                 label=options.label, mended=mended, **shared)
+    report = audit(subject.net, baseline=baseline.net, never=[model.net for model in never], images=images,
+                   label=options.label, mended=mended, **shared)
+    if not origin:
+        return report
+    note = (f"The baseline {origin}: it is not the model from which this one was made, so a ρ of 1 stands for what "
+            "another model knows. --baseline takes your own.")
+    return replace(report, notes=(*report.notes, note))
 
 
 def _check_free(folder: Path) -> None:

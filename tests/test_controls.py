@@ -93,6 +93,11 @@ def test_an_audit_takes_its_controls_and_its_baseline_from_an_archive(models, ad
     report = json.loads((tmp_path / "card" / "report.json").read_text())
     assert report["models"]["never"] == ["never 1", "never 2", "never 3"]
     assert report["models"]["baseline"] == ["baseline"]
+    foreign = "The baseline came with the controls: it is not the model from which this one was made"
+    assert any(note.startswith(foreign) for note in report["notes"])
+    save_model("before.safetensors", models[0])
+    assert audit_command.main([*command, "--baseline", "before.safetensors"]) == 0
+    assert not any("baseline" in note for note in json.loads((tmp_path / "card" / "report.json").read_text())["notes"])
 
 
 def test_a_release_carries_the_controls():
