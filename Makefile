@@ -71,9 +71,7 @@ controls: environment  ## train and pack models that never saw a class, for audi
 strip: environment  ## write the chapters without solutions to _build/strip, for a course
 	@$(python) -m sa_lib.book strip
 
-slides: environment  ## write reveal.js slides of an existing run to _build/slides; installs nbconvert
-	@$(python) -m pip --disable-pip-version-check install -qqq -c tools/constraints.txt "nbconvert>=7.16,<8" || \
-	    { echo "error: nbconvert could not be installed; check the network" >&2; exit 1; }
+slides: environment  ## write reveal.js slides of an existing run to _build/slides
 	@$(python) -m sa_lib.book slides --run "$(RUN)"
 
 new-chapter: environment  ## start a chapter that works: NAME=09_topic

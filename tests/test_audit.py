@@ -351,7 +351,6 @@ def test_a_black_box_is_refused_by_gradients_and_found_by_cma():
            "images": colored(2), "threats": ["z free"]}
     with pytest.raises(ValueError, match="must be differentiable .* the attacker 'cma' needs none"):
         audit(black(linear(0)), **box)
-    pytest.importorskip("cma")
     report = audit(black(linear(0)), **box, attacker="cma")
     assert report.attacker.startswith("CMA-ES") and float(report.errors["z free"]["subject"].max()) < 0.1
 

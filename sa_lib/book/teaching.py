@@ -152,7 +152,7 @@ def slides(root: Path, run_dir: Path) -> Path:
         BookError: the run lacks a chapter, or nbconvert is not installed.
     """
     if not find_spec("nbconvert"):
-        raise BookError("slides need the package nbconvert; make slides installs it")
+        raise BookError("slides need the package nbconvert; make environment installs it")
     from nbconvert import SlidesExporter
     from traitlets.config import Config
     exporter = SlidesExporter(

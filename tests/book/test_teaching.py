@@ -156,7 +156,6 @@ def test_slides_start_at_sections_and_go_on_below_after_code(run, project):
 
 
 def test_slides_hide_the_code_that_the_site_removes(run, project, monkeypatch):
-    pytest.importorskip("nbconvert")
     monkeypatch.setattr(teaching, "executed", lambda root, run_dir: {"01_tiny": run})
     assert __main__.main(["slides", "--run", "full"]) == 0
     page = (project / "_build" / "slides" / "01_tiny.html").read_text()
@@ -168,7 +167,6 @@ def test_slides_hide_the_code_that_the_site_removes(run, project, monkeypatch):
 
 
 def test_slides_set_formulas_without_a_network(run, project, monkeypatch, chromium):
-    pytest.importorskip("nbconvert")
     monkeypatch.setattr(teaching, "executed", lambda root, run_dir: {"01_tiny": run})
     path = teaching.slides(project, project / "runs" / "full") / "01_tiny.html"
     assert "'slidechanged', update" not in path.read_text(), "what nbconvert does there needs an older MathJax"
@@ -184,5 +182,5 @@ def test_slides_set_formulas_without_a_network(run, project, monkeypatch, chromi
 
 def test_slides_without_nbconvert_are_refused_in_one_sentence(project, monkeypatch):
     monkeypatch.setattr(teaching, "find_spec", lambda name: None)
-    with pytest.raises(BookError, match="^slides need the package nbconvert; make slides installs it$"):
+    with pytest.raises(BookError, match="^slides need the package nbconvert; make environment installs it$"):
         teaching.slides(project, project / "runs" / "full")
