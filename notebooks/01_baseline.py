@@ -433,10 +433,9 @@ chapter.say(
 # 3. **Bits, and slack.** Put the negative ELBO into bits per pixel. The bound is
 #    not tight. With draws $z_1, \dots, z_L$ from $q$,
 #    $\log \frac1L \sum_l p(x, z_l \mid y) / q(z_l \mid x, y)$ bounds
-#    $\log p(x \mid y)$ more closely ([Burda et al. 2016]). How many nats does
-#    that gain with 32 draws? (hard)
-#
-# [Burda et al. 2016]: https://arxiv.org/abs/1509.00519
+#    $\log p(x \mid y)$ more closely ([Burda et al.
+#    2016](https://arxiv.org/abs/1509.00519)). How many nats does that gain with
+#    32 draws? (hard)
 
 # %% [markdown]
 # ### Solution 1

@@ -96,9 +96,9 @@ before = measure(baseline.net)
 # ## Which weights do the retained classes need?
 #
 # The **Fisher information** of a weight says how much the model's prediction
-# changes when the weight does. Its diagonal is a mean of squared gradients,
-# one gradient for each image $x_n$ of the retained classes, with $\ell_n$ the
-# negative ELBO of that image at one draw of $z$:
+# changes when the weight does. Its diagonal is a mean of squared gradients, one
+# gradient for each image $x_n$ of the retained classes, with $\ell_n$ the
+# negative [ELBO](01_baseline.ipynb#formula-1) of that image at one draw of $z$:
 #
 # $$
 # F_k = \frac{1}{N} \sum_{n=1}^{N}

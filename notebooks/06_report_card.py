@@ -122,13 +122,13 @@ chapter.show_table(means[["accuracy", "nelbo", "reconstruction", "fid", "precisi
 # ## Against the attackers
 #
 # The attackers freeze the model and choose its inputs to reproduce held-out
-# real images of the class. $\rho$ compares their result with two others: it is
-# 0 if they get as much as from the models that never saw the class, and 1 if
-# they get as much as from the baseline. [The chapter on
-# attacks](05_attacks.ipynb) introduces the threat models and $\rho$. Damage can
-# hide a class, so each model is attacked twice: as it is, and *mended*, after a
-# little further training on the retained classes alone. The controls get the
-# same training.
+# real images of the class. [ρ](05_attacks.ipynb#formula-2) compares their
+# result with two others: it is 0 if they get as much as from the models that
+# never saw the class, and 1 if they get as much as from the baseline. [The
+# chapter on attacks](05_attacks.ipynb) introduces the threat models and $\rho$.
+# Damage can hide a class, so each model is attacked twice: as it is, and
+# *mended*, after a little further training on the retained classes alone. The
+# controls get the same training.
 
 # %%
 threats = ["y on the simplex", "y free"]

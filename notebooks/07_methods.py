@@ -213,11 +213,12 @@ if paths:
 #
 # As in [the chapter on attacks](05_attacks.ipynb), an attacker looks for the
 # inputs that reproduce held-out images of the class, where $y$ is any mixture
-# of labels. $\rho$ is 1 if the class is all there, 0 if the attacker gets as much
-# as from models that never saw it, and below 0 if the model is worse at the class
-# than those. Damage can hide what is left. So each model is attacked twice: as it
-# is, and *mended*, after further training on the retained classes alone, which
-# the models that never saw the class get as well.
+# of labels. [ρ](05_attacks.ipynb#formula-2) is 1 if the class is all there, 0
+# if the attacker gets as much as from models that never saw it, and below 0 if
+# the model is worse at the class than those. Damage can hide what is left. So
+# each model is attacked twice: as it is, and *mended*, after further training
+# on the retained classes alone, which the models that never saw the class get
+# as well.
 #
 # Three models never saw the class: retrain, and two from other seeds. They say
 # how far chance alone moves a $\rho$, and give it an interval. That of retrain is

@@ -101,10 +101,11 @@ chapter.show_figure(figures.intervals(sums, "ρ over all digits, with 95 % inter
 #
 # The file `protocol.json` of `sa_lib` has the estimand, the margin, the claims
 # and the seeds. It was committed before any number of these seeds was seen: a
-# first attempt had trained some of their models, and broke off before it measured
-# any. The attacker has the decoder and held-out images of the class. They search
-# over $z$ and over every mixture $y$ of labels, and the search is the one whose
-# convergence [the chapter on trust](09_trust.ipynb) checks.
+# first attempt had trained some of their models, and broke off before it
+# measured any. The attacker has the decoder and held-out images of the class.
+# They minimize [the error](05_attacks.ipynb#formula-1) over $z$ and over every
+# mixture $y$ of labels, and the search is the one whose convergence [the
+# chapter on trust](09_trust.ipynb) checks.
 #
 # *Mended* models were trained further on the retained classes alone, and so were
 # the models that never saw the class. That repairs damage, and brings back what

@@ -58,9 +58,9 @@ threats = ["y on the simplex", "y free"]
 # %% [markdown]
 # Each row of the table has the attacker's error on the same 100 random test
 # images of a class, for one model, one threat model and one seed. From the
-# models of all seeds we compute $\rho$, as in [the chapter on
-# attacks](05_attacks.ipynb). Its interval is about the *kind* of model, over
-# seeds and images.
+# models of all seeds we compute [ρ](05_attacks.ipynb#formula-2), as in the
+# chapter on attacks. Its interval is about the *kind* of model, over seeds and
+# images.
 
 # %%
 def rho_of(threat, part, model, dose, never, baseline):

@@ -301,7 +301,8 @@ display(Markdown(
 # A value near 0 says: this attacker gets no more out of the model than if it
 # had never seen the digit. Below 0, the model was damaged around it. With a
 # single model that never saw the digit, nobody knows how much of ρ is chance;
-# [the chapter on attacks](05_attacks.ipynb) has several, and intervals.
+# [the chapter on attacks](05_attacks.ipynb#formula-2) has several, and
+# intervals.
 
 # %% tags=["remove-input", "in-short"]
 display(Markdown(

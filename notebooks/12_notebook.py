@@ -55,9 +55,9 @@ rows = trials.read_recipe(table or trials.RESULTS / "recipe.csv")
 #
 # The attacker has the decoder and 100 held-out images of the digit. They search
 # over $z$ and all mixtures $y$ of labels, as in [the chapter on
-# attacks](05_attacks.ipynb). The controls are models of the same recipe that
-# never saw a 9. *Mended* models, and controls beside them, got further ordinary
-# updates on the other nine digits.
+# attacks](05_attacks.ipynb#formula-1). The controls are models of the same
+# recipe that never saw a 9. *Mended* models, and controls beside them, got
+# further ordinary updates on the other nine digits.
 
 # %%
 def errors(role, state):
@@ -113,13 +113,13 @@ chapter.say("The baseline has {base:.1f} nats on the other digits and gives 9 a 
 # %% [markdown]
 # ## What its Fisher costs
 #
-# The notebook squares the gradient of a batch's mean. The gradients of different
-# images point in different directions and cancel in the mean, before they are
-# squared. What is left is about one $n$-th of the Fisher, for $n$ images in a
-# batch; [the chapter on EWC](02_ewc_unlearning.ipynb) shows it. And it divides
-# $\lambda = 500$ by the number of images in the loop, so its elastic bands are
-# weak twice over. We gave it the Fisher of single images, and left everything
-# else as it was.
+# The notebook squares the gradient of a batch's mean. The gradients of
+# different images point in different directions and cancel in the mean, before
+# they are squared. What is left is about one $n$-th of the Fisher, for $n$
+# images in a batch; [the chapter on EWC](02_ewc_unlearning.ipynb#formula-1)
+# shows it. And it divides $\lambda = 500$ by the number of images in the loop,
+# so its elastic bands are weak twice over. We gave it the Fisher of single
+# images, and left everything else as it was.
 
 # %%
 fixed = "Fisher of single images"

@@ -39,7 +39,7 @@ def page(name: str, notebook: NotebookNode, smoke: bool, address: str) -> Notebo
             _set_figures(name, len(page.cells), cell)
             _number_tables(name, tables, cell)
         else:
-            cell.source = _with_numbers(name, formulas, _with_drawings(cell.source))
+            cell.source = _with_references(name, _with_numbers(name, formulas, _with_drawings(cell.source)))
         page.cells.append(cell)
     # The page has its own launch button, and the badge is a picture from another server.
     title = re.sub(r"\[!\[[^]]*\]\([^)]*\)\]\([^)]*\)\n*", "", page.cells[0].source)
@@ -71,6 +71,16 @@ def _with_numbers(name: str, formulas: Iterator[int], source: str) -> str:
     """Markdown in which each displayed formula has a label, so that it gets a number."""
     return re.sub(r"^\$\$\n.*?\n\$\$$", lambda formula: f"{formula[0]} (formula-{name}-{next(formulas)})", source,
                   flags=re.MULTILINE | re.DOTALL)
+
+
+def _with_references(name: str, source: str) -> str:
+    """Markdown in which a link to a formula, such as ``05_attacks.ipynb#formula-2``, has the formula's number behind
+    it."""
+    def numbered(link: re.Match) -> str:
+        text, chapter, number = link.groups()
+        text = text if chapter == name else f"[{text}]({chapter}.ipynb)"
+        return f"{text} {{eq}}`formula-{chapter}-{number}`"
+    return re.sub(r"\[([^]]+)\]\((\d\d_\w+)\.ipynb#formula-(\d+)\)", numbered, source)
 
 
 def _number_tables(name: str, tables: Iterator[int], cell: NotebookNode) -> None:

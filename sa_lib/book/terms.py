@@ -57,7 +57,7 @@ def read(folder: Path) -> Terms:
 def _plain(markdown: str) -> str:
     """Markdown as one line of plain text, without references and formulas."""
     text = " ".join(markdown.split())
-    text = re.sub(r";? see \[\][^;|]*|\s*{cite:[pt]}`[^`]*`|\s*\[\]\([^)]*\)", "", text)
+    text = re.sub(r";? see \[\][^;|]*|\s*{(?:cite:[pt]|eq)}`[^`]*`|\s*\[\]\([^)]*\)", "", text)
     text = re.sub(r"\[([^]]+)\]\([^)]*\)", r"\1", text)
 
     def formula(match: re.Match) -> str:

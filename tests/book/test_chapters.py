@@ -6,7 +6,7 @@ import jupytext
 import pytest
 
 from runs import PROJECT
-from sa_lib.book import notebooks
+from sa_lib.book import chapter_pages, notebooks
 
 # The page in plain PyTorch: it has no exercises, as it has no library to say the solutions with.
 PLAIN = "10_one_page"
@@ -142,3 +142,22 @@ def test_code_that_is_shown_fits_the_page(cells):
     wide = [line for cell in shown for line in re.sub(r"  # @param.*", "", cell.source).splitlines() if len(line) > 68]
     assert shown
     assert wide == []
+
+
+def test_a_link_to_a_formula_has_its_number_behind_it():
+    text = ("[ρ](05_attacks.ipynb#formula-2), and [its\nerror](05_attacks.ipynb#formula-1) in "
+            "[chapter 5](05_attacks.ipynb)")
+    assert chapter_pages._with_references("06_report_card", text) == (
+        "[ρ](05_attacks.ipynb) {eq}`formula-05_attacks-2`, and [its\nerror](05_attacks.ipynb) "
+        "{eq}`formula-05_attacks-1` in [chapter 5](05_attacks.ipynb)")
+    assert chapter_pages._with_references("05_attacks", text).startswith("ρ {eq}`formula-05_attacks-2`, and")
+
+
+def test_every_formula_that_a_text_links_is_there():
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in (PROJECT / "notebooks").glob("*.py")}
+    prose = [path.read_text(encoding="utf-8") for path in (PROJECT / "book").glob("*.md")]
+    links = {link for text in [*texts.values(), *prose] for form in (
+        r"(\d\d_\w+)\.ipynb#formula-(\d+)", r"formula-(\d\d_\w+)-(\d+)`") for link in re.findall(form, text)}
+    assert len(links) >= 5
+    for chapter, number in links:
+        assert 1 <= int(number) <= len(re.findall(r"(?m)^# \$\$$", texts[chapter])) / 2, (chapter, number)
