@@ -6,7 +6,7 @@ The attacker works on rows: latents [R, d] and label vectors [R, c]. A `Decoder`
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from .checks import check_types, check_whole, shorten
 from .model import CVAE
 
 __all__ = ["CHUNK", "Decoder", "decode_derivatives", "decoder_of", "is_smooth", "shape_of",
-           "slope_along"]
+           "slope_along", "with_prior"]
 
 # Images that are drawn at once.
 CHUNK = 512
@@ -137,6 +137,30 @@ def _without_bias(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
     if isinstance(layer, nn.ConvTranspose2d):
         return F.conv_transpose2d(x, layer.weight, None, layer.stride, layer.padding)
     return layer(x)  # it only changes the shape
+
+
+def with_prior(model: CVAE) -> Decoder:
+    """The decoder of a model whose images [D + latent_dim] end with z / sqrt(2): their squared error to a target that
+    ends with zeros is E + |z|^2 / 2.
+
+    So an attacker pays for a z far from the prior. Up to a constant, that is -log p(x, z | y) where the pixels have
+    normal noise of variance 1/2.
+    """
+    plain, share = decoder_of(model, model.config.image_shape), 0.5**0.5
+    pixels = math.prod(plain.image_shape)
+
+    def decode(z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return torch.cat([plain.decode(z, y).flatten(1), share * z], 1)
+
+    def derivatives(z: torch.Tensor, y: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
+        of_images = decode_derivatives(model, z, y, directions).flatten(2)
+        return torch.cat([of_images, share * directions[..., :plain.latent_dim]], 2)
+
+    def encode(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return plain.encode(x[:, :pixels].unflatten(1, plain.image_shape), y)
+
+    return replace(plain, decode=decode, image_shape=(pixels + plain.latent_dim,), encode=encode,
+                   derivatives=derivatives)
 
 
 def shape_of(shape: Any, name: str) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ import torch
 
 from sa_lib import data, trained, validation
 from sa_lib.attacks import THREATS, AttackConfig, Threat, attack, prior_radius, squared_error
-from sa_lib.decoders import decoder_of
+from sa_lib.decoders import decoder_of, slope_along, with_prior
 from sa_lib.model import ModelConfig, build
 from sa_lib.reconstruction import Problem, SearchConfig, by_each, random_unknowns, reconstruct
 from sa_lib.residual import residual_knowledge
@@ -153,3 +153,21 @@ def test_saturated_pixels_leave_no_denormal_numbers():
     least = torch.finfo(torch.float32).tiny
     for numbers in (curvature, slope):
         assert ((numbers == 0) | (numbers.abs() >= least)).all()
+
+
+@pytest.mark.parametrize("architecture", [ModelConfig(latent_dim=4, hidden=(16, 8)),
+                                          ModelConfig("conv", latent_dim=4, hidden=(2, 3))])
+def test_with_the_prior_of_z_the_error_is_that_of_the_image_and_half_the_square_of_z(architecture):
+    model = build(architecture, 0).eval().requires_grad_(False)
+    decoder, x = with_prior(model), torch.rand(5, 1, 28, 28)
+    z, y, direction = torch.randn(3, 4), torch.rand(3, 10), torch.randn(3, 14)
+    own = slope_along(lambda rows: decoder.decode(rows[:, :4], rows[:, 4:]), torch.cat([z, y], 1), direction)
+    torch.testing.assert_close(decoder.derivatives(z, y, direction[None])[0], own, rtol=1e-4, atol=1e-5)
+
+    targets = torch.cat([x.flatten(1), torch.zeros(5, 4)], 1)
+    result = reconstruct(decoder, targets, 3, THREATS["y on the simplex"], SearchConfig(pool=64, rounds=2))
+    z, y = result.z[-1], result.y[-1]
+    of_images = (model.decode(z, y) - x).square().flatten(1).sum(1)
+    torch.testing.assert_close(result.errors, of_images + z.square().sum(1) / 2)
+    free = reconstruct(model, x, 3, THREATS["y on the simplex"], SearchConfig(pool=64, rounds=2))
+    assert z.norm(dim=1).mean() < free.z[-1].norm(dim=1).mean()

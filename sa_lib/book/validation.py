@@ -1,6 +1,7 @@
 """Make the committed ``results/validation.csv``, or one model of it, and compare; see `sa_lib.validation`."""
 
 import datetime
+import functools
 import json
 import os
 import tempfile
@@ -9,12 +10,15 @@ from dataclasses import replace
 
 import pandas as pd
 import torch
+from torch.nn import functional as F
 
 from .. import data, trained, validation
 from ..attacks import THREATS
+from ..decoders import with_prior
 from ..labels import CLASSES
 from ..methods import METHODS
 from ..model import ModelConfig, device
+from ..reconstruction import SearchConfig, reconstruct
 from ..store import cache_root, tensor_digest, write_atomically
 from ..trained import MENDING, Trained
 from ..unlearning import UnlearningConfig
@@ -32,12 +36,15 @@ MENDED = ("ewc_gray", "saliency", "unseen")
 UPDATES = (0, 800, 3200)  # of mending
 LENGTHS = (0, 800, 3200, 10_000)  # updates after the training of a model that never saw the class
 LATENTS = (2, 25, 64)  # further lengths of z
+PENALIZED = (8, 25, 64)  # lengths of z of models that are attacked with its prior in the error too
 TARGETS = {"first images": slice(0, None), "first half": slice(0, 5000), "second half": slice(5000, None)}
 FREE = ("dose", "hidden", "mending")  # parts with an attack with y free as well
+WITH_PRIOR = "y on the simplex, with the prior of z"
 ARRIVED = ("dose", "hidden", *(f"latent {size}" for size in LATENTS))  # parts with the shortfall of their attacks
 TOLERANCE = 0.1  # of an error, relative: a training on another machine is much as one with another seed
 # Each cell is one part of the table, for one seed.
-PARTS = ("mending", "dose", "hidden", "alike", "updates", *(f"latent {size}" for size in LATENTS), *TARGETS)
+PARTS = ("mending", "dose", "hidden", "alike", "updates", *(f"latent {size}" for size in LATENTS), *TARGETS,
+         *(f"prior {size}" for size in PENALIZED))
 CELLS = [(part, DIGIT, seed) for part in PARTS for seed in SEEDS]
 
 
@@ -64,13 +71,34 @@ def measured(part: str, label: int, seed: int) -> list[dict]:
     targets = _targets(dataset, label, part).to(device())
     rows = []
     for dose, model in _models(dataset, part, label, seed):
+        if part.startswith("prior"):
+            errors, short = _penalized(model, targets, label)
+            rows.append({"part": part, "class": label, "seed": seed, **dose, "threat": WITH_PRIOR,
+                         "errors": _written(errors), "shortfall": short})
+            continue
         for threat in ("y on the simplex", "y free") if part in FREE else ("y on the simplex",):
             result = trained.reconstruction(model, targets, label, THREATS[threat])
             rows.append({"part": part, "class": label, "seed": seed, **dose, "threat": threat,
-                         "errors": json.dumps([round(float(e), 3) for e in result.errors])})
+                         "errors": _written(result.errors)})
             if part in ARRIVED:
                 rows[-1]["shortfall"] = trained.shortfall(model, targets, label, THREATS[threat])
     return rows
+
+
+def _written(errors: torch.Tensor) -> str:
+    return json.dumps([round(float(error), 3) for error in errors])
+
+
+def _penalized(model: Trained, targets: torch.Tensor, label: int) -> tuple[torch.Tensor, float]:
+    """E + |z|^2 / 2 of each target, and the shortfall, as `trained.shortfall` has it."""
+    decoder, some = with_prior(model.net), max(1, len(targets) // 5)
+    padded = F.pad(targets.flatten(1), (0, decoder.latent_dim))
+    attack = functools.partial(reconstruct, decoder, label=label, threat=THREATS["y on the simplex"])
+    result = attack(padded)
+    config = SearchConfig()
+    longer = attack(padded[:some], config=replace(config, rounds=10 * config.rounds), seed=1,
+                    weaker=result.of(slice(some)).end)
+    return result.errors, float(1 - longer.errors.mean() / result.errors[:some].mean())
 
 
 def _targets(dataset: data.Dataset, label: int, part: str) -> torch.Tensor:
@@ -87,7 +115,7 @@ def _models(dataset: data.Dataset, part: str, label: int, seed: int) -> Iterator
     if part in TARGETS:
         return _few_models(dataset, label, seed)
     kind, _, size = part.partition(" ")
-    if kind == "latent":
+    if kind in ("latent", "prior"):
         return _latent(dataset, label, seed, int(size))
     return MODELS[part](dataset, label, seed)
 
