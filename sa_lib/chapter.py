@@ -44,7 +44,8 @@ def say(template: str, **numbers: Any) -> None:
     """
     check_types(template=(template, str))
     plain = {name: _plain(name, value) for name, value in numbers.items()}
-    show_markdown(template.format(**plain), numbers=plain)
+    whole = {name: _unbroken(value) if isinstance(value, str) else value for name, value in plain.items()}
+    show_markdown(template.format(**whole), numbers=plain)
 
 
 def show_figure(figure: "Figure", caption: str, alt: str = "") -> None:
@@ -122,13 +123,20 @@ def show_table(frame: pd.DataFrame, caption: str, formats: Mapping[str, str] | N
         table = framed.rename_axis(index=None).to_html(
             border=0, na_rep="–", justify="right", float_format="{:.3g}".format,
             formatters={name: form.format for name, form in formats.items()})
-    # An interval or a limit stays on one line.
-    table = re.sub(r"\[([^][<>]*), ([^][<>]*)\]", r"[\1,&nbsp;\2]", re.sub("(?<=[±≤≥]) ", "&nbsp;", table))
+    table = _unbroken(table)
     # A region that scrolls must be reachable from the keyboard; the caption does not scroll with it.
     title = html.escape(caption)
     page = (f'<figure class="table" style="margin: 0"><figcaption>{title}</figcaption>'
             f'<div style="overflow-x: auto" tabindex="0" role="region" aria-label="{title}">{table}</div></figure>')
     display({"text/html": page, "text/plain": f"{caption}\n{frame}"}, raw=True)
+
+
+def _unbroken(text: str) -> str:
+    """The text with an interval, a limit or a change on one line: with spaces that do not break, and with a joiner
+    behind the sign of infinity."""
+    text = re.sub(r"\[([^][<>()]*), ([^][<>()]*)\](?!\()", "[\\1,\N{NO-BREAK SPACE}\\2]", text)
+    text = re.sub("(?<=[±≤≥→]) | (?=→)", "\N{NO-BREAK SPACE}", text)
+    return text.replace("-∞", "-\N{WORD JOINER}∞")
 
 
 @contextmanager

@@ -48,6 +48,15 @@ def test_prose_has_its_numbers_in_their_formats(shown):
     assert data == {"text/markdown": "**96.5** nats, $e^{x}$", "text/plain": "**96.5** nats, $e^{x}$"}
 
 
+def test_an_interval_stays_on_one_line_in_prose_and_in_tables(shown):
+    chapter.say("ρ = {rho} ([a, b](c.ipynb))", rho="+0.1 [-∞, +0.2]")
+    chapter.show_table(pd.DataFrame({"ρ": ["+0.1 [-∞, +0.2]"]}), "ρ")
+    (prose, metadata), (table, _) = shown
+    assert prose["text/markdown"] == "ρ = +0.1 [-\u2060∞,\xa0+0.2] ([a, b](c.ipynb))"
+    assert metadata["sa_lib"]["numbers"] == {"rho": "+0.1 [-∞, +0.2]"}
+    assert "<td>+0.1 [-\u2060∞,\xa0+0.2]</td>" in table["text/html"]
+
+
 @pytest.mark.parametrize("value, kind", [(np.float32(0.5), float), (torch.tensor(2), int), (np.bool_(True), bool),
                                          (3, int), ("nine", str)])
 def test_the_numbers_of_prose_are_kept_as_plain_values(shown, value, kind):
@@ -204,7 +213,7 @@ def test_text_in_the_column_of_a_measure_stays_as_it_is(shown):
     chapter.show_table(pd.DataFrame({"accuracy": ["50.0% → 40.0%"]}), "Change")
     page = page_of(shown)
     assert "<th>judge B's accuracy</th>" in page
-    assert "<td>50.0% → 40.0%</td>" in page
+    assert "<td>50.0%\xa0→\xa040.0%</td>" in page
 
 
 def test_a_missing_value_is_a_dash_in_a_table(shown, frame):
