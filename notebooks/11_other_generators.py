@@ -384,6 +384,10 @@ chapter.say("The report on the flow: *{sentence}*", sentence=from_errors["flow, 
 #   attacker, or give them a loss.
 
 # %% tags=["remove-input", "in-short"]
+def said(report, attack):
+    return f"{rho_of(report, attack)} (*{report.findings[attack].verdict}*)"
+
+
 chapter.say(
     "**In short**\n\n"
     "- The audit takes a GAN and a rectified flow without a change. By attack, ρ of the GAN is {label} with the label of "
@@ -391,10 +395,10 @@ chapter.say(
     "- Attacked through all of its noise, the flow draws a digit that it never saw to {reach:.2%} of the variance. "
     "Nothing follows from it, and the report says *{nothing}*.\n"
     "- By the errors of its loss, ρ of the flow is {loss} under the digit's label and {best} under the best one.",
-    label=rho_of(of_gan, "z in the prior"), mixed=rho_of(of_gan, "y on the simplex"),
-    mended=rho_of(of_gan, "y on the simplex, mended"), reach=wide.reach, nothing=wide.verdict,
-    loss=rho_of(from_errors["flow, denoising"], "its label"),
-    best=rho_of(from_errors["flow, denoising"], "any label"))
+    label=said(of_gan, "z in the prior"), mixed=said(of_gan, "y on the simplex"),
+    mended=said(of_gan, "y on the simplex, mended"), reach=wide.reach, nothing=wide.verdict,
+    loss=said(from_errors["flow, denoising"], "its label"),
+    best=said(from_errors["flow, denoising"], "any label"))
 
 # %% tags=["remove-cell"]
 reports = {"GAN, attack": of_gan, "flow, attack": of_flow, **from_errors}
