@@ -44,8 +44,8 @@ import torch
 from sa_lib import (attack_tables, chapter, experiment, figures,
                     measures, validation)
 from sa_lib.comparison import holm
-from sa_lib.residual import (CONVERGED, MARGIN, both, interval,
-                             residual_knowledge, verdict)
+from sa_lib.residual import (CONVERGED, MARGIN, RESOLUTION, both,
+                             interval, residual_knowledge, verdict)
 
 started = time.perf_counter()
 run = experiment.validate(profile=profile, run_dir=run_dir)
@@ -351,9 +351,11 @@ chapter.show_table(by_likeness.rename_axis("images seen"), "ρ on the simplex by
                    "over three seeds.")
 less = [k for k, (_, _, high) in differs.items() if high < 0]
 open_still = [k for k in differs if k not in less]
-chapter.say(" ".join([
-    f"With {' and '.join(map(str, less))} images the alike ones teach less; three seeds show it." if less else "",
-    f"With {' and '.join(map(str, open_still))} three seeds cannot tell." if open_still else ""]).strip())
+if less:
+    chapter.say("With {less} images the alike ones teach less; three seeds show it.", less=" and ".join(map(str, less)))
+if open_still:
+    chapter.say("With {open} images three seeds cannot tell whether the alike ones teach less.",
+                open=" and ".join(map(str, open_still)))
 
 # %% [markdown]
 # ## Where ρ loses its grip
@@ -401,6 +403,36 @@ chapter.say("The attacker has arrived with {firm} numbers in z, and not with {lo
             least=min(known_100[size].rho for size in firm or sizes), most=max(known_100[size].rho for size in firm or sizes),
             firm=", ".join(map(str, firm)) or "no",
             loose=", ".join(map(str, loose)) or "none of these")
+
+# %% [markdown]
+# A decoder that can be steered to any image may do so from a $z$ that its prior
+# hardly ever draws. So we let $z$ cost something. The same attacker minimizes
+# $E + \frac12 \lVert z \rVert^2$. Up to a constant, that is $-\log p(x, z \mid y)$
+# if the pixels have normal noise of variance $\frac12$.
+
+# %%
+def with_cost(size):
+    never, few, known = ((f"prior {size}", "saw", k)
+                         for k in (0, 100, most))
+    return rho_of(validation.WITH_PRIOR, *few, never, known)
+
+
+priced = {size: with_cost(size) for size in (8, 25, 64)}
+
+# %% tags=["remove-input"]
+ends = rows[rows["threat"] == validation.WITH_PRIOR].groupby(["part", "dose"])["shortfall"].mean()
+with_prior = pd.DataFrame({size: {
+    "gap, in spreads": one.resolution, "ρ of 100 images": str(one), "shortfall": ends[f"prior {size}"].max()}
+    for size, one in priced.items()}).T
+chapter.show_table(with_prior.rename_axis("numbers in z"), "The same with the prior of z in the error.",
+                   {"gap, in spreads": "{:.0f}", "shortfall": "{:.1%}"})
+arrived = [size for size in priced if with_prior.loc[size, "shortfall"] <= CONVERGED]
+resolved = [size for size in arrived if priced[size].resolution >= RESOLUTION]
+chapter.say("Now the attacker arrives with {arrived} numbers in z, and the controls are at least {least} spreads apart with "
+            "{resolved}. {gained}", arrived=", ".join(map(str, arrived)) or "no", least=RESOLUTION,
+            resolved=", ".join(map(str, resolved)) or "none of these",
+            gained="So a verdict is possible there, about this other error." if set(resolved) - set(firm) else
+            "That opens no length of z to a verdict that had none.")
 
 # %% [markdown]
 # ## Another ruler
@@ -481,6 +513,7 @@ run.finish("09_trust", {
     "choices": {name: text(one) for name, one in chosen.items()},
     "alike": {str(k): text(one) for k, one in similar.items()},
     "latents": {str(size): text(one) for size, one in known_100.items()},
+    "priced": {str(size): text(one) for size, one in priced.items()},
     "rulers": by_ruler.to_dict(), "found": words}, {}, started)
 
 # %% tags=["remove-input", "in-short"]

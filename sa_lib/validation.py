@@ -19,12 +19,13 @@ from .labels import check_label
 from .model import CVAE, copy_of
 from .store import tensor_digest
 
-__all__ = ["RESULTS", "behind_mixture", "behind_rotation", "errors", "hidden", "read", "read_probes",
+__all__ = ["RESULTS", "WITH_PRIOR", "behind_mixture", "behind_rotation", "errors", "hidden", "read", "read_probes",
            "with_few"]
 
 RESULTS = Path(__file__).parent / "results"
 
 COLUMNS = ("part", "class", "seed", "model", "dose", "threat", "errors", "shortfall")
+WITH_PRIOR = "y on the simplex, with the prior of z"  # the threat of errors of `decoders.with_prior`
 REACH = 3.0  # the factor by which `behind_rotation` moves the codes away from 0
 
 

@@ -22,7 +22,7 @@ from ..reconstruction import SearchConfig, reconstruct
 from ..store import cache_root, tensor_digest, write_atomically
 from ..trained import MENDING, Trained
 from ..unlearning import UnlearningConfig
-from ..validation import RESULTS, read
+from ..validation import RESULTS, WITH_PRIOR, read
 from .cluster import rows_of
 from .execution import machine
 
@@ -39,7 +39,6 @@ LATENTS = (2, 25, 64)  # further lengths of z
 PENALIZED = (8, 25, 64)  # lengths of z of models that are attacked with its prior in the error too
 TARGETS = {"first images": slice(0, None), "first half": slice(0, 5000), "second half": slice(5000, None)}
 FREE = ("dose", "hidden", "mending")  # parts with an attack with y free as well
-WITH_PRIOR = "y on the simplex, with the prior of z"
 ARRIVED = ("dose", "hidden", *(f"latent {size}" for size in LATENTS))  # parts with the shortfall of their attacks
 TOLERANCE = 0.1  # of an error, relative: a training on another machine is much as one with another seed
 # Each cell is one part of the table, for one seed.

@@ -8,9 +8,11 @@ import pytest
 
 from runs import PROJECT
 from sa_lib import controls
+from sa_lib.audit import audit
 from sa_lib.audit_command import main
 from sa_lib.checkpoints import save_model
 from sa_lib.model import ModelConfig, build
+from sa_lib.reconstruction import SearchConfig
 
 PAGE = (PROJECT / "book" / "audit.md").read_text(encoding="utf-8")
 
@@ -25,7 +27,8 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_examples_run(here, capsys):
+def test_the_examples_run(here, capsys, monkeypatch):
+    monkeypatch.setitem(audit.__wrapped__.__kwdefaults__, "search", SearchConfig(rounds=1))  # the models are tiny
     errors, decoders, make, mended, losses, mend = blocks("python")
     names = {}
     exec(errors, names)
