@@ -732,7 +732,7 @@ chapter.say(
 # %% [markdown]
 # ## Try next
 #
-# - Give the attacker ten times the budget (`replace(run.search, rounds=80)`).
+# - Give the attacker ten times the rounds (`replace(run.search, rounds=80)`).
 #   Which of the models profits most?
 # - The attacker starts from the encoder's codes as well. Whoever has the decoder
 #   alone has no encoder. Does ρ change without these starts?

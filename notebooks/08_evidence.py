@@ -135,7 +135,7 @@ chapter.say("The table here has the seeds {seeds}: **{count} of the {planned}** 
             seeds=", ".join(f"{seed:g}" for seed in seeds), count=len(planned), planned=len(frozen["seeds"]))
 if "shortfall" in rows:
     measured = rows["shortfall"].dropna()
-    chapter.say("With ten times its budget, the search finds an error that is lower by at most {most:.1%}; {limit:.0%} is "
+    chapter.say("With ten times the rounds, the search finds an error that is lower by at most {most:.1%}; {limit:.0%} is "
                 "the limit for a verdict. Measured on the first seed, for the digits {digits}.", most=measured.max(),
                 limit=CONVERGED, digits=", ".join(map(str, measured.index.unique("forget"))))
 

@@ -148,12 +148,12 @@ chapter.say("With the right Fisher, the negative ELBO of the other digits change
 #   about *this model*, not about the recipe with other seeds, and they are wide.
 # - The controls had no further updates, and the notebook's model had those of
 #   its forgetting. After mending, both had the same last ones.
-# - The attacker was checked with ten times their budget, on a fifth of the images.
+# - The attacker was checked with ten times the rounds, on a fifth of the images.
 
 # %% tags=["remove-input"]
 short = rows["shortfall"].dropna()
 needed = seeds_needed(rho["the notebook", "as is"])
-chapter.say("There are {controls} controls; {needed} would probably show a ρ of 0 to be *gone*. With ten times the budget, "
+chapter.say("There are {controls} controls; {needed} would probably show a ρ of 0 to be *gone*. With ten times the rounds, "
             "the attacker's error is lower by at most {most:.1%}, measured on {count} models as they are.",
             controls=len(never), needed=f"about {needed:.0f}" if np.isfinite(needed) else "no number of them",
             most=short.max(), count=len(short))

@@ -78,14 +78,15 @@ def attacks(plan: Plan, name: str, decoder: Decoder, digest: str | None) -> dict
 
 
 def shortfall(plan: Plan, name: str, decoder: Decoder, digest: str | None, threat: str, result: AttackResult) -> float:
-    """The share of the mean error by which ten times the budget lowers it, for a fifth of the targets.
+    """The share of the mean error by which ten times the rounds lower it, for a fifth of the targets.
 
-    As `trained.shortfall` for the models of the book.
+    As `trained.shortfall` for the models of the book. A random search, which has no rounds, gets ten times the draws.
     """
+    much = "pool" if THREATS[threat].z == "drawn" else "rounds"
     short = result.of(slice(max(1, len(plan.targets) // 5)))
     longer = replace(plan, targets=plan.targets[:len(short.errors)], seed=plan.seed + 1,
-                     search=replace(plan.search, rounds=10 * plan.search.rounds))
-    plan.progress(f"{name}: {threat}, ten times the budget for {len(short.errors)} of {len(plan.targets)} images")
+                     search=replace(plan.search, **{much: 10 * getattr(plan.search, much)}))
+    plan.progress(f"{name}: {threat}, ten times the {much} for {len(short.errors)} of {len(plan.targets)} images")
     long = _kept(longer, decoder, digest, threat, short.end)
     before = short.errors.mean()
     return float(1 - long.errors.mean() / before) if before else 0.0

@@ -45,7 +45,7 @@ MEANINGS = {
     "power": "The probability of “gone” with these controls and images if ρ is 0.",
     "resolution": "The gap between the controls and the baseline in units of the controls' spread. Below 5 there is "
                   "no verdict.",
-    "shortfall": "The share of the mean error by which ten times the budget lowers it. Above 2 % there is no verdict.",
+    "shortfall": "The share of the mean error by which ten times the rounds lower it. Above 2 % there is no verdict.",
     "reach": "The controls' mean error as a share of the images' variance. Below 1 %, models that never saw the class "
              "reproduce its images, and there is no verdict.",
 }

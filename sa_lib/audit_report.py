@@ -40,7 +40,7 @@ class Finding:
     """rho of the subject under one threat model.
 
     Attributes:
-        shortfall: the share of the mean error by which ten times the budget lowers it, the larger of a subject's and a
+        shortfall: the share of the mean error by which ten times the rounds lower it, the larger of a subject's and a
             control's; NaN if it was not measured, as where the errors come from another attacker.
         margin: see `residual.MARGIN`.
         reach: the controls' mean squared error as a share of the images' variance; NaN if it is not known.
@@ -94,7 +94,7 @@ class Finding:
             "inconclusive": f"inconclusive with {count}; " + (
                 f"about {several} would do" if math.isfinite(self.needed)
                 else "more controls alone would not do, it takes more images"),
-            NOT_CONVERGED: f"ten times the budget lowers the attacker's error by {self.shortfall:.1%}; with more than "
+            NOT_CONVERGED: f"ten times the rounds lower the attacker's error by {self.shortfall:.1%}; with more than "
                            f"{CONVERGED:.0%}, there is no verdict: give the attacker more rounds",
         }[self.verdict]
 

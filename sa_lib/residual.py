@@ -24,7 +24,7 @@ __all__ = ["CONVERGED", "MARGIN", "RESOLUTION", "VERDICTS", "Residual", "both", 
 MARGIN = 0.15
 # The gap between the controls is at least this many times their spread, or rho divides noise by noise.
 RESOLUTION = 5
-# No verdict where ten times the attacker's budget lowers the error by more than this share; see `trained.shortfall`.
+# No verdict where ten times the attacker's rounds lower the error by more than this share; see `trained.shortfall`.
 CONVERGED = 0.02
 # Of several verdicts on one model, the first counts: it is gone only if all say so, and one residue is a residue.
 VERDICTS = ("residue", "undefined", "no interval", "unresolved", "inconclusive", "over-forgotten", "gone")

@@ -107,7 +107,7 @@ def descend(decoder: Decoder, targets: torch.Tensor, label: int | None, threat: 
     own = torch.arange(search.count, device=rows.device).repeat_interleave(rows.shape[1])
     values = rows.flatten(0, 1).clone().requires_grad_()
     optimizer = torch.optim.Adam([values], lr=RATE)
-    steps = STEPS * config.iterations * max(1, config.rounds // 4)
+    steps = max(1, STEPS * config.iterations * config.rounds // 4)
     for step in range(steps + 1):
         errors = search.errors(values, own)
         search.take(values.detach().view(search.count, -1, values.shape[1]), errors.detach().view(search.count, -1))
@@ -134,7 +134,7 @@ def evolve(decoder: Decoder, targets: torch.Tensor, label: int | None, threat: T
 
     Args:
         distance: need not be differentiable.
-        config: the generations are `iterations` times `STEPS`.
+        config: the generations are `iterations` times `rounds` / 8 times `STEPS`.
         weaker: as for `reconstruction.reconstruct`.
 
     Returns:
@@ -158,7 +158,7 @@ def evolve(decoder: Decoder, targets: torch.Tensor, label: int | None, threat: T
     runs = [cma.CMAEvolutionStrategy(first[n], SPREAD, {"seed": seed + n + 1, "verbose": -9})
             for n in range(search.count)]
     own = torch.arange(search.count, device=starts.device)
-    for _ in range(STEPS * config.iterations):
+    for _ in range(max(1, STEPS * config.iterations * config.rounds // 8)):
         asked = [run.ask() for run in runs]
         rows = torch.tensor(np.array(asked), dtype=starts.dtype, device=starts.device)
         allowed = search.problem.allowed(rows.flatten(0, 1))
