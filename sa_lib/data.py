@@ -71,7 +71,9 @@ class Dataset:
                      name: str = "mine") -> "Dataset":
         """A data set of a reader's own images; the tensors are copied.
 
-        8-bit pixels have the digest of the data set that `load` makes of them.
+        The images are put into a random order, the same each time, since a judge keeps the last of them aside: of
+        images in the order of their classes it would never see the last class. 8-bit pixels have the digest of the
+        data set that `load` makes of a file with them.
 
         Args:
             train_images: [N, H, W], [N, C, H, W] or [N, H, W, C], with C of 1 or 3: uint8, 0 to 255, or
@@ -85,10 +87,12 @@ class Dataset:
         """
         if not isinstance(name, str) or not name.strip() or name in DATASETS:
             raise ValueError(f"name must be a text other than {', '.join(DATASETS)}, got {shorten(name)}")
-        raw = {}
+        raw, generator = {}, torch.Generator().manual_seed(0)
         for side, images, labels in (("train", train_images, train_labels), ("test", test_images, test_labels)):
-            raw[f"{side}_images"] = own_images(images, f"{side}_images")
-            raw[f"{side}_labels"] = own_labels(labels, len(images), f"{side}_labels")
+            images = own_images(images, f"{side}_images")
+            labels = own_labels(labels, len(images), f"{side}_labels")
+            order = torch.randperm(len(images), generator=generator)
+            raw |= {f"{side}_images": images[order], f"{side}_labels": labels[order]}
         for what, of in (("images", lambda images: list(images.shape[1:])), ("labels", lambda y: y.unique().tolist())):
             train, test = of(raw[f"train_{what}"]), of(raw[f"test_{what}"])
             if test != train:
