@@ -203,14 +203,16 @@ def _cached(name: str, folder: Path) -> list[Tensor]:
     """The four uint8 tensors of `name`, in the order of `FILES`, from `folder` or else from a source."""
     try:
         return _check(read_files(folder), MNIST_MD5 if name == "mnist" else _read_sums(folder))
-    except FileNotFoundError as error:
-        failures = [f"The cache has no {error.filename}."]
     except (OSError, ValueError) as error:
-        if not (folder / SUMS).exists():  # only files that we wrote may be replaced
+        missing = isinstance(error, FileNotFoundError)
+        there = not missing or any(folder.glob("t*-*"))
+        if there and not (folder / SUMS).exists():  # only files that we wrote may be replaced
             raise OSError(f"{folder} must have the files of {name}, got others: {error}; they are left as they are, so "
                           "move them away or let SA_DATA name another folder") from None
-        failures = [f"The cache {folder} cannot be used: {error}."]
-        warnings.warn(f"{failures[0]} It is fetched again.", stacklevel=3)
+        problem = f"has no {error.filename}" if missing else f"{folder} cannot be used: {error}"
+        failures = [f"The cache {problem}."]
+        if not missing:
+            warnings.warn(f"{failures[0]} It is fetched again.", stacklevel=3)
     for source, get in SOURCES[name].items():
         try:
             with tempfile.TemporaryDirectory() as temporary:

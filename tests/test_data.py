@@ -110,6 +110,18 @@ def test_files_of_the_readers_own_are_used(tmp_path, monkeypatch):
     assert len(data.load("kmnist").train_labels) == 10
 
 
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_files_of_the_readers_own_are_never_replaced_if_one_is_missing(tmp_path, monkeypatch, suffix):
+    set_sources(monkeypatch, "kmnist", good=give_small)
+    (tmp_path / "kmnist").mkdir()
+    own = {tmp_path / "kmnist" / f"{name}{suffix}": gzip.compress(b"own") for name in data.FILES[:3]}
+    for path, content in own.items():
+        path.write_bytes(content)
+    with pytest.raises(OSError, match=f"got others: .*no such file.*{data.FILES[3]}.*; they are left as they are"):
+        data.load("kmnist", tmp_path)
+    assert {path: path.read_bytes() for path in (tmp_path / "kmnist").iterdir()} == own
+
+
 def test_the_folder_is_root_or_sa_data_or_the_cache(tmp_path, monkeypatch):
     set_sources(monkeypatch, "fashion", good=give_small)
     monkeypatch.setenv("SA_CACHE", str(tmp_path / "cache"))
