@@ -5,6 +5,7 @@ models that do not depend on each other be made side by side, before the
 chapters ask for them. A chapter without a plan loses nothing but this.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -59,7 +60,8 @@ class Request:
 
 
 def _text(value: Any) -> str:
-    return value.__name__ if callable(value) else str(value)
+    # The text of a function, which a method has within it, ends with its address in this process.
+    return value.__name__ if callable(value) else re.sub(" at 0x[0-9a-f]+", "", str(value))
 
 
 def make(request: Request) -> tuple[str, float]:
