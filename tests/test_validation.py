@@ -1,6 +1,7 @@
 """Models whose knowledge of a class is known, and the committed table about them."""
 
 import json
+import os
 
 import numpy as np
 import pandas as pd
@@ -121,6 +122,23 @@ def test_only_the_missing_cells_are_made(tmp_path, monkeypatch):
     table.drop(index=[4, 7]).to_csv(tmp_path / "validation.csv", index=False)
     assert making.make() == len(making.CELLS)
     assert asked == [making.CELLS, [making.CELLS[4], making.CELLS[7]]]
+
+
+def test_a_model_is_made_again_without_a_store_or_an_archive(digits, monkeypatch):
+    class Seen(Exception):
+        pass
+
+    def saw(*_):
+        raise Seen(os.environ.get("SA_MODELS"), os.environ["SA_CACHE"] == store)
+
+    store = os.environ["SA_CACHE"]
+    monkeypatch.setenv("SA_MODELS", "models.zip")
+    monkeypatch.setattr(making.data, "load", lambda name: digits)
+    monkeypatch.setattr(making, "_saw", saw)
+    with pytest.raises(Seen) as seen:
+        making._made_again(pd.Series({"class": 9, "seed": 0, "dose": 1}))
+    assert seen.value.args == (None, False)
+    assert (os.environ["SA_MODELS"], os.environ["SA_CACHE"]) == ("models.zip", store)
 
 
 def test_the_targets_of_a_part_are_those_that_it_names(digits, monkeypatch):

@@ -205,6 +205,7 @@ def _made_again(cell: pd.Series) -> float:
     os.environ.setdefault("SA_DATA", str(cache_root() / "data"))
     with tempfile.TemporaryDirectory() as folder:
         os.environ["SA_CACHE"] = folder
+        os.environ.pop("SA_MODELS", None)  # an archive would fill the store, and nothing would be made
         try:
             dataset = data.load("mnist")
             source = _saw(dataset, label, seed, count)
