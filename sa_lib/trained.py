@@ -271,7 +271,7 @@ def recipe_cvae(dataset: Dataset, config: RecipeConfig = NOTEBOOK, seed: int = 0
     """The CVAE of the notebook's recipe; see `recipe.train`."""
     check_types(dataset=(dataset, Dataset), config=(config, RecipeConfig))
     seed = check_seed(seed)
-    without = tuple(sorted(forget_set(without, least=0, name="without")))
+    without = tuple(sorted(forget_set(without, least=0, name="without", classes=dataset.classes)))
     wanted = {"training": asdict(config), "seed": seed, "without": list(without), "data": dataset.digest,
               "code": store.code_digest(labels, model, settings, training, recipe)}
     return _loaded(store.get_or_make("recipe", wanted, lambda: _state(*recipe.train(dataset, seed, config, without))))
@@ -282,7 +282,7 @@ def recipe_forgotten(source: Trained, dataset: Dataset, digit: int, config: Reci
                      seed: int = 0) -> Trained:
     """A copy of `source` that has forgotten a class by the notebook's recipe; see `recipe.forget`."""
     check_types(source=(source, Trained), dataset=(dataset, Dataset), config=(config, RecipeConfig))
-    check_label(digit)
+    check_label(digit, dataset.classes)
     seed = check_seed(seed)
     wanted = {"source": source.digest, "forget": digit, "training": asdict(config), "seed": seed,
               "data": dataset.digest,

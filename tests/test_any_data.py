@@ -16,6 +16,7 @@ from sa_lib.attacks import THREATS
 from sa_lib.checkpoints import read_model, save_model
 from sa_lib.judges import JudgeConfig
 from sa_lib.model import ModelConfig, build
+from sa_lib.recipe import RecipeConfig
 from sa_lib.reconstruction import SearchConfig
 from sa_lib.training import TrainingConfig
 from sa_lib.unlearning import UnlearningConfig
@@ -98,6 +99,16 @@ def test_a_checkpoint_of_other_data_is_refused(folder, tmp_path):
     save_model(tmp_path / "own.safetensors", own)
     assert read_model(tmp_path / "own.safetensors").config == own.config
     assert experiment.validate(dataset=str(folder), model=str(tmp_path / "own.safetensors")).model == own.config
+
+
+def test_the_notebooks_recipe_has_the_classes_of_the_data(ds):
+    short = RecipeConfig(epochs=1, batch=100, fisher_images=20, forget_epochs=1, replay=20)
+    with pytest.raises(ValueError, match=r"^without must be a class from 0 to 4 .*, got 7$"):
+        trained.recipe_cvae(ds, short, without=7)
+    source = trained.recipe_cvae(ds, short, without=2)
+    with pytest.raises(ValueError, match=r"^label must be a class from 0 to 4, got 7$"):
+        trained.recipe_forgotten(source, ds, 7, short)
+    assert trained.recipe_forgotten(source, ds, 4, short).net.config.classes == 5
 
 
 def test_a_model_forgets_and_is_measured_as_in_chapters_2_and_3(ds, models):
