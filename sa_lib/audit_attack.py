@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from . import __version__
+from .checks import SEEDS
 from .decoders import PROBES, Decoder
 from .reconstruction import SearchConfig, reconstruct
 from .searches import Distance, descend, evolve, squared
@@ -84,7 +85,7 @@ def shortfall(plan: Plan, name: str, decoder: Decoder, digest: str | None, threa
     """
     much = "pool" if THREATS[threat].z == "drawn" else "rounds"
     short = result.of(slice(max(1, len(plan.targets) // 5)))
-    longer = replace(plan, targets=plan.targets[:len(short.errors)], seed=plan.seed + 1,
+    longer = replace(plan, targets=plan.targets[:len(short.errors)], seed=(plan.seed + 1) % SEEDS,
                      search=replace(plan.search, **{much: 10 * getattr(plan.search, much)}))
     plan.progress(f"{name}: {threat}, ten times the {much} for {len(short.errors)} of {len(plan.targets)} images")
     long = _kept(longer, decoder, digest, threat, short.end)

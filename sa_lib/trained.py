@@ -27,7 +27,7 @@ from . import (
 )
 from . import reconstruction as search
 from .attacks import AttackResult, Threat
-from .checks import check_fisher, check_images, check_seed, check_types, check_whole
+from .checks import SEEDS, check_fisher, check_images, check_seed, check_types, check_whole
 from .data import Dataset
 from .fisher import Diagonal
 from .judges import Judge, JudgeConfig
@@ -319,7 +319,7 @@ def shortfall(source: Trained, targets: torch.Tensor, label: int, threat: Threat
     """
     short = reconstruction(source, targets, label, threat, config, seed).of(slice(max(1, len(targets) // 5)))
     long = _attack(source, targets[:len(short.errors)], label, threat, replace(config, rounds=10 * config.rounds),
-                   seed + 1, short.end)
+                   (seed + 1) % SEEDS, short.end)
     return float(1 - long.errors.mean() / short.errors.mean())
 
 

@@ -407,6 +407,10 @@ def test_finished_attacks_are_found_again_and_damaged_ones_made_again(tmp_path, 
     assert len(made) == count + 2
 
 
+def test_the_largest_seed_is_one_too():
+    assert audit(Linear(7).eval(), **modules(), seed=2**32 - 1).findings
+
+
 def test_another_model_and_a_function_are_attacked_anew(tmp_path, monkeypatch):
     made = counted(monkeypatch)
     audit(Linear(7).eval(), **modules(), folder=tmp_path)

@@ -94,6 +94,8 @@ def test_the_shortfall_is_a_share_and_falls_with_the_budget(baseline, targets):
     small = trained.shortfall(baseline, targets, 3, THREATS["y free"], SearchConfig(64, 1, 1, 1))
     large = trained.shortfall(baseline, targets, 3, THREATS["y free"], SearchConfig(256, 3, 25, 8))
     assert 0 <= large < small < 1
+    largest = trained.shortfall(baseline, targets, 3, THREATS["y free"], SearchConfig(64, 1, 1, 1), 2**32 - 1)
+    assert 0 <= largest < 1
 
 
 @pytest.mark.parametrize("bad", [{"pool": 0}, {"starts": 0}, {"iterations": 1.5}, {"rounds": "many"}])
