@@ -17,7 +17,7 @@ from .attacks import AttackResult, score
 from .checks import check_names, check_types, shorten
 from .judges import Judge
 from .measures import write
-from .quantiles import student, student_quantile
+from .quantiles import student
 from .residual import Residual, both, interval, residual_knowledge, verdict
 
 __all__ = ["by_threat", "errors", "flat", "inputs", "nested", "points", "probe_effects", "relearning", "residuals",
@@ -224,6 +224,14 @@ def _check_results(results: Results) -> None:
         raise ValueError(f"results must be at least one attack by (threat, class, model), got {shorten(results)}")
 
 
+def _p_of_zero(values: np.ndarray) -> float:
+    """The p of a mean of 0, by Student's t; NaN for a single value."""
+    if len(values) < 2:
+        return math.nan
+    mean, error = values.mean(), values.std(ddof=1) / math.sqrt(len(values))
+    return float(1 - student(abs(mean) / error, len(values) - 1)) if error else float(mean == 0)
+
+
 def probe_effects(table: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
     """What each probe finds in a kind of model and not in models that never saw the class.
 
@@ -234,7 +242,8 @@ def probe_effects(table: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
     Returns:
         Index (model, probe). Columns `effect`, `low` and `high`, with a 95 % interval over seeds: rho for an attack,
         and for any other probe the mean difference to the model of the same seed that never saw the class; `p`, that
-        there is none; `control`: the mean value of models that never saw it, NaN for an attack.
+        there is none; `control`: the mean value of models that never saw it, NaN for an attack. With one seed,
+        `low`, `high` and `p` are NaN.
     """
     check_types(table=(table, pd.DataFrame))
     found = {}
@@ -250,7 +259,6 @@ def probe_effects(table: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
                 effects[model, probe] = {"effect": rho.rho, "low": rho.low, "high": rho.high, "p": rho.p}
                 continue
             mean, low, high = interval(own - never)
-            error = (high - mean) / student_quantile(0.95, len(own) - 1)
             effects[model, probe] = {"effect": mean, "low": low, "high": high, "control": never.mean(),
-                                     "p": float(1 - student(abs(mean) / error, len(own) - 1)) if error else 1.0}
+                                     "p": _p_of_zero(own - never)}
     return pd.DataFrame.from_dict(effects, orient="index").rename_axis(["model", "probe"])

@@ -232,3 +232,12 @@ def test_a_probe_is_held_against_models_that_never_saw_the_class():
     assert auc["effect"] == pytest.approx(0.21) and auc["control"] == pytest.approx(0.5)
     scipy_p = stats.ttest_1samp([0.2, 0.21, 0.22], 0).pvalue
     assert auc["p"] == pytest.approx(scipy_p, rel=1e-3)
+
+
+@pytest.mark.parametrize("seeds, change, p", [(3, 0.25, 0.0), (3, 0.0, 1.0), (1, 0.25, math.nan)])
+def test_a_difference_that_all_seeds_share_is_certain_and_that_of_one_seed_is_not(seeds, change, p):
+    rows = pd.DataFrame([row for seed in range(seeds) for row in (
+        *probe_rows("baseline", seed, 2.0, 0.9), *probe_rows("never saw", seed, 10.0, 0.5),
+        *probe_rows("method", seed, 8.0, 0.5 + change))])
+    auc = attack_tables.probe_effects(rows, ["method"]).loc[("method", "auc")]
+    assert auc["effect"] == change and auc["p"] == pytest.approx(p, nan_ok=True)
