@@ -139,9 +139,14 @@ def shifts(rows: pd.DataFrame, methods: Sequence[str]) -> pd.Series:
 
     Returns:
         Index model; an `evidence.Estimate` over seeds.
+
+    Raises:
+        ValueError: the rows have fewer than two conditions.
     """
     check_rows(rows)
     check_names(rows.index.unique("model"), methods=methods)
+    if len(conditions(rows)) < 2:
+        raise ValueError(f"rows must have two conditions or more, got {shorten(conditions(rows))}")
     first, last = conditions(rows)[0], conditions(rows)[-1]
     means = rows[[f"errors.{first}", f"errors.{last}"]].map(np.mean).astype(float)
     never, base = (means.xs(name, level="model") for name in ("retrain", "baseline"))
@@ -230,7 +235,8 @@ def scores(rows: pd.DataFrame) -> pd.DataFrame:
                     "nats_lost": model["nelbo"] - baseline["nelbo"],
                     "points_lost": 100 * (baseline["accuracy"] - model["accuracy"]), "seconds": model["seconds"],
                     "sooner": model["relearning"] - never["relearning"]}
-            others = rows.xs((digit, "retrain"), level=("forget", "model")).drop(index=seed)
+            others = rows.xs((digit, "retrain"), level=("forget", "model"))
+            others = others[others.index.get_level_values("seed") != seed]
             rho = np.array([[(never[name] - other[name]).mean() / (never[name] - baseline[name]).mean()
                              for name in (f"errors.{condition}" for condition in conditions(rows))]
                             for _, other in others.iterrows()])

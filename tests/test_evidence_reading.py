@@ -190,6 +190,12 @@ def test_a_shift_is_what_the_last_condition_brings_back_over_all_classes(rows):
     assert shifts["unseen"].low == pytest.approx(0.25, abs=1e-6)
 
 
+def test_a_shift_under_one_condition_is_refused(rows):
+    single = rows.drop(columns=[f"errors.{name}" for name in evidence.conditions(rows)[1:]])
+    with pytest.raises(ValueError, match="^rows must have two conditions or more, got "):
+        comparison.shifts(single, ["unseen"])
+
+
 def test_the_search_has_a_row_for_each_setting(table):
     searched = comparison.search(evidence.split(table)[2])
     assert searched.index.tolist() == [("unseen", "own"), ("unseen", "steps 800")]
@@ -223,6 +229,12 @@ def test_scores_are_of_the_cells_that_have_all_methods(tmp_path):
     assert scores.loc[(1, 1, "unseen")].to_dict() == pytest.approx({
         "probability": 0.01, "cell_rho": 0.1, "cell_abs_rho": 0.1, "nats_lost": 0.5, "points_lost": 0.5,
         "seconds": 10.5, "sooner": -0.375})
+
+
+def test_scores_may_be_of_rows_that_name_their_data(table):
+    named = evidence.tidy(evidence.split(table)[0])
+    own = named.droplevel(["dataset", "architecture"])
+    pd.testing.assert_frame_equal(comparison.scores(named), comparison.scores(own))
 
 
 def test_scores_may_have_no_rows(tmp_path):
