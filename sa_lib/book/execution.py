@@ -34,9 +34,8 @@ __all__ = ["FILES", "execute", "execute_chapter", "executed", "library_digest", 
 # The parameters of chapters that name a file.
 FILES = ("model", "table")
 # Module of the library -> the committed files that it reads.
-COMMITTED = {"comparison": ("evidence.csv", "provenance.json"), "evidence": ("evidence.csv", "provenance.json"),
-             "trials": ("trials.csv", "protocol.json", "recipe.csv"),
-             "validation": ("validation.csv", "validation.json", "probes.csv")}
+COMMITTED = {"comparison": ("evidence.csv",), "evidence": ("evidence.csv",),
+             "trials": ("trials.csv", "protocol.json", "recipe.csv"), "validation": ("validation.csv", "probes.csv")}
 LIBRARY = Path(__file__).parents[1]
 KERNEL_SECONDS = 300  # time limit for the start of a kernel; on a busy machine, papermill's 60 s are too few
 _code = cache(code_text)  # every cell of a sweep asks for the same
