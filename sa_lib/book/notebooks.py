@@ -113,8 +113,7 @@ def adopt(root: Path, name: str) -> Path:
     _check_adoptable(path, notebook)
     notebook.metadata = NotebookNode({"jupytext": {"notebook_metadata_filter": "-all"}})
     source = re.sub(r"\n{3,}# %%", "\n\n# %%", jupytext.writes(notebook, fmt="py:percent"))
-    with write_atomically(path.with_suffix(".py")) as temporary:
-        temporary.write_text(source, encoding="utf-8")
+    _write(path.with_suffix(".py"), source)
     path.unlink()
     sync(root)
     return path.with_suffix(".py")
@@ -179,8 +178,7 @@ def sync(root: Path, check: bool = False) -> list[str]:
         if not check:
             if path.is_file():
                 _check_unedited(path)
-            with write_atomically(path) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+            _write(path, text)
     return differing
 
 
@@ -207,16 +205,21 @@ def new_chapter(root: Path, name: str) -> Path:
                         ("COLAB", repository(root).replace("github.com", "colab.research.google.com/github"))):
         text = re.sub(rf"\b{word}\b", value, text)
     path = root / "notebooks" / f"{name}.py"
-    path.write_text(text, encoding="utf-8")
+    _write(path, text)
     for listing in (root / "_toc.yml", root / "README.md"):
         lines = listing.read_text(encoding="utf-8").splitlines(keepends=True)
         at = max(n for n, line in enumerate(lines)
                  if re.match(rf"( *- file: |\| .*)\S*notebooks/{names[-1]}\b", line))
         line = re.sub(r"^\| \d.*?\| .*? \| .*? \|", f"| {int(name[:2])}. {title} | what it shows | a few minutes |",
                       lines[at]).replace(names[-1], name)
-        listing.write_text("".join([*lines[:at + 1], line, *lines[at + 1:]]), encoding="utf-8")
+        _write(listing, "".join([*lines[:at + 1], line, *lines[at + 1:]]))
     sync(root)
     return path
+
+
+def _write(path: Path, text: str) -> None:
+    with write_atomically(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def repository(root: Path) -> str:
@@ -233,5 +236,5 @@ def set_repository(root: Path, url: str) -> None:
     for path in [root / "pyproject.toml", root / "_config.yml", *root.glob("*.md"), *root.glob("*.cff"),
                  *root.glob(".github/*.md"), *(root / "notebooks").glob("*.py"), *(root / "book").rglob("*.md")]:
         text = path.read_text(encoding="utf-8")
-        path.write_text(re.sub(rf"{re.escape(old)}(?![\w-])", match[1], text), encoding="utf-8")
+        _write(path, re.sub(rf"{re.escape(old)}(?![\w-])", match[1], text))
     sync(root)

@@ -540,6 +540,17 @@ def test_the_address_is_changed_everywhere_at_once(tiny):
     assert notebooks.sync(tiny, check=True) == []
 
 
+def test_a_full_disk_leaves_the_readers_files_whole(tiny, monkeypatch):
+    def full(path):
+        raise OSError(28, "No space left on device", str(path))
+
+    shutil.copy(PROJECT / "pyproject.toml", tiny)
+    monkeypatch.setattr(notebooks, "write_atomically", full)
+    with pytest.raises(OSError, match="No space left"):
+        notebooks.set_repository(tiny, "https://github.com/some-one/forget.me.git")
+    assert (tiny / "pyproject.toml").read_bytes() == (PROJECT / "pyproject.toml").read_bytes()
+
+
 @pytest.mark.parametrize("bad", ["https://example.org/a/b", "https://github.com/YOUR_ACCOUNT/x", ""])
 def test_an_address_that_is_not_of_a_repository_is_refused(tiny, bad):
     with pytest.raises(BookError, match=re.escape(f"URL must be https://github.com/<owner>/<name>, got {bad}")):
