@@ -352,7 +352,7 @@ def _checkpoint(model: Any) -> Path | None:
     return expanded(model) if model else None
 
 
-PLAIN = "letters, digits and . , + = @ ( ) [ ] # ~ : - _, but without ]("
+PLAIN = "letters, digits and spaces, and . , + = @ ( ) [ ] # ~ : - _, but without ]("
 
 
 def _is_plain(name: str) -> bool:

@@ -801,7 +801,8 @@ def test_a_value_on_a_page_is_code_in_markdown_and_cannot_leave_it(amount, tally
 @pytest.mark.parametrize("name", ["<b>.pt", "`x`.pt", "a|b", "[x](y)", "{{01_baseline.nll}}", "{x}", "a\nb",
                                   "&lt;", "*"])
 def test_the_name_of_a_checkpoint_is_no_markdown(name):
-    with pytest.raises(ValueError, match="^model must be the path of a checkpoint with a name of letters, digits and "):
+    with pytest.raises(ValueError, match="^model must be the path of a checkpoint with a name of letters, digits and "
+                                         "spaces, and "):
         experiment.validate(model=f"some/folder/{name}")
 
 
