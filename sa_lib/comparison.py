@@ -337,7 +337,7 @@ def _known(values: Mapping[str, Any] | pd.Series) -> dict[str, Any]:
 
 
 def other_data(cells: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
-    """The same for cells of other data and models.
+    """rho over all classes, and the losses, of each method on other data and models than those of the main part.
 
     Args:
         cells: of any data sets and architectures, as from `evidence.split`.
