@@ -173,22 +173,21 @@ def points(table: pd.DataFrame) -> pd.DataFrame:
     return table.rename(columns={"rho": "value"}).set_axis(pd.MultiIndex.from_arrays([threats, named]))
 
 
-def relearning(curves: Mapping[tuple[int, str], pd.DataFrame], share: float = 0.5) -> pd.DataFrame:
+def relearning(curves: Mapping[tuple[int, str], pd.DataFrame]) -> pd.DataFrame:
     """How soon a class comes back when models are trained on k images of it.
 
     Args:
         curves: (class, model) -> index step, from 0; a column for each k, as `attacks.relearn` returns it.
-        share: of the samples, 0-1.
 
     Returns:
-        Index class: model; columns "k = 1", ...: the first step at which the accuracy reaches `share`, NaN if none
+        Index class: model; columns "k = 1", ...: the first step at which the accuracy reaches a half, NaN if none
         does; and `relearning`: the mean accuracy over all steps with the last k.
     """
     check_types(curves=(curves, Mapping))
     rows = {}
     for (label, model), curve in curves.items():
         steps = curve.index.to_series().astype(float)
-        first = {f"k = {count}": steps[accuracy >= share].min() for count, accuracy in curve.items()}
+        first = {f"k = {count}": steps[accuracy >= 0.5].min() for count, accuracy in curve.items()}
         rows[f"{label}: {model}"] = first | {"relearning": curve.iloc[:, -1].mean()}
     return pd.DataFrame(rows).T.rename_axis("class: model")
 

@@ -17,6 +17,7 @@ __all__ = ["answers", "evaluate", "expected_calibration_error", "fidelity", "fre
            "prior_samples", "rehearsal", "relapse", "retained_means", "summary"]
 
 NEIGHBORS = 5
+BINS = 15  # of confidence
 
 
 def prior_samples(model: CVAE, labels: torch.Tensor, seed: int = 0) -> torch.Tensor:
@@ -308,8 +309,8 @@ def frechet_distance(real: torch.Tensor, fake: torch.Tensor) -> float:
     return max(0.0, float((means[0] - means[1]).square().sum() + traces - 2 * roots))
 
 
-def expected_calibration_error(probabilities: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> float:
-    """Mean gap between confidence and accuracy over bins of confidence (Guo et al. 2017, eq. 3), 0-1.
+def expected_calibration_error(probabilities: torch.Tensor, labels: torch.Tensor) -> float:
+    """Mean gap between confidence and accuracy over 15 bins of confidence (Guo et al. 2017, eq. 3), 0-1.
 
     Args:
         probabilities: [N, outcomes], N >= 1, each from 0 to 1.
@@ -318,14 +319,13 @@ def expected_calibration_error(probabilities: torch.Tensor, labels: torch.Tensor
     Raises:
         ValueError: there are no probabilities, or not as many labels.
     """
-    check_whole(bins=bins)
     check_values(probabilities=probabilities)
     check_labels(labels, len(probabilities), probabilities.shape[1])
     if not 0 <= probabilities.min() <= probabilities.max() <= 1:
         raise ValueError("probabilities must be in [0, 1], got "
                          f"[{float(probabilities.min()):g}, {float(probabilities.max()):g}]")
     confidence, guess = probabilities.max(1)
-    index = (confidence * bins).long().clamp(max=bins - 1)
-    gap = torch.zeros(bins, dtype=torch.double, device=index.device)
+    index = (confidence * BINS).long().clamp(max=BINS - 1)
+    gap = torch.zeros(BINS, dtype=torch.double, device=index.device)
     gap.index_add_(0, index, (guess == labels.to(guess.device)).double() - confidence.double())
     return float(gap.abs().sum() / len(labels))

@@ -308,8 +308,8 @@ CALLS = {
         dict(real=ROWS, fake=ROWS + 1),
         dict(real=rows | st.just(ROWS[:1]), fake=rows | st.just(ROWS[:, :3]))),
     evaluation.expected_calibration_error: (
-        dict(probabilities=IMAGES[:, 0, 0, :10], labels=LABELS, bins=3),
-        dict(probabilities=rows | st.just(ROWS[:N] * 9), labels=labels_each, bins=count)),
+        dict(probabilities=IMAGES[:, 0, 0, :10], labels=LABELS),
+        dict(probabilities=rows | st.just(ROWS[:N] * 9), labels=labels_each)),
     judges.JudgeConfig: (dict(name="A"), dict(name=no_tensor, epochs=count, batch=count, peak_lr=rate, held_out=count)),
     judges.Judge: (
         dict(name="A", classes=3, image_shape=(3, 9, 8)),
