@@ -23,7 +23,7 @@ from .labels import CLASSES, check_labels
 from .model import device
 from .training import batches, minimize
 
-__all__ = ["NETWORKS", "Judge", "JudgeConfig", "new_judge", "not_digits", "train_judge"]
+__all__ = ["NETWORKS", "Judge", "JudgeConfig", "new_judge", "train_judge"]
 
 SMALLEST = 4  # pixels of a side, of which the networks leave one
 
@@ -131,16 +131,6 @@ def not_digits(images: torch.Tensor, labels: torch.Tensor, count: int, generator
     a blurred image, still counts as a digit: a VAE draws digits like that
     when it is unsure.
     """
-    check_images(images)
-    check_whole(2, classes=classes)
-    check_labels(labels, len(images), classes)
-    check_whole(count=count)
-    check_types(generator=(generator, torch.Generator))
-    return _not_digits(images, labels, count, generator, classes)
-
-
-def _not_digits(images: torch.Tensor, labels: torch.Tensor, count: int, generator: torch.Generator,
-                classes: int) -> torch.Tensor:
     where, (channels, *size) = images.device, images.shape[1:]
 
     def uniform(*shape):
@@ -199,7 +189,7 @@ def train_judge(judge: Judge, images: torch.Tensor, labels: torch.Tensor, config
     refuses = judge.head.out_features > judge.classes
 
     def with_not_digits(x, y, pool, pool_labels):
-        extra = _not_digits(pool, pool_labels, len(x) // judge.classes, generator, judge.classes)
+        extra = not_digits(pool, pool_labels, len(x) // judge.classes, generator, judge.classes)
         return torch.cat([x, extra]), torch.cat([y, y.new_full((len(extra),), judge.not_a_digit)])
 
     indices = batches(count, config.batch, generator)

@@ -315,9 +315,6 @@ CALLS = {
         dict(name="A", classes=3, image_shape=(3, 9, 8)),
         dict(name=no_tensor, classes=count | st.just(1), image_shape=sizes | st.just((3, 9, 3)))),
     judges.Judge.probabilities: (dict(self=JUDGE, images=IMAGES, batch=7), dict(images=images, batch=count)),
-    judges.not_digits: (
-        dict(images=IMAGES, labels=LABELS, count=3, generator=generator()),
-        dict(images=any_images, labels=labels_each, count=count, generator=seeded, classes=count | st.just(1))),
     trained.judge: (
         dict(dataset=TINY, config=judges.JudgeConfig("features", epochs=1, batch=16)),
         dict(dataset=dataset, config=config, seed=seed)),
