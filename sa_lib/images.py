@@ -28,8 +28,8 @@ def load_images(path: str | Path, label: int | None = None) -> torch.Tensor:
     Args:
         path: one of
 
-            - a folder of pictures, all of one size; where it has a folder named as the label, those in that folder. The
-              package pillow must be installed;
+            - a folder of pictures of one size, with at most 8 bits for each color; where it has a folder named as the
+              label, those in that folder. The package pillow must be installed;
             - an .npz file with `images` [N, ...], and `labels` [N] if it has other classes too; or an .npy file;
             - an IDX file of images, with the file of its labels beside it; either may be packed (.gz).
 
@@ -64,10 +64,10 @@ def load_set(path: str | Path, seed: int = 0) -> dict[str, torch.Tensor]:
     Args:
         path: one of
 
-            - a folder of pictures by class, `train/<class>/` and `test/<class>/`, all of one size. Where there is no
-              folder `test`, a random fifth of each class is the test set; where there is no `train` either, the folders
-              of the classes lie in `path`. Classes have the numbers of their names in order: numbers by their size,
-              else by the alphabet. The package pillow must be installed;
+            - a folder of pictures by class, `train/<class>/` and `test/<class>/`, as for `load_images`. Where there is
+              no folder `test`, a random fifth of each class is the test set; where there is no `train` either, the
+              folders of the classes lie in `path`. Classes have the numbers of their names in order: numbers by their
+              size, else by the alphabet. The package pillow must be installed;
             - an .npz file of arrays with these four names.
 
         seed: of the random fifth.
@@ -173,10 +173,13 @@ def _pictures(folder: Path) -> np.ndarray:
     for path in paths:
         try:
             with Image.open(path) as image:
-                kind = "L" if image.mode in ("1", "L", "LA", "I", "I;16") else "RGB"
+                if image.mode[0] in "IF":  # 16 or 32 bits, which pillow would cut off at 255
+                    raise ValueError(f"it has the mode {image.mode}")
+                kind = "L" if image.mode in ("1", "L", "LA") else "RGB"
                 pictures.append(np.asarray(image.convert(kind)))
         except (OSError, ValueError, Image.DecompressionBombError) as error:
-            raise ValueError(f"images must be pictures that pillow reads, got {path}: {error}") from None
+            raise ValueError("images must be pictures that pillow reads, with at most 8 bits for each color, got "
+                             f"{path}: {error}") from None
     if len(shapes := {picture.shape for picture in pictures}) > 1:
         raise ValueError(f"images must be of one size and kind, got {shorten(sorted(shapes, key=str))} in {folder}")
     images = np.stack(pictures)

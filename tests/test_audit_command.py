@@ -180,6 +180,14 @@ def test_pictures_in_a_folder_of_their_class(tmp_path):
         load_images(tmp_path, 3)
 
 
+@pytest.mark.parametrize("kind", ["uint16", "int32", "float32"])
+def test_pictures_of_more_than_8_bits_are_refused(tmp_path, kind):
+    image = pytest.importorskip("PIL.Image")
+    image.fromarray(np.full((4, 5), 1000, kind)).save(tmp_path / "0.tif")
+    with pytest.raises(ValueError, match=r"at most 8 bits for each color, got .*0.tif: it has the mode [IF]"):
+        load_images(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["t10k-images-idx3-ubyte", "t10k-images.idx3-ubyte"])
 @pytest.mark.parametrize("packed", [False, True])
 def test_idx_files_under_their_usual_names(tmp_path, name, packed):
