@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["FILES", "folder_of", "read_files", "read_idx", "write_idx"]
+__all__ = ["FILES", "folder_of", "read_files", "read_idx", "unpacked", "write_idx"]
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte",
          "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -48,6 +48,20 @@ def read_files(folder: Path) -> dict[str, bytes]:
     return {file: _content(folder, file) for file in FILES}
 
 
+def unpacked(path: Path) -> bytes:
+    """The bytes of a file, unpacked if its name ends with .gz.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it cannot be unpacked.
+    """
+    data = path.read_bytes()
+    try:
+        return gzip.decompress(data) if path.suffix == ".gz" else data
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path.name} cannot be unpacked: {error}") from None
+
+
 def folder_of(path: Path) -> Path | None:
     """The folder with the files: `path`, or `raw` below it, where torchvision puts them; None if there is no such.
 
@@ -70,9 +84,5 @@ def _names(file: str) -> tuple[str, ...]:
 def _content(folder: Path, file: str) -> bytes:
     for name in _names(file):
         if (path := folder / name).is_file():
-            data = path.read_bytes()
-            try:
-                return gzip.decompress(data) if name.endswith(".gz") else data
-            except (OSError, EOFError, zlib.error) as error:
-                raise ValueError(f"{name} cannot be unpacked: {error}") from None
+            return unpacked(path)
     raise FileNotFoundError(errno.ENOENT, "no such file", str(folder / file))

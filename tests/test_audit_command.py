@@ -218,6 +218,26 @@ def test_a_damaged_file_is_refused(tmp_path):
             load_images(tmp_path / name, 1)
 
 
+@pytest.mark.parametrize("at, value", [(8, 1), (10, 99)])  # it asks for a password; an unknown compression
+def test_an_archive_with_a_damaged_header_is_refused(tmp_path, at, value):
+    np.savez(tmp_path / "images.npz", images=np.ones((3, 4, 4)))
+    data = bytearray((tmp_path / "images.npz").read_bytes())
+    data[data.find(b"PK\x01\x02") + at] = value
+    (tmp_path / "images.npz").write_bytes(data)
+    with pytest.raises(ValueError, match="^images must be an .npz or .npy file"):
+        load_images(tmp_path / "images.npz", 1)
+    assert audit_attack._read(tmp_path / "images.npz") is None
+
+
+def test_a_packed_file_that_cannot_be_unpacked_is_refused(tmp_path):
+    data = bytearray(gzip.compress(bytes(99)))
+    data[10:] = b"\xff" * 9  # a block of a kind that zlib does not know
+    for name in ("x-images-idx3-ubyte.gz", "x-labels-idx1-ubyte.gz"):
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(ValueError, match="^images must be an IDX file, got .*cannot be unpacked"):
+        load_images(tmp_path / "x-images-idx3-ubyte.gz", 1)
+
+
 def test_the_models_of_the_tests_can_be_audited_from_the_command_line(here):
     _, _, images, labels = foreign.digit_images()
     np.savez("digits.npz", images=images[:30].numpy(), labels=labels[:30].numpy())
