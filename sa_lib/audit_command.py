@@ -133,17 +133,16 @@ def _made(path: Path, function: str) -> dict[str, Any]:
     possible = {"y_shape", "prior", "distance", "images", "mended", "loss", "seen", "relearning"}
     if not path.is_file():
         raise FileNotFoundError(f"no file at {path}")
-    sys.path.insert(0, str(path.parent.absolute()))  # the file may import its neighbors
+    sys.path.insert(0, str(path.parent.absolute()))  # it may import its neighbors, in decode and loss too
+    name = f"sa_audit_{path.stem}"  # never that of a module of ours or of a package
     try:
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        module = importlib.util.module_from_spec(spec)
+        spec = importlib.util.spec_from_file_location(name, path)
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look for it there
         spec.loader.exec_module(module)
         made = getattr(module, function)()
     except Exception as error:  # a reader's code can fail in any way
         raise ValueError(f"{path}:{function} must return the models, got a {type(error).__name__}: "
                          f"{shorten(' '.join(str(error).split()))}") from error
-    finally:
-        sys.path.pop(0)
     if not isinstance(made, Mapping) or not needed <= made.keys() <= needed | possible:
         names = list(made) if isinstance(made, Mapping) else made
         raise ValueError(f"{path}:{function} must return a mapping with {', '.join(sorted(needed))}, and possibly "

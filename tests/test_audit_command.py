@@ -3,6 +3,7 @@
 import gzip
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -50,6 +51,21 @@ def partly():
     return {"subject": linear(1)}
 """
 
+LATE = """
+from __future__ import annotations
+from dataclasses import dataclass
+
+@dataclass
+class Drawing:
+    seed: int
+    def decode(self, z):
+        from neighbor import draw
+        return draw(z + self.seed)
+
+def make():
+    return {"subject": Drawing(1), "baseline": Drawing(0), "never": [Drawing(1), Drawing(2)], "z_shape": 2}
+"""
+
 THREES = ["mymodels.py:make", "--label", "3", "--images", "real.npz"]
 
 
@@ -57,6 +73,7 @@ THREES = ["mymodels.py:make", "--label", "3", "--images", "real.npz"]
 def here(tmp_path, monkeypatch):
     """A folder with a table, models and images, as the working folder."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
     write(tmp_path / "errors.csv", columns(0.4))
     (tmp_path / "mymodels.py").write_text(MODELS)
     images = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -79,6 +96,12 @@ def test_decoders_of_a_readers_function(here, capsys):
     assert json.loads((here / "out" / "report.json").read_text())["images"] == 5
     with np.load("out/attack.npz", allow_pickle=False) as file:
         assert file["z free/z"].shape == (5, 2)
+
+
+def test_a_readers_file_has_dataclasses_and_imports_when_it_draws(here):
+    (here / "neighbor.py").write_text("def draw(z):\n    return z.repeat(1, 8).sigmoid().view(-1, 1, 4, 4)\n")
+    (here / "late.py").write_text(LATE)
+    assert main(["late.py:make", "--label", "3", "--images", "real.npz", "--rounds", "1"]) == 0
 
 
 def test_both_states_of_a_readers_function(here, capsys):
