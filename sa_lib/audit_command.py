@@ -229,8 +229,8 @@ def _write(folder: Path, report: Report) -> Path:
     ours = _ours(folder)
     # The digests come first, so that a file of ours is known as such also if we are killed behind it.
     with write_atomically(folder / OURS) as path:
-        path.write_text(json.dumps({name: [*ours.get(name, ()), digest] for name, digest in digests.items()}, indent=1),
-                        encoding="utf-8")
+        named = ours | {name: [*ours.get(name, ()), digest] for name, digest in digests.items()}
+        path.write_text(json.dumps(named, indent=1), encoding="utf-8")
     for name, text in texts.items():
         with write_atomically(folder / name) as path:
             path.write_text(text, encoding="utf-8", newline="\n")

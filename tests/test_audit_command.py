@@ -4,6 +4,7 @@ import gzip
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -181,6 +182,23 @@ def test_a_card_is_written_anew_unless_it_was_changed(here, capsys):
     page.write_text(page.read_text() + "my note")
     assert main(["errors.csv"]) == 2
     assert page.read_text().endswith("my note")
+
+
+def test_a_card_is_ours_also_if_we_were_stopped_while_it_was_written(here, monkeypatch):
+    unlink = Path.unlink
+
+    def stopped(path, **options):
+        if path.name == "attack.npz":
+            raise KeyboardInterrupt
+        unlink(path, **options)
+
+    assert main([*THREES, "--rounds", "1"]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", stopped)
+        assert main(["errors.csv"]) == 130
+    assert (here / "card" / "attack.npz").exists()
+    assert main(["errors.csv"]) == 0
+    assert not (here / "card" / "attack.npz").exists()
 
 
 # Images -----------------------------------------------------------------------------------------------------------
