@@ -157,8 +157,7 @@ def _of_checkpoint(options: argparse.Namespace, shared: Mapping[str, Any], progr
 
     if options.label is None:
         raise ValueError("--label must be the class that a checkpoint had to forget, got none")
-    run = experiment.validate(model=options.source, dataset=options.dataset, seed=options.seed, forget=options.label,
-                              run_dir=options.out)
+    subject = read_model(options.source)
 
     def training(name: str) -> None:
         progress(f"training {name}, if it is not in the store: about three minutes on two CPU cores")
@@ -172,7 +171,10 @@ def _of_checkpoint(options: argparse.Namespace, shared: Mapping[str, Any], progr
     else:
         never = [read_model(path) for path in never]
     whole = baseline and never and options.images and not options.mend
-    dataset = None if whole else data.load(run.dataset)
+    if not whole:
+        run = experiment.validate(model=options.source, dataset=options.dataset, seed=options.seed,
+                                  forget=options.label, run_dir=options.out)
+        dataset = data.load(run.dataset)
     if baseline is None:
         training("a baseline")
         baseline = run.baseline(dataset).net
@@ -183,7 +185,7 @@ def _of_checkpoint(options: argparse.Namespace, shared: Mapping[str, Any], progr
         images = _sample(load_images(options.images, options.label), options)
     else:
         images = data.held_out(dataset, options.label, options.targets, options.seed)
-    subject, baseline, *never = map(trained.given, (read_model(options.source), baseline, *never))
+    subject, baseline, *never = map(trained.given, (subject, baseline, *never))
     mended = None
     if options.mend:
         first, *others = (run.mended(dataset, model, options.label).net for model in (subject, *never))

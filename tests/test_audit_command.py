@@ -138,6 +138,16 @@ def test_checkpoints_with_all_that_they_need(here, capsys, monkeypatch):
     assert len(made) == 2 * count
 
 
+def test_checkpoints_of_other_data_need_no_data_set_if_all_is_given(here):
+    kind = ModelConfig(latent_dim=2, hidden=(8, 4), classes=5, image_shape=(1, 4, 4))
+    for seed, name in enumerate(("forgot", "before", "never")):
+        save_model(f"{name}.safetensors", build(kind, seed))
+    command = ["forgot.safetensors", "--label", "3", "--images", "real.npz", "--never", "never.safetensors",
+               "--rounds", "1"]
+    assert main([*command, "--baseline", "before.safetensors"]) == 0
+    assert main(command) == 2  # the baseline would be trained on MNIST
+
+
 @pytest.mark.parametrize("command, message", [
     (["nothing.csv"], "no file at nothing.csv"),
     (["nothing.py:make"], "no file at nothing.py"),
