@@ -37,12 +37,14 @@ ENTRIES = ("model", "state_dict", "model_state_dict")
 # Plain data that often lie beside the weights: settings, losses of NumPy, and paths.
 KINDS = ("bool", "int32", "int64", "float16", "float32", "float64")
 SCALAR = np.float64(0).__reduce__()[0]  # makes a number of NumPy
-BESIDE = [argparse.Namespace, pathlib.PosixPath, pathlib.PurePosixPath, np.dtype, *(type(np.dtype(k)) for k in KINDS),
-          SCALAR]
-SCALARS = {f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")}  # its name for NumPy 1 and 2
-if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6):  # older versions know a function by its own name alone
-    BESIDE += [(SCALAR, name) for name in sorted(SCALARS)]
-BESIDE_NAMES = SCALARS | {f"{one.__module__}.{one.__qualname__}" for one in BESIDE if not isinstance(one, tuple)}
+PATHS = (pathlib.PosixPath, pathlib.PurePosixPath)
+BESIDE = [argparse.Namespace, *PATHS, np.dtype, *(type(np.dtype(k)) for k in KINDS), SCALAR]
+# Some of these have other names in other versions: NumPy 1 and 2, and Python 3.13.
+ALIASES = {f"numpy.{core}.multiarray.scalar": SCALAR for core in ("core", "_core")}
+ALIASES |= {f"{module}.{path.__name__}": path for module in ("pathlib", "pathlib._local") for path in PATHS}
+if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6):  # older versions know an object by its own name alone
+    BESIDE += [(one, name) for name, one in ALIASES.items()]
+BESIDE_NAMES = {*ALIASES, *(f"{one.__module__}.{one.__qualname__}" for one in BESIDE if not isinstance(one, tuple))}
 
 # The names that others give each of our layers: the official implementation, and the notebook that this book follows.
 LAYERS = ("encoder.layers.0", "encoder.layers.2", "encoder.mean", "encoder.log_var")

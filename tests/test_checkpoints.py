@@ -4,6 +4,7 @@ import argparse
 import os
 import pathlib
 import re
+import sys
 import zipfile
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from sa_lib import store
+from sa_lib import checkpoints, store
 from sa_lib.checkpoints import import_official, load_model, read_model, save_model
 from sa_lib.labels import one_hot
 from sa_lib.model import ARCHITECTURES, ModelConfig, build
@@ -333,6 +334,19 @@ def test_weights_in_any_usual_wrapping_are_read(tmp_path, case, layout):
     model = build(SMALL, 0)
     state = named_as_official(model) if layout == "official" else dict(model.state_dict())
     torch.save(WRAPPED[case](state), tmp_path / "file.pt")
+    assert_same_weights(read_model(tmp_path / "file.pt"), model)
+
+
+@pytest.mark.parametrize("module", ["pathlib", "pathlib._local"])
+def test_a_path_is_read_under_its_name_in_any_python(tmp_path, monkeypatch, module):
+    if module != pathlib.PurePosixPath.__module__ and not any(isinstance(one, tuple) for one in checkpoints.BESIDE):
+        pytest.skip("this PyTorch knows an object by its own name alone")
+    model = build(SMALL, 0)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, module, pathlib)
+        patch.setattr(pathlib.PurePosixPath, "__module__", module)
+        torch.save(WRAPPED["a path"](model.state_dict()), tmp_path / "file.pt")
+    assert f"{module}\nPurePosixPath".encode() in (tmp_path / "file.pt").read_bytes()
     assert_same_weights(read_model(tmp_path / "file.pt"), model)
 
 
