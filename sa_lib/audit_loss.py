@@ -17,6 +17,7 @@ from .audit_attack import Plan
 from .checks import check_config, check_number, check_seed, check_types, check_whole, shorten
 from .decoders import CHUNK, PROBES, SAME, Decoder, shape_of
 from .reconstruction import check_attack
+from .settings import with_defaults
 from .store import tensor_digest
 from .threats import THREATS
 
@@ -266,9 +267,11 @@ def _steps(config: RelearnConfig) -> tuple[int, ...]:
     return (*range(0, config.updates, config.every), config.updates)
 
 
+@with_defaults()
 def mend(model: nn.Module, loss: Loss, images: torch.Tensor, y: torch.Tensor | None = None, *, updates: int = 800,
          lr: float = 1e-3, batch: int = 128, seed: int = 0) -> nn.Module:
-    """A copy of a model after further training on other classes than the one that is audited, frozen.
+    """A copy of a model after further training on other classes than the one that is audited, frozen and in
+    evaluation mode, also in the training.
 
     It repairs damage, and shows a residue that damage had hidden. Give the subject and every control the same, and
     both to `audit.audit` as `mended`.
@@ -293,7 +296,7 @@ def mend(model: nn.Module, loss: Loss, images: torch.Tensor, y: torch.Tensor | N
     weight = next(model.parameters(), None)
     if weight is None:
         raise ValueError(f"model must have parameters, got a {type(model).__name__} with none")
-    copied = _copy(model, "model")
+    copied = _copy(model, "model").eval()
     task = _Task(loss, None, weight.device, check_seed(seed), "model")
     for _ in _trained(task, copied, images, y, updates, lr, batch):
         pass

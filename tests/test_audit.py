@@ -682,6 +682,18 @@ def test_mending_lowers_the_loss_of_the_images_it_trains_on_and_leaves_the_model
     assert all(torch.equal(one, two) for one, two in zip(mended.parameters(), again.parameters()))
 
 
+def test_mending_is_in_evaluation_mode_and_needs_no_gradients_around_it():
+    model, x = nn.Sequential(nn.Linear(3, 3), nn.Dropout()), torch.rand(9, 3)
+
+    def loss(model, x, y, generator):
+        return (model(x) - x).square().sum(1)
+
+    with torch.no_grad():
+        mended = mend(model, loss, x, updates=2)
+    assert model.training and not any(part.training for part in mended.modules())
+    assert torch.equal(mended[0].weight, mend(model.eval(), loss, x, updates=2)[0].weight)  # without dropout
+
+
 def test_mended_models_are_audited_in_both_states(coders):
     further = [mend(one, Coder.loss, other(4), updates=5) for one in (coders["baseline"], *coders["never"])]
     report = audit(coders["baseline"], **coders, relearning=None, mended=(further[0], further[1:]))
