@@ -53,7 +53,7 @@ class _Search:
     @torch.no_grad()
     def take(self, values: torch.Tensor, errors: torch.Tensor) -> None:
         """Keep rows [N, count, P] with errors [N, count] where they are better."""
-        error, place = errors.nan_to_num(math.inf).min(1)
+        error, place = torch.where(errors.isnan(), math.inf, errors).min(1)
         better = error < self.error
         chosen = values[torch.arange(self.count, device=values.device), place]
         self.values = torch.where(better[:, None], chosen, self.values)
@@ -98,7 +98,7 @@ def descend(decoder: Decoder, targets: torch.Tensor, label: int | None, threat: 
 
     Raises:
         ValueError: as `reconstruction.reconstruct`; the distance has no gradient by the inputs.
-        FloatingPointError: no distance is finite.
+        FloatingPointError: the distances of a target are not finite.
     """
     search = _Search(decoder, targets, label, threat, distance, config, seed)
     rows = search.starts(config.starts, weaker)

@@ -468,6 +468,13 @@ def test_an_audit_that_cannot_be_is_refused_in_a_sentence(case):
     assert ", got " in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_a_distance_that_is_not_finite_is_refused(value):
+    with pytest.raises(FloatingPointError, match="distances of the model's images are not finite"):
+        audit(linear(0), images=colored(), distance=lambda a, b: (a - b).flatten(1).sum(1) * 0 + value, attacker="cma",
+              **COLORED)
+
+
 def test_a_label_that_is_none_of_the_models_is_refused(models, real):
     for label in (None, 5, -1, 1.0):
         with pytest.raises(ValueError, match="label must be a whole number from 0 to 4, got"):
