@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from .checks import check_seed, check_types
+from .checks import check_seed, check_types, shorten
 from .decoders import Decoder
 from .reconstruction import Problem, SearchConfig, check_attack, random_unknowns
 from .settings import with_gradients
@@ -47,8 +47,16 @@ class _Search:
 
     def errors(self, values: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
         """The distances [R] of the images of rows of unknowns to their targets."""
-        images = self.problem.images(values).unflatten(1, self.problem.model.image_shape)
-        return self.distance(images, self.problem.targets[own])
+        images, targets = self.problem.images(values), self.problem.targets[own]
+        try:
+            errors = self.distance(images.unflatten(1, self.problem.model.image_shape), targets)
+        except Exception as error:  # a foreign distance can fail in any way
+            raise ValueError(f"distance must take images and targets {list(targets.shape)}, got a "
+                             f"{type(error).__name__}: {shorten(' '.join(str(error).split()))}") from None
+        if not isinstance(errors, torch.Tensor) or errors.shape != own.shape or not errors.is_floating_point():
+            got = f"{errors.dtype} {list(errors.shape)}" if isinstance(errors, torch.Tensor) else type(errors).__name__
+            raise ValueError(f"distance must give a floating-point number for each image, [{len(own)}], got {got}")
+        return errors
 
     @torch.no_grad()
     def take(self, values: torch.Tensor, errors: torch.Tensor) -> None:
@@ -97,7 +105,7 @@ def descend(decoder: Decoder, targets: torch.Tensor, label: int | None, threat: 
         K = 1 moment.
 
     Raises:
-        ValueError: as `reconstruction.reconstruct`; the distance has no gradient by the inputs.
+        ValueError: as `reconstruction.reconstruct`; the distance fails, is not [R], or has no gradient by the inputs.
         FloatingPointError: the distances of a target are not finite.
     """
     search = _Search(decoder, targets, label, threat, distance, config, seed)

@@ -454,6 +454,10 @@ REFUSED = {
     "another attacker": ({"attacker": "sgd"}, "attacker must be one of gauss-newton, adam, cma"),
     "margin": ({"margin": -1.0}, "margin must be a finite number"),
     "prior": ({"prior": lambda count, generator: torch.rand(count, 3)}, "prior must give 2 numbers for each latent"),
+    "a distance of None": ({"distance": lambda a, b: None}, r"distance must give .* image, \[8\], got NoneType"),
+    "a mean distance": ({"distance": lambda a, b: (a - b).square().mean()}, r"distance must .* torch.float32 \[\]"),
+    "whole distances": ({"distance": lambda a, b: a.flatten(1).sum(1).long()}, r"distance must .* torch.int64 \[8\]"),
+    "another distance": ({"distance": lambda a: a}, r"distance must take .* targets \[8, 3, 4, 4\], got a TypeError"),
     "distance": ({"distance": lambda a, b: (a - b).square().flatten(1).sum(1), "attacker": "gauss-newton"},
                  "attacker must be 'adam' or 'cma'"),
 }
