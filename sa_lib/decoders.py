@@ -107,7 +107,7 @@ def decoder_of(model: Any, image_shape: tuple[int, ...], z_shape: tuple[int, ...
         return torch.cat([decode(z[part]) if y is None else decode(z[part], y[part]) for part in parts])
 
     def flat_prior(count: int, generator: torch.Generator) -> torch.Tensor:
-        return prior(count, generator).to(torch.float32).reshape(count, -1)
+        return prior(count, generator).to(torch.float32).flatten(1)
 
     decoder = Decoder(by_rows, math.prod(z_shape), math.prod(y_shape) if y_shape else 0, tuple(image_shape), where,
                       prior=prior and flat_prior)
@@ -176,7 +176,11 @@ def shape_of(shape: Any, name: str) -> tuple[int, ...]:
 def _inputs(decoder: Decoder) -> tuple[torch.Tensor, torch.Tensor]:
     """A few fixed inputs [PROBES, latent_dim] and [PROBES, classes]."""
     generator = torch.Generator().manual_seed(0)
-    z = decoder.draw(PROBES, generator)
+    try:
+        z = decoder.draw(PROBES, generator)
+    except Exception as error:  # a foreign prior can fail in any way
+        raise ValueError("prior must take a count and a generator, and give latents [count, *z_shape], got a "
+                         f"{type(error).__name__}: {shorten(' '.join(str(error).split()))}") from None
     if z.shape != (PROBES, decoder.latent_dim):
         raise ValueError(f"prior must give {decoder.latent_dim} numbers for each latent, got {list(z.shape)} for "
                          f"{PROBES}")
