@@ -22,7 +22,7 @@ from .audit_attack import ATTACKERS, Plan, attacks, behavior, shortfall
 from .audit_loss import Loss, Losses, RelearnConfig, losses, mend
 from .audit_report import MENDED, ROLES, Finding, Report
 from .checks import LARGEST, check_name, check_names, check_number, check_seed, check_types, shorten
-from .decoders import Decoder, decoder_of, is_smooth
+from .decoders import Decoder, decoder_of, forward_slope, is_smooth
 from .reconstruction import SearchConfig
 from .residual import MARGIN, Residual, residual_knowledge
 from .settings import with_defaults
@@ -224,6 +224,9 @@ def _attacker(decoders: Mapping[str, Decoder], distance: Any, attacker: str | No
         if attacker == "gauss-newton" and distance is not None:
             raise ValueError("attacker must be 'adam' or 'cma' for a distance that is not the squared error, got "
                              "'gauss-newton'")
+        if attacker == "gauss-newton" and any(forward_slope(one) is None for one in decoders.values()):
+            raise ValueError("attacker must be 'adam' or 'cma' for models without forward-mode derivatives (jvp under "
+                             "vmap), got 'gauss-newton'")
         return attacker, ()
     if distance is not None:
         return "adam", ("The distance is not the squared error, so the attacker is Adam.",)

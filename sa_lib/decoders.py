@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.func import jvp
+from torch.func import jvp, vmap
 from torch.nn import functional as F
 
 from .checks import check_types, check_whole, shorten
 from .model import CVAE
 
-__all__ = ["CHUNK", "Decoder", "decode_derivatives", "decoder_of", "is_smooth", "shape_of",
+__all__ = ["CHUNK", "Decoder", "decode_derivatives", "decoder_of", "forward_slope", "is_smooth", "shape_of",
            "slope_along", "with_prior"]
 
 # Images that are drawn at once.
@@ -218,11 +218,19 @@ def slope_along(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tenso
         return jvp(function, (x,), (direction,))[1]
 
 
-def is_smooth(decoder: Decoder) -> bool:
-    """Whether the images have forward-mode derivatives by their inputs, and these are not 0 everywhere."""
+def forward_slope(decoder: Decoder) -> torch.Tensor | None:
+    """The derivatives of a few images along a direction of z, taken as by Gauss-Newton: `[PROBES, *image_shape]`.
+
+    None if the images have no derivatives in forward mode.
+    """
     z, y = _inputs(decoder)
     try:
-        slope = slope_along(lambda z: decoder.decode(z, y), z, torch.ones_like(z))
+        return vmap(partial(slope_along, lambda z: decoder.decode(z, y), z))(torch.ones_like(z)[None])[0]
     except Exception:  # an operation without forward-mode derivatives can fail in any way
-        return False
-    return bool(slope.isfinite().all()) and bool(slope.abs().max() > 0)
+        return None
+
+
+def is_smooth(decoder: Decoder) -> bool:
+    """Whether the images have forward-mode derivatives by their inputs, and these are not 0 everywhere."""
+    slope = forward_slope(decoder)
+    return slope is not None and bool(slope.isfinite().all()) and bool(slope.abs().max() > 0)

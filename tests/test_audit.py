@@ -337,10 +337,20 @@ class Backward(torch.autograd.Function):
         return gradient
 
 
-def test_a_decoder_without_forward_derivatives_is_attacked_by_adam():
-    report = audit(lambda z: Backward.apply(linear(0)(z)), images=colored(), threats=["z free"], **COLORED)
+@pytest.mark.parametrize("decode", [lambda z: Backward.apply(linear(0)(z)),
+                                    lambda z: linear(0)(z) if z.isfinite().all() else z])  # not under vmap
+def test_a_decoder_without_forward_derivatives_is_attacked_by_adam(decode):
+    report = audit(decode, images=colored(), threats=["z free"], **COLORED)
     assert report.attacker.startswith("Adam") and "forward-mode" in report.notes[0]
     assert report.rho == pytest.approx(1, abs=0.05)
+    with pytest.raises(ValueError, match="^attacker must be 'adam' or 'cma' for models without forward-mode"):
+        audit(decode, images=colored(), attacker="gauss-newton", **COLORED)
+
+
+def test_gauss_newton_can_be_asked_for_where_a_model_draws_one_image():
+    decode = linear(0)
+    report = audit(lambda z: decode(0 * z), images=colored(), threats=["z free"], attacker="gauss-newton", **COLORED)
+    assert report.rho < 1 and report.attacker.startswith("damped Gauss-Newton")
 
 
 def test_a_black_box_is_refused_by_gradients_and_found_by_cma():
