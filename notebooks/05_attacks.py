@@ -214,8 +214,8 @@ chapter.say("With the label alone the attacker does not get as far. For {digit} 
 #
 # An attack that stops early says nothing about the model. So we attack a fifth
 # of the targets again, from the answers, with ten times the rounds. By how much
-# does that lower the error? Above 2 % we give no verdict, in this chapter and in
-# the others.
+# does that lower the error? Above 2 % we give no verdict. The other chapters
+# say on which of their models this was measured.
 
 # %% tags=["hide-input"]
 shortfall = pd.DataFrame({
@@ -348,8 +348,7 @@ chapter.show_table(attack_tables.by_threat(scores.loc[rho_subjects.loc[strongest
                    "The same attacks: share of targets for which judge B takes the attacker's image for the class.")
 
 # %% tags=["remove-input"]
-metrics = {"target": target, "rho": attack_tables.nested(rho_subjects), "held_out": attack_tables.nested(rho_never),
-           "rho_baseline": attack_tables.nested(rho.xs("baseline", level="model"))}
+metrics = {"target": target, "rho": attack_tables.nested(rho_subjects), "held_out": attack_tables.nested(rho_never)}
 run.show_claims("05_attacks", metrics)
 
 # %% [markdown]
@@ -525,12 +524,12 @@ chapter.say(
     "**In short**\n\n"
     "- Success alone proves nothing. With y on the simplex, an attacker guided by a classifier gets a {digit} in {guided:.0%} of attempts out of the "
     "model that {target}, and in {guided_never:.0%} out of models that never saw one.\n"
-    "- Measured against those, ρ of the {digit} is {rho}: {verdict}. It is 0 for never seen, and 1 for nothing forgotten. After "
-    "{steps} ordinary updates on the other classes it is {mended}.\n"
+    "- Measured against those, ρ of the {digit} is {rho}, and {mended} after {steps} ordinary updates on the other classes: "
+    "*{verdict}* on both together. It is 0 for never seen, and 1 for nothing forgotten.\n"
     "- An attacker who may train the model needs no residue. After {updates} updates on {count} images, judge B sees the "
     "class in {relearned:.0%} of the samples, and in {relearned_never:.0%} for models that never saw it.",
     digit=digit, target=target, guided=short["guided"], guided_never=short["guided_never"],
-    rho=words.loc[simple, "rho"], verdict=words.loc[simple, "verdict"], steps=run.size.mending.steps,
+    rho=words.loc[simple, "rho"], verdict=after.loc[simple, "verdict on both"], steps=run.size.mending.steps,
     mended=after.loc[simple, "mended"], count=few[-1],
     updates=relearned[digit, target].index[-1], relearned=short["relearned"],
     relearned_never=short["relearned_never"])

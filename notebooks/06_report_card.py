@@ -224,8 +224,8 @@ chapter.show_table(relearned.rename_axis("class").round(2), "Relearning: judge B
 #
 # One row for each question. The first rows compare the model with the limits of
 # the book, in the worst class; the last ones compare it with the models that
-# never saw the class. An attack that has not arrived is left out, even if its ρ
-# is larger.
+# never saw the class. An attack that has not arrived gives no verdict and has a
+# row of its own: with one, a class is gone only under the others.
 #
 # - *Not forgotten* means that judge B's probability of the class is above the
 #   limit; the other rows then say little. A model that never saw the class can
@@ -247,7 +247,8 @@ chapter.show_table(relearned.rename_axis("class").round(2), "Relearning: judge B
 #   that was measured.
 
 # %% tags=["remove-input"]
-card = claims.report_card("this model", list(never), summary, judged, guided, relearned)
+unfinished = [f"{k}, {threat}" for (k, threat), share in shortfall.items() if not share <= residual.CONVERGED]
+card = claims.report_card("this model", list(never), summary, judged, guided, relearned, unfinished)
 chapter.show_table(card, f"The report card of this model ({source}), made to forget {classes}.")
 
 # %% tags=["remove-input"]

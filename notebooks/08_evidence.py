@@ -481,13 +481,13 @@ settled = (rho["seeds"] <= 10).groupby("condition", sort=False)
 medians = needed.groupby("condition", sort=False).median()
 chapter.show_table(medians, "Seeds needed in each arm, median over "
                    "the digits.", dict.fromkeys(methods, "{:.0f}"))
-chapter.say("If every ρ were 0, each of {least:.0%} to {most:.0%} of "
-            "the looks in a state would be settled by ten seeds, with "
-            "a probability of 0.9. These numbers rest on the spread "
-            "of {count} seeds, which is more often too small than "
-            "too large; the protocol's own rests on more.",
-            least=settled.mean().min(), most=settled.mean().max(),
-            count=len(seeds))
+chapter.say(
+    "If every ρ were 0, {least:.0%} to {most:.0%} of the looks in "
+    "a state would each be settled by ten seeds, with a "
+    "probability of 0.9. That rests on the spread of {count} "
+    "seeds, which is more often too small than too large; the "
+    "protocol's own number rests on more.", count=len(seeds),
+    least=settled.mean().min(), most=settled.mean().max())
 
 # %% [markdown]
 # ### Solution 2

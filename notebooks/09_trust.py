@@ -46,6 +46,7 @@ from sa_lib import (attack_tables, chapter, experiment, figures,
 from sa_lib.comparison import holm
 from sa_lib.residual import (CONVERGED, MARGIN, RESOLUTION, both,
                              interval, residual_knowledge, verdict)
+from sa_lib.unlearning import UnlearningConfig
 
 started = time.perf_counter()
 run = experiment.validate(profile=profile, run_dir=run_dir)
@@ -67,6 +68,17 @@ def rho_of(threat, part, model, dose, never, baseline):
     return residual_knowledge(*(
         torch.tensor(errors[threat, *key])
         for key in (never, (part, model, dose), baseline)))
+
+
+def by_seed(*keys):
+    control, model, known = (errors[threats[0], *key].mean(1)
+                             for key in keys)
+    return (control - model) / (control - known)
+
+
+def change(new, old):
+    """Of ρ within a seed: the mean, and its 95 % interval."""
+    return interval(by_seed(*new) - by_seed(*old))
 
 
 most = int(rows.query("part == 'dose'")["dose"].max())
@@ -100,8 +112,15 @@ values = {threat: [0.0, *curves[threat]["rho"], 1.0]
           for threat in threats}
 rises = {threat: bool((np.diff(values[threat]) > 0).all())
          for threat in threats}
-at_margin = 10 ** np.interp(MARGIN, curves[threats[0]]["rho"],
-                            np.log10(between))
+
+
+def images_at(end):
+    return 10 ** np.interp(MARGIN, [
+        getattr(response[threats[0], k], end) for k in between],
+        np.log10(between))
+
+
+at_margin = images_at("rho")
 
 # %% tags=["remove-input"]
 chapter.show_figure(
@@ -112,12 +131,19 @@ chapter.show_figure(
 
 # %% tags=["remove-input"]
 chapter.show_table(words.rename_axis("images seen"), "ρ by dose, with its 95 % interval over three seeds.")
-chapter.say("ρ rises with every step of the dose {where}. Ten images leave {ten:+.2f} on the simplex and {free:+.2f} with y "
-            "free; one image leaves {one:+.2f} and {one_free:+.2f}. The margin of ±{margin}, within which the book says "
-            "*gone*, reads as about {count:.0f} images on the simplex, between the points of the figure.",
-            count=at_margin,
+apart = [(f"{a:,} to {b:,}", change((nothing, ("dose", "saw", b), everything), (nothing, ("dose", "saw", a), everything)))
+         for a, b in zip(doses[:-2], doses[1:-1])]
+chapter.say("The means rise with every step of the dose {where}. Within a seed, three seeds show the step {shown} on the "
+            "simplex, and not {hidden}.",
             where="under both threat models" if all(rises.values()) else "under " + (
                 " and ".join(threat for threat in threats if rises[threat]) or "neither threat model"),
+            shown=", ".join(name for name, (_, low, _) in apart if low > 0) or "of none",
+            hidden=", ".join(name for name, (_, low, _) in apart if not low > 0) or "of none")
+chapter.say("Ten images leave {ten:+.2f} on the simplex and {free:+.2f} with y "
+            "free; one image leaves {one:+.2f} and {one_free:+.2f}. The margin of ±{margin}, within which the book says "
+            "*gone*, reads as about {count:.0f} images on the simplex, between the points of the figure; with the ends of the "
+            "intervals in place of the points, as {least:.0f} to {most:.0f}.",
+            count=at_margin, least=images_at("high"), most=images_at("low"),
             ten=response[threats[0], 10].rho, free=response[threats[1], 10].rho, margin=MARGIN,
             one=response[threats[0], 1].rho, one_free=response[threats[1], 1].rho)
 
@@ -240,12 +266,6 @@ path = {name: [after[threats[0], name, count].rho
 ends = {name: values[-1] for name, values in path.items()}
 
 
-def by_seed(*keys):
-    control, model, known = (errors[threats[0], *key].mean(1)
-                             for key in keys)
-    return (control - model) / (control - known)
-
-
 def at_updates(name, count):
     return (("mending", "never saw", count),
             ("mending", name, count), everything)
@@ -253,11 +273,6 @@ def at_updates(name, count):
 
 def text(residual):
     return {**residual.asdict(), "verdict": verdict(residual)}
-
-
-def change(new, old):
-    """Of ρ within a seed: the mean, and its 95 % interval."""
-    return interval(by_seed(*new) - by_seed(*old))
 
 
 def signed(mean, low, high):
@@ -275,7 +290,8 @@ chapter.show_figure(
     f"simplex it ends at {measures.listing('rho', ends)}.")
 
 # %% tags=["remove-input"]
-chapter.show_table(table_after.rename_axis("method"), "ρ by further updates, with 95 % intervals over three seeds.")
+chapter.show_table(table_after.rename_axis("method"), "ρ by further updates, with 95 % intervals over three seeds. Whether the "
+                   "attacker has arrived was not measured on these models.")
 chapter.say("On the simplex, {count} further updates move ρ, seed by seed, by {moved}: means over three seeds with 95 % "
             "intervals. The verdicts are not corrected for their number.", count=updates[1],
             moved="; ".join(f"{signed(*of)} ({name})" for name, of in moved.items()))
@@ -293,7 +309,8 @@ chapter.say("On the simplex, {count} further updates move ρ, seed by seed, by {
 first = threats[0]
 book = at_updates("ewc_gray", 0)
 samples = ["first images", "first half", "second half"]
-lengths = sorted(rows.query("part == 'updates'")["dose"].unique())
+lengths = set(rows.query("part == 'updates'")["dose"])
+lengths = sorted(lengths - {UnlearningConfig().steps})  # the book's
 choices = {"as in this book": book} | {
     part: ((part, "never saw", 0), (part, "ewc_gray", 0),
            (part, "baseline", 0)) for part in samples}
@@ -323,8 +340,8 @@ counted = pd.Series(verdicts).value_counts()
 chapter.say("{counted}{hangs}. Within a seed, the largest change by other images is {images}, and that by other controls "
             "{controls}. {seen}", images=signed(*largest["images"]), controls=signed(*largest["controls"]),
             hangs=": the verdict hangs on the choice" if len(counted) > 1 else "",
-            counted=" and ".join(f"{count} of the {len(verdicts)} rows say *{name}*" for name, count in counted.items()),
-            seen=f"The intervals of {' and '.join(seen)} leave out 0; they are not corrected for their number." if seen
+            counted="; ".join(f"*{name}* in {count} of {len(verdicts)} rows" for name, count in counted.items()),
+            seen=f"Of {' and '.join(seen)}, the interval leaves out 0; it is not corrected for their number." if seen
             else "Each of these intervals has 0 in it.")
 
 # %% [markdown]
@@ -505,6 +522,7 @@ run.finish("09_trust", {
     "table": table, "class": digit, "monotone": rises, "ten": response[threats[0], 10].rho,
     "updates": updates[1], "as_is": after[threats[0], methods[0], 0].rho,
     "mended": after[threats[0], methods[0], updates[1]].rho,
+    "ten_images": str(response[threats[0], 10]),
     "response": {threat: {str(k): text(response[threat, k]) for k in doses[1:-1]} for threat in threats},
     "planted": {threat: {kind: text(planted[threat, kind]) for kind in kinds} for threat in threats},
     "placebo": {threat: [one.rho for one in zeros[threat]] for threat in threats},
@@ -522,14 +540,16 @@ chapter.say(
     "- ρ rises with the images that a model saw: {ten} for ten, {hundred} for a hundred, but {similar} for a hundred that look "
     "alike. A class hidden behind another label is found: {hidden}.\n"
     "- The first images, or those of half of the test set, in place of random ones, move it by at most {images:.2f}"
-    "{enough}. With {firm} numbers in z the attacker arrives, and not with {loose}.\n"
-    "- Damage can hide a residue. A model that was pushed to gray has ρ = {before}, and {later} after {count} updates on the "
-    "other classes.",
+    "{enough}; features of a classifier in place of pixels, by {features:.2f}. With {firm} numbers in z the attacker arrives, "
+    "and not with {loose}.\n"
+    "- Damage can hide a residue. A model that was pushed to gray has ρ = {before}, {later} after {count} updates on the "
+    "other classes, and {latest} after {longest:,}.",
     ten=str(response[first, 10]), hundred=str(response[first, 100]), similar=str(similar[100]),
     hidden=str(planted[first, "behind a label"]), images=abs(largest["images"][0]),
     enough=": enough to change this verdict" if len({verdicts[name] for name in ["as in this book", *samples]}) > 1 else "",
     firm=" or ".join(map(str, firm)) or "no", loose=" or ".join(map(str, loose)) or "none that was tried",
-    before=str(after[first, "ewc_gray", 0]), later=str(after[first, "ewc_gray", updates[1]]), count=updates[1])
+    before=str(after[first, "ewc_gray", 0]), later=str(after[first, "ewc_gray", updates[1]]), count=updates[1],
+    latest=str(after[first, "ewc_gray", updates[-1]]), longest=updates[-1], features=farthest["features"])
 
 # %% [markdown]
 # ## What this does not show
@@ -598,15 +618,12 @@ chapter.say(
 # ### Solution 1
 
 # %% tags=["hide-cell"]
-low, high = (np.interp(MARGIN, [
-    getattr(response[threats[0], k], end) for k in between],
-    np.log10(between)) for end in ("high", "low"))
 chapter.say("A ρ of {margin} reads as about {count:.1f} images on "
             "the simplex. With the ends of the intervals in place "
             "of the points it is {low:.1f} to {high:.1f}; the "
             "table cannot tell below one image.",
-            margin=MARGIN, count=at_margin, low=10**low,
-            high=10**high)
+            margin=MARGIN, count=at_margin, low=images_at("high"),
+            high=images_at("low"))
 
 # %% [markdown]
 # ### Solution 2

@@ -276,9 +276,9 @@ chapter.show_table(rows_of(of_gan).rename_axis("attack on the GAN"),
 chapter.say("The report: *{sentence}*", sentence=of_gan.sentence)
 
 # %% [markdown]
-# A $\rho$ below 0 at the label of the digit means damage: the model is worse there
-# than one that never saw the digit. Mixtures of labels can go around it. This is
-# the pattern of [the chapter on attacks](05_attacks.ipynb), in a model with
+# A $\rho$ below 0 at the label of the digit means damage: the model is worse
+# there than one that never saw the digit. Mixtures of labels can go around it.
+# Compare this with [the chapter on attacks](05_attacks.ipynb), whose model has
 # another architecture and another loss.
 
 # %% [markdown]
@@ -393,7 +393,7 @@ chapter.say(
     "- The audit takes a GAN and a rectified flow without a change. By attack, ρ of the GAN is {label} with the label of "
     "the digit, and {mixed} with any mixture of labels; after mending, {mended}.\n"
     "- Attacked through all of its noise, the flow draws a digit that it never saw to {reach:.2%} of the variance. "
-    "Nothing follows from it, and the report says *{nothing}*.\n"
+    "The report says *{nothing}*.\n"
     "- By the errors of its loss, ρ of the flow is {loss} under the digit's label and {best} under the best one.",
     label=said(of_gan, "z in the prior"), mixed=said(of_gan, "y on the simplex"),
     mended=said(of_gan, "y on the simplex, mended"), reach=wide.reach, nothing=wide.verdict,

@@ -153,10 +153,17 @@ chapter.say("With the right Fisher, the negative ELBO of the other digits change
 # %% tags=["remove-input"]
 short = rows["shortfall"].dropna()
 needed = seeds_needed(rho["the notebook", "as is"])
-chapter.say("There are {controls} controls; {needed} would probably show a ρ of 0 to be *gone*. With ten times the rounds, "
-            "the attacker's error is lower by at most {most:.1%}, measured on {count} models as they are.",
-            controls=len(never), needed=f"about {needed:.0f}" if np.isfinite(needed) else "no number of them",
-            most=short.max(), count=len(short))
+chapter.say("There are {controls} controls; {needed}. With ten times the rounds, the attacker's error is lower by at most "
+            "{most:.1%}, measured on {count} models as they are.", controls=len(never), most=short.max(), count=len(short),
+            needed=f"about {needed:.0f} would probably show a ρ of 0 to be *gone*" if np.isfinite(needed) else
+            "with these images no number of them would probably show a ρ of 0 to be *gone*: it takes more images")
+ahead = {state: float(rows[rows["role"] == "never"].xs(state, level="state")["nelbo"].mean()
+                      - own[state].loc["the notebook", "nelbo"]) for state in states}
+chapter.say("The other digits of the notebook's model are better than the controls' by {before:.1f} nats, and by {after:.1f} "
+            "after mending, for its forgetting trained it longer. So a ρ above 0 may be a sharper decoder, and no residue."
+            if min(ahead.values()) > 0 else
+            "The other digits of the notebook's model differ from the controls' by {before:+.1f} nats, and by {after:+.1f} "
+            "after mending.", before=ahead["as is"], after=ahead["mended"])
 chapter.show_table(rows[["role", "digest"]].assign(digest=rows["digest"].str[:12]).droplevel("state")
                    .loc[lambda own: ~own.index.duplicated()], "The models, with the beginning of the SHA-256 of their "
                    "weights as they are.")

@@ -92,7 +92,7 @@ class Finding:
             "no interval": "one control says nothing about chance; two give an interval, and about nine usually give "
                            "a verdict",
             "inconclusive": f"inconclusive with {count}; " + (
-                f"about {several} would do" if math.isfinite(self.needed)
+                f"about {several} would probably do if nothing is left" if math.isfinite(self.needed)
                 else "more controls alone would not do, it takes more images"),
             NOT_CONVERGED: f"ten times the rounds lower the attacker's error by {self.shortfall:.1%}; with more than "
                            f"{CONVERGED:.0%}, there is no verdict: give the attacker more rounds",

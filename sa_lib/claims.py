@@ -127,9 +127,6 @@ CLAIMS = (
     # Largest of several ends: each must be below the limit, so none needs a correction.
     Claim("attacks: end of the interval of rho, y on the simplex", ATTACKS, "rho",
           lambda m: max(_most(m)), "<=", lambda m: LIMITS["rho_most"]),
-    Claim("attacks: smallest rho of the baseline, which is 1", ATTACKS, "rho",
-          lambda m: min(r["rho"] for threat in STRONGEST for r in m["rho_baseline"][threat].values()),
-          ">=", lambda m: 1.0),
     Claim("attacks: from 0 to the interval of rho, never saw it", ATTACKS, "rho",
           lambda m: max(_distance(r) for threat in STRONGEST for seeds in m["held_out"][threat].values()
                         for r in seeds.values()), "<=", lambda m: MARGIN),
@@ -137,9 +134,10 @@ CLAIMS = (
           lambda m: max(m["models"][name]["probability"] for name in ("ewc_gray", "unseen")), "<=",
           lambda m: m["models"]["retrain"]["probability"] + LIMITS["probability"]),
     Claim("methods: nats on retained classes, unseen", METHODS, "nelbo",
-          lambda m: m["models"]["unseen"]["nelbo"], "<=", lambda m: m["models"]["baseline"]["nelbo"] + 1),
-    # Of all digits together. The ends of 95 % intervals over seeds; "near 0" is held to the 90 % interval, as two
-    # one-sided tests at 5 %. The protocol's claims, of which many fail, are on the page of the chapter.
+          lambda m: m["models"]["unseen"]["nelbo"], "<=",
+          lambda m: m["models"]["baseline"]["nelbo"] + LIMITS["nats_lost"]),
+    # Of all digits together, and stated after the first numbers. The ends of 95 % intervals over seeds; "near 0" is
+    # held to the 90 % interval, as two one-sided tests at 5 %. The protocol's claims are on the page of the chapter.
     Claim("evidence: least of rho that mending brings back, ewc_gray", EVIDENCE, "rho",
           lambda m: m["back"]["ewc_gray"]["low"], ">=", lambda m: 0.0, COMMITTED),
     Claim("evidence: least rho after mending, ewc_gray", EVIDENCE, "rho",
@@ -177,7 +175,7 @@ def _row(claim: Claim, metrics: Metrics) -> dict[str, str]:
 
 
 def report_card(model: str, never: Sequence[str], summary: pd.DataFrame, rho: Mapping[tuple[int, str], Residual],
-                guided: pd.DataFrame, relearned: pd.DataFrame) -> pd.DataFrame:
+                guided: pd.DataFrame, relearned: pd.DataFrame, unfinished: Sequence[str] = ()) -> pd.DataFrame:
     """The report card of one model: a row for each question, with the number and the answer.
 
     Args:
@@ -187,6 +185,8 @@ def report_card(model: str, never: Sequence[str], summary: pd.DataFrame, rho: Ma
         rho: (class, threat, ...) -> rho of an attack on the model's inputs.
         guided: success of the guided attack, 0-1; index class; columns: the model, and at least one control.
         relearned: mean accuracy while the class is learned again, 0-1; index and columns as in `guided`.
+        unfinished: names of the attacks that have not arrived and are not in `rho`. With one, a model is gone only
+            under the others.
 
     Returns:
         Index `question`; columns `measured`, `limit or control` and `answer`, all text. A control's number is the
@@ -209,6 +209,10 @@ def report_card(model: str, never: Sequence[str], summary: pd.DataFrame, rho: Ma
         not item[1].defined, VERDICTS.index(verdict(item[1])), -item[1].rho), default=(("none", "no attack"), None))
     rows.append((f"residue: ρ of the worst attack ({', '.join(map(str, (k, *attack)))})", str(worst or "–"),
                  f"0 ± {MARGIN}", verdict(worst) if worst else UNMEASURED))
+    if unfinished:
+        if rows[-1][-1] == "gone":
+            rows[-1] = (*rows[-1][:-1], "gone under these attacks")
+        rows.append(("residue: attacks that have not arrived", "; ".join(unfinished), "none", "no verdict"))
     for k, success, control in _controlled(guided, model, never):
         rows.append((f"guided attack on {k}: success", write("success", success),
                      f"never saw: {write('success', control)}",

@@ -336,7 +336,7 @@ def power(residual: Residual, margin: float = MARGIN) -> float:
     """The probability, 0-1, that these controls and images show a rho of 0 to be "gone"; see `seeds_needed`.
 
     It turns the formula of `seeds_needed` around: the power at a given number of seeds. NaN if the spread is unknown or
-    rho undefined.
+    rho undefined. A pooled spread counts as one of these controls alone, so the power is then too low.
     """
     check_types(residual=(residual, Residual))
     check_number(margin=margin)

@@ -28,13 +28,12 @@ GOOD = {
     "05_attacks": {"parameters": dict(PARAMETERS), "target": "forgot 9, 2",
                    "rho": {threat: {"9": {"forgot 9, 2": {"high": 0.5}, "forgot 9": {"high": 0.9}},
                                     "2": {"forgot 9, 2": {"high": -0.7}}} for threat in STRONGEST},
-                   "rho_baseline": {threat: {k: {"rho": 1.0} for k in "92"} for threat in STRONGEST},
                    "held_out": {threat: {k: {"seed 0": {"rho": 0.2, "low": 0.15, "high": 0.3},
                                              "seed 1": {"rho": -0.2, "low": -0.3, "high": -0.15}} for k in "92"}
                                 for threat in STRONGEST}},
     "07_methods": {"parameters": dict(PARAMETERS), "models": {
         "baseline": {"nelbo": 96.0}, "ewc_gray": {"probability": 0.01}, "retrain": {"probability": 0.0},
-        "unseen": {"probability": 0.02, "nelbo": 97.0}}},
+        "unseen": {"probability": 0.02, "nelbo": 96.5}}},
     "08_evidence": {"parameters": {"profile": "full", "table": ""}, "back": {"ewc_gray": {"low": 0.0}},
                     "sums": {"ewc_gray": {"mended": {"low": 0.0}},
                              "unseen": {"mended": {"low90": -0.15, "high90": 0.01}}},
@@ -56,10 +55,9 @@ BAD = {
     "judge-B accuracy on retained classes": ("03_sequential", ["retained", "accuracy"], 0.9769),
     "interval of rho, y on the simplex": (
         "05_attacks", ["rho", "y on the simplex", "2", "forgot 9, 2", "high"], 0.5001),
-    "smallest rho of the baseline": ("05_attacks", ["rho_baseline", "y on the simplex", "9", "rho"], 0.9999),
     "never saw it": ("05_attacks", ["held_out", "y free", "2", "seed 1", "high"], -0.1501),
     "judge B sees the class": ("07_methods", ["models", "ewc_gray", "probability"], 0.0201),
-    "methods: nats on retained classes": ("07_methods", ["models", "unseen", "nelbo"], 97.001),
+    "methods: nats on retained classes": ("07_methods", ["models", "unseen", "nelbo"], 96.501),
     "rho that mending brings back": ("08_evidence", ["back", "ewc_gray", "low"], -0.0001),
     "least rho after mending": ("08_evidence", ["sums", "ewc_gray", "mended", "low"], -0.0001),
     "distance of rho from 0 after mending": ("08_evidence", ["sums", "unseen", "mended", "low90"], -0.1501),
