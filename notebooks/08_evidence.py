@@ -88,8 +88,9 @@ totals.insert(1, "verdict", totals["sums"].map(verdict))
 conditions = evidence.conditions(rows)
 
 # %% tags=["remove-input"]
-measured = ~claims.index.get_level_values("claim").str.startswith(("no residue", "images seen"))
-passes = np.where(measured, ": holds", np.where(claims["measured"].str.endswith("%"), ": kept", ": none found"))
+setting, absence = (claims.index.get_level_values("claim").str.startswith(name) for name in ("images seen", "no residue"))
+passes = np.select([setting, absence], [": kept", ": none found"], ": holds")
+measured = ~setting & ~(absence & claims["holds"])
 words = claims["measured"] + np.where(claims["holds"], passes, ": fails")
 chapter.show_table(words.unstack("model", sort=False), "The protocol's claims, with 95 % intervals over seeds. None is adjusted "
                    "for the number of claims.")
