@@ -156,7 +156,7 @@ needed = seeds_needed(rho["the notebook", "as is"])
 chapter.say("There are {controls} controls; {needed}. With ten times the rounds, the attacker's error is lower by at most "
             "{most:.1%}, measured on {count} models as they are.", controls=len(never), most=short.max(), count=len(short),
             needed=f"about {needed:.0f} would probably show a ρ of 0 to be *gone*" if np.isfinite(needed) else
-            "with these images no number of them would probably show a ρ of 0 to be *gone*: it takes more images")
+            "with these images, no number of controls is enough to show a ρ of 0 to be *gone*: it takes more images")
 ahead = {state: float(rows[rows["role"] == "never"].xs(state, level="state")["nelbo"].mean()
                       - own[state].loc["the notebook", "nelbo"]) for state in states}
 chapter.say("The other digits of the notebook's model are better than the controls' by {before:.1f} nats, and by {after:.1f} "
