@@ -539,11 +539,10 @@ chapter.say(
     "**In short**\n\n"
     "- ρ rises with the images that a model saw: {ten} for ten, {hundred} for a hundred, but {similar} for a hundred that look "
     "alike. A class hidden behind another label is found: {hidden}.\n"
-    "- The first images, or those of half of the test set, in place of random ones, move it by at most {images:.2f}"
-    "{enough}; features of a classifier in place of pixels, by {features:.2f}. With {firm} numbers in z the attacker arrives, "
-    "and not with {loose}.\n"
-    "- Damage can hide a residue. A model that was pushed to gray has ρ = {before}, {later} after {count} updates on the "
-    "other classes, and {latest} after {longest:,}.",
+    "- The first images, or half of the test set, move it by at most {images:.2f}{enough}; features in place of pixels, by "
+    "{features:.2f}. With {firm} numbers in z the attacker arrives, and not with {loose}.\n"
+    "- Damage can hide a residue. A model pushed to gray has ρ = {before}; {later} after {count} updates on other classes, and "
+    "{latest} after {longest:,}.",
     ten=str(response[first, 10]), hundred=str(response[first, 100]), similar=str(similar[100]),
     hidden=str(planted[first, "behind a label"]), images=abs(largest["images"][0]),
     enough=": enough to change this verdict" if len({verdicts[name] for name in ["as in this book", *samples]}) > 1 else "",
