@@ -423,7 +423,7 @@ chapter.say("The attacker has arrived with {firm} numbers in z, and not with {lo
 
 # %% [markdown]
 # A decoder that can be steered to any image may do so from a $z$ that its prior
-# hardly ever draws. So we let $z$ cost something. The same attacker minimizes
+# hardly ever draws. So we let $z$ cost something (`decoders.with_prior`). The same attacker minimizes
 # $E + \frac12 \lVert z \rVert^2$. Up to a constant, that is $-\log p(x, z \mid y)$
 # if the pixels have normal noise of variance $\frac12$.
 
@@ -445,11 +445,13 @@ chapter.show_table(with_prior.rename_axis("numbers in z"), "The same with the pr
                    {"gap, in spreads": "{:.0f}", "shortfall": "{:.1%}"})
 arrived = [size for size in priced if with_prior.loc[size, "shortfall"] <= CONVERGED]
 resolved = [size for size in arrived if priced[size].resolution >= RESOLUTION]
-chapter.say("Now the attacker arrives with {arrived} numbers in z, and the controls are at least {least} spreads apart with "
-            "{resolved}. {gained}", arrived=", ".join(map(str, arrived)) or "no", least=RESOLUTION,
-            resolved=", ".join(map(str, resolved)) or "none of these",
-            gained="So a verdict is possible there, about this other error." if set(resolved) - set(firm) else
-            "That opens no length of z to a verdict that had none.")
+chapter.say("Now the attacker arrives with {arrived} numbers in z, and baseline and controls are at least {least} spreads apart "
+            "with {resolved}. The same 100 images leave {low:+.2f} to {high:+.2f}. {gained}",
+            arrived=", ".join(map(str, arrived)) or "no", least=RESOLUTION,
+            resolved=", ".join(map(str, resolved)) or "none of these", low=min(one.rho for one in priced.values()),
+            high=max(one.rho for one in priced.values()),
+            gained="So this error gives a verdict also where the squared error alone gave none." if set(resolved) - set(firm)
+            else "That opens no length of z to a verdict that had none.")
 
 # %% [markdown]
 # ## Another ruler
@@ -539,16 +541,16 @@ chapter.say(
     "**In short**\n\n"
     "- ρ rises with the images that a model saw: {ten} for ten, {hundred} for a hundred, but {similar} for a hundred that look "
     "alike. A class hidden behind another label is found: {hidden}.\n"
-    "- The first images, or half of the test set, move it by at most {images:.2f}{enough}; features in place of pixels, by "
-    "{features:.2f}. With {firm} numbers in z the attacker arrives, and not with {loose}.\n"
+    "- The first images, or half of the test set, move it by at most {images:.2f}{enough}; features for pixels, by {features:.2f}. "
+    "With {loose} numbers in z the attacker does not arrive. Where a z far from the prior has a cost, they arrive with {arrived}.\n"
     "- Damage can hide a residue. A model pushed to gray has ρ = {before}; {later} after {count} updates on other classes, and "
     "{latest} after {longest:,}.",
-    ten=str(response[first, 10]), hundred=str(response[first, 100]), similar=str(similar[100]),
-    hidden=str(planted[first, "behind a label"]), images=abs(largest["images"][0]),
+    ten=str(response[first, 10]), hundred=str(response[first, 100]), similar=str(similar[100]), images=abs(largest["images"][0]),
+    hidden=str(planted[first, "behind a label"]), features=farthest["features"],
     enough=": enough to change this verdict" if len({verdicts[name] for name in ["as in this book", *samples]}) > 1 else "",
-    firm=" or ".join(map(str, firm)) or "no", loose=" or ".join(map(str, loose)) or "none that was tried",
+    loose=" or ".join(map(str, loose)) or "none that was tried", arrived=", ".join(map(str, arrived)) or "none",
     before=str(after[first, "ewc_gray", 0]), later=str(after[first, "ewc_gray", updates[1]]), count=updates[1],
-    latest=str(after[first, "ewc_gray", updates[-1]]), longest=updates[-1], features=farthest["features"])
+    latest=str(after[first, "ewc_gray", updates[-1]]), longest=updates[-1])
 
 # %% [markdown]
 # ## What this does not show

@@ -39,7 +39,8 @@ LATENTS = (2, 25, 64)  # further lengths of z
 PENALIZED = (8, 25, 64)  # lengths of z of models that are attacked with its prior in the error too
 TARGETS = {"first images": slice(0, None), "first half": slice(0, 5000), "second half": slice(5000, None)}
 FREE = ("dose", "hidden", "mending")  # parts with an attack with y free as well
-ARRIVED = ("dose", "hidden", *(f"latent {size}" for size in LATENTS))  # parts with the shortfall of their attacks
+# Parts with the shortfall of their attacks.
+ARRIVED = ("dose", "hidden", *(f"latent {size}" for size in LATENTS), *(f"prior {size}" for size in PENALIZED))
 TOLERANCE = 0.1  # of an error, relative: a training on another machine is much as one with another seed
 # Each cell is one part of the table, for one seed.
 PARTS = ("mending", "dose", "hidden", "alike", "updates", *(f"latent {size}" for size in LATENTS), *TARGETS,
