@@ -101,6 +101,8 @@ chapter.say("**{count} of {total}** that results can decide hold.", count=held, 
 sums = pd.DataFrame({key: {"value": one.rho, "low": one.low, "high": one.high} for key, one in totals["sums"].items()}).T
 chapter.show_figure(figures.intervals(sums, "ρ over all digits, with 95 % interval", [-MARGIN, 0.0, MARGIN, 1.0]),
                     "How much of all digits is left, by method and state. At 0, nothing; at 1, everything.")
+
+# %% tags=["remove-input"]
 above = {state: [name for name in methods if totals["sums"][name, state].low > 0] for state in conditions}
 chapter.say("Over all digits together, the interval of ρ lies above 0 for {above}. Within the margin that is little, but it is "
             "not nothing. The protocol has ρ over all digits as an estimand, and no claim about it: what is said of it here was "

@@ -141,7 +141,7 @@ def _without_bias(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 def with_prior(model: CVAE) -> Decoder:
     """The decoder of a model whose images [D + latent_dim] end with z / sqrt(2): their squared error to a target that
-    ends with zeros is E + |z|^2 / 2.
+    ends with zeros is E + ‖z‖² / 2.
 
     So an attacker pays for a z far from the prior. Up to a constant, that is -log p(x, z | y) where the pixels have
     normal noise of variance 1/2.

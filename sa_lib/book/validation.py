@@ -90,7 +90,7 @@ def _written(errors: torch.Tensor) -> str:
 
 
 def _penalized(model: Trained, targets: torch.Tensor, label: int) -> tuple[torch.Tensor, float]:
-    """E + |z|^2 / 2 of each target, and the shortfall, as `trained.shortfall` has it."""
+    """E + ‖z‖² / 2 of each target, and the shortfall, as `trained.shortfall` has it."""
     decoder, some = with_prior(model.net), max(1, len(targets) // 5)
     padded = F.pad(targets.flatten(1), (0, decoder.latent_dim))
     attack = functools.partial(reconstruct, decoder, label=label, threat=THREATS["y on the simplex"])
