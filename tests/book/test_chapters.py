@@ -161,3 +161,9 @@ def test_every_formula_that_a_text_links_is_there():
     assert len(links) >= 5
     for chapter, number in links:
         assert 1 <= int(number) <= len(re.findall(r"(?m)^# \$\$$", texts[chapter])) / 2, (chapter, number)
+
+
+def test_a_figure_is_alone_in_its_cell(cells):
+    """The site gives every output of the cell the figure's name, and a name must be there once."""
+    figures = [cell.source for cell in cells if cell.cell_type == "code" and "show_figure(" in cell.source]
+    assert [source[:60] for source in figures if re.search(r"chapter\.(say|show_table)\(", source)] == []
