@@ -233,12 +233,12 @@ chapter.show_table(relearned.rename_axis("class").round(2), "Relearning: judge B
 #   next to *forgotten* means that the model draws something else for the label.
 # - *Gone* means that none of these attackers gets more than from a model that
 #   never saw the class, neither from the model as it is nor from the mended
-#   one: each 90 % interval, narrower than the 95 % one shown, lies within
-#   the margin. *Residue* means that one of them gets more. *Over-forgotten* means
+#   one: each 90 % interval, narrower than the 95 % one shown, lies within the
+#   margin. *Residue* means that one of them gets more. *Over-forgotten* means
 #   that one gets less: the model is damaged around the class. *Inconclusive*
 #   leaves it open, *unresolved* means that the controls differ too much among
-#   themselves, and *undefined* that the baseline is no better at the class than
-#   they are.
+#   themselves, *undefined* that the baseline is no better at the class than
+#   they are, and *not converged* that the attack has not arrived.
 # - A guided attack that succeeds *more often* than on a model that never saw
 #   the class finds a trace of the class, unless the difference is chance.
 #   Exercise 2 measures how much chance leaves open.
@@ -266,7 +266,7 @@ run.finish("06_report_card", {
 label, _, nats, _, attack = (card.iloc[row] for row in range(5))
 chapter.say(
     "**In short**\n\n"
-    "- This page is about one model: {source}, made to forget {classes}. By its label, the class that does worst is {label}.\n"
+    "- This page is about one model: {source}, made to forget {classes}. Asked for by its label, the class that does worst is *{label}*.\n"
     "- Behind the label, {question}, among the attacks that have arrived, is {measured}: *{verdict}*.\n"
     "- The other classes lost {nats} nats; the limit is {limit}.",
     source=source, classes=", ".join(map(str, classes)), label=label["answer"], question=attack.name.removeprefix("residue: "),

@@ -44,6 +44,7 @@ import torch
 from sa_lib import (attack_tables, chapter, experiment, figures,
                     measures, validation)
 from sa_lib.comparison import holm
+from sa_lib.figures.style import names
 from sa_lib.residual import (CONVERGED, MARGIN, RESOLUTION, both,
                              interval, residual_knowledge, verdict)
 from sa_lib.unlearning import UnlearningConfig
@@ -131,14 +132,14 @@ chapter.show_figure(
 
 # %% tags=["remove-input"]
 chapter.show_table(words.rename_axis("images seen"), "ρ by dose, with its 95 % interval over three seeds.")
-apart = [(f"{a:,} to {b:,}", change((nothing, ("dose", "saw", b), everything), (nothing, ("dose", "saw", a), everything)))
+apart = [(f"from {a:,} to {b:,}", change((nothing, ("dose", "saw", b), everything), (nothing, ("dose", "saw", a), everything)))
          for a, b in zip(doses[:-2], doses[1:-1])]
 chapter.say("The means rise with every step of the dose {where}. Within a seed, three seeds show the step {shown} on the "
             "simplex, and not {hidden}.",
             where="under both threat models" if all(rises.values()) else "under " + (
                 " and ".join(threat for threat in threats if rises[threat]) or "neither threat model"),
-            shown=", ".join(name for name, (_, low, _) in apart if low > 0) or "of none",
-            hidden=", ".join(name for name, (_, low, _) in apart if not low > 0) or "of none")
+            shown=names(name for name, (_, low, _) in apart if low > 0) or "nowhere",
+            hidden=names(name for name, (_, low, _) in apart if not low > 0) or "elsewhere")
 chapter.say("Ten images leave {ten:+.2f} on the simplex and {free:+.2f} with y "
             "free; one image leaves {one:+.2f} and {one_free:+.2f}. The margin of ±{margin}, within which the book says "
             "*gone*, reads as about {count:.0f} images on the simplex, between the points of the figure; with the ends of the "
@@ -217,18 +218,17 @@ short = own.pivot_table(
     values="shortfall", sort=False)[threats]
 
 # %% tags=["remove-input"]
-names = {"saw": "saw {dose:,} images"}
-short.index = [names.get(model, model).format(dose=dose) for _, model, dose in short.index]
+short.index = [f"saw {dose:,} {'image' if dose == 1 else 'images'}" if model == "saw" else model for _, model, dose in short.index]
 chapter.show_table(short.rename_axis("model"), "Shortfall, mean over three seeds.", dict.fromkeys(threats, "{:.1%}"))
 
 open_ended = [threat for threat in threats
               if short[threat].max() > CONVERGED]
-chapter.say("The attacker has arrived {where}. So there are no "
-            "verdicts {elsewhere} below.",
-            where=", ".join(f"with {t}" for t in threats
-                            if t not in open_ended) or "nowhere",
-            elsewhere=", ".join(f"with {t}" for t in open_ended)
-            or "missing")
+chapter.say("The limit is {limit:.0%}. The attacker has arrived {where}, "
+            "and has not {elsewhere}: that gets no verdict below.",
+            limit=CONVERGED, where=" and ".join(
+                f"with {t}" for t in threats if t not in open_ended)
+            or "nowhere", elsewhere=" and ".join(
+                f"with {t}" for t in open_ended) or "nowhere")
 
 # %% [markdown]
 # ## Damage can hide a residue
@@ -337,9 +337,9 @@ largest = {name: max((of for choice, of in shift.items() if choice in group), ke
            for name, group in (("images", samples), ("controls", [name for name in choices if name.startswith("controls")]))}
 seen = [name for name, (_, low, high) in shift.items() if choices[name] != book and not low <= 0 <= high]
 counted = pd.Series(verdicts).value_counts()
-chapter.say("{counted}{hangs}. Within a seed, the largest change by other images is {images}, and that by other controls "
+chapter.say("By the choice, the verdict is {counted}{hangs}. Within a seed, the largest change by other images is {images}, and that by other controls "
             "{controls}. {seen}", images=signed(*largest["images"]), controls=signed(*largest["controls"]),
-            hangs=": the verdict hangs on the choice" if len(counted) > 1 else "",
+            hangs=": it hangs on the choice" if len(counted) > 1 else "",
             counted="; ".join(f"*{name}* in {count} of {len(verdicts)} rows" for name, count in counted.items()),
             seen=f"Of {' and '.join(seen)}, the interval leaves out 0; it is not corrected for their number." if seen
             else "Each of these intervals has 0 in it.")
@@ -414,12 +414,12 @@ chapter.show_table(grip.rename_axis("numbers in z"), "The measure by the length 
                    "gap between the controls in units of their spread, ρ of models that saw 100 images with its 95 % "
                    "interval, and the largest shortfall of the three kinds of model, means over seeds.",
                    dict.fromkeys(grip.columns[:2], "{:.2f}") | {"gap, in spreads": "{:.0f}", "shortfall": "{:.1%}"})
-chapter.say("The attacker has arrived with {firm} numbers in z, and not with {loose}. Where they have not, there is no verdict: "
-            "the class may be nearer than they came, in the controls as well. The same 100 images leave {least:+.2f} to "
+chapter.say("The search has arrived with {firm} numbers in z, and not with {loose}. Where it has not, there is no verdict: the "
+            "class may be nearer than it came, in the controls as well. The same 100 images leave {least:+.2f} to "
             "{most:+.2f}, so a ρ reads as a number of images only within one kind of model.",
             least=min(known_100[size].rho for size in firm or sizes), most=max(known_100[size].rho for size in firm or sizes),
-            firm=", ".join(map(str, firm)) or "no",
-            loose=", ".join(map(str, loose)) or "none of these")
+            firm=" or ".join(map(str, firm)) or "no",
+            loose=" or ".join(map(str, loose)) or "none of these")
 
 # %% [markdown]
 # A decoder that can be steered to any image may do so from a $z$ that its prior
@@ -445,10 +445,11 @@ chapter.show_table(with_prior.rename_axis("numbers in z"), "The same with the pr
                    {"gap, in spreads": "{:.0f}", "shortfall": "{:.1%}"})
 arrived = [size for size in priced if with_prior.loc[size, "shortfall"] <= CONVERGED]
 resolved = [size for size in arrived if priced[size].resolution >= RESOLUTION]
-chapter.say("Now the attacker arrives with {arrived} numbers in z, and baseline and controls are at least {least} spreads apart "
-            "with {resolved}. The same 100 images leave {low:+.2f} to {high:+.2f}. {gained}",
-            arrived=", ".join(map(str, arrived)) or "no", least=RESOLUTION,
-            resolved=", ".join(map(str, resolved)) or "none of these", low=min(one.rho for one in priced.values()),
+chapter.say("Now the search arrives with {arrived} numbers in z, and baseline and controls are at least {least} spreads apart with "
+            "{resolved}. The same 100 images leave {low:+.2f} to {high:+.2f}. {gained}",
+            arrived=names(arrived) or "no", least=RESOLUTION,
+            resolved="all of these" if resolved == arrived else names(resolved) or "none of these",
+            low=min(one.rho for one in priced.values()),
             high=max(one.rho for one in priced.values()),
             gained="So this error gives a verdict also where the squared error alone gave none." if set(resolved) - set(firm)
             else "That opens no length of z to a verdict that had none.")
@@ -487,7 +488,7 @@ farthest = (by_ruler - by_ruler.loc["as it is"]).abs().max(axis=1)
 chapter.show_table(written(rulers), "ρ of models as they are, on the simplex, with 95 % intervals over three seeds. *: "
                    "differs from 0 after Holm's adjustment for all probes of a method.")
 chapter.say("Another hundred images move ρ by at most {images:.2f}, the features by {features:.2f}, the likelihood by {bits:.2f}, and "
-            "keeping z to the prior by {prior:.2f}.", images=farthest["other images"], features=farthest["features"],
+            "keeping z to the prior by {prior:.3f}.", images=farthest["other images"], features=farthest["features"],
             bits=farthest["Bernoulli likelihood"], prior=farthest["z kept to the prior"])
 
 # %% [markdown]
@@ -513,11 +514,11 @@ words = {name: [probe for probe in probes
 ways = written(probes)
 ways.insert(0, "never saw", effects["control"].unstack("model").loc[probes, methods[0]].map(
     lambda value: "–" if np.isnan(value) else f"{value:.2f}"))
-chapter.show_table(ways, "ρ, or the difference from a model that never saw the class, whose own mean is in the first column. "
+chapter.show_table(ways, "ρ, or the difference from a model that never saw the class, whose own mean is in the second column. "
                    "95 % intervals over three seeds; *: differs from 0 after Holm's adjustment.")
-chapter.say("After the adjustment, {found}.", found="; ".join(
-    f"{name} differs from a model that never saw the class by {', '.join(own)}" if own else
-    f"no probe tells {name} from a model that never saw the class" for name, own in words.items()))
+alike = {found: [name for name, own in words.items() if ", ".join(own) == found] for found in map(", ".join, words.values())}
+chapter.say("After the adjustment, what tells a model from one that never saw the class: {found}.", found="; ".join(
+    f"for {names(own)}, {found or 'nothing'}" for found, own in alike.items()))
 
 # %% tags=["remove-input"]
 run.finish("09_trust", {
@@ -541,14 +542,14 @@ chapter.say(
     "**In short**\n\n"
     "- ρ rises with the images that a model saw: {ten} for ten, {hundred} for a hundred, but {similar} for a hundred that look "
     "alike. A class hidden behind another label is found: {hidden}.\n"
-    "- The first images, or half of the test set, move it by at most {images:.2f}{enough}; features for pixels, by {features:.2f}. "
-    "With {loose} numbers in z the attacker does not arrive. Where a z far from the prior has a cost, they arrive with {arrived}.\n"
+    "- With other test images ρ moves by up to {images:.2f}{enough}; with features in place of pixels, by up to {features:.2f}. The "
+    "search does not arrive with {loose} numbers in z; where a z far from the prior has a cost, it does with {arrived}.\n"
     "- Damage can hide a residue. A model pushed to gray has ρ = {before}; {later} after {count} updates on other classes, and "
     "{latest} after {longest:,}.",
     ten=str(response[first, 10]), hundred=str(response[first, 100]), similar=str(similar[100]), images=abs(largest["images"][0]),
     hidden=str(planted[first, "behind a label"]), features=farthest["features"],
-    enough=": enough to change this verdict" if len({verdicts[name] for name in ["as in this book", *samples]}) > 1 else "",
-    loose=" or ".join(map(str, loose)) or "none that was tried", arrived=", ".join(map(str, arrived)) or "none",
+    enough=", enough to change a verdict" if len({verdicts[name] for name in ["as in this book", *samples]}) > 1 else "",
+    loose=" or ".join(map(str, loose)) or "none that was tried", arrived=names(arrived) or "none",
     before=str(after[first, "ewc_gray", 0]), later=str(after[first, "ewc_gray", updates[1]]), count=updates[1],
     latest=str(after[first, "ewc_gray", updates[-1]]), longest=updates[-1])
 
