@@ -160,7 +160,7 @@ settings = {name: ", ".join(f"{key} {value:g}" if isinstance(value, (int, float)
                             for key, value in asdict(m.config).items() if value != usual[key]) or "as usual"
             for name, m in candidates.items()}
 chapter.show_table(pd.DataFrame({"settings": settings}).rename_axis("method"), "Where the settings of a method are not "
-                   "those that UnlearningConfig has by itself.")
+                   "the defaults of UnlearningConfig.")
 
 # %% [markdown]
 # **How they were chosen.** The settings of selective_amnesia and of salun are
@@ -288,15 +288,15 @@ chapter.show_table(summary[["accuracy", "nelbo", "nats_lost", "seconds"]], "The 
 bars = pd.DataFrame({(name, state): {"value": one.rho, "low": one.low, "high": one.high}
                      for name in unlearned for state, one in ((state, rho[state][name]) for state in rho)}).T
 chapter.show_figure(figures.intervals(bars, "ρ, with 95 % interval", [-residual.MARGIN, 0.0, residual.MARGIN, 1.0]),
-                    "What is left of the class. Where mending moves ρ to above 0, damage may have hidden a part of it. Whether the "
+                    "What is left of the class. Dotted: 0, 1 and the margin. Where mending moves ρ above 0, damage may have hidden a part of it. Whether the "
                     "attacker has arrived was not measured on these models.")
 
 # %% tags=["remove-input"]
 points = pd.DataFrame({(name, state): {"x": rho[state][name].rho, "y": summary.loc[name, "nats_lost"]}
                        for name in unlearned for state in rho}).T
 chapter.show_figure(
-    figures.tradeoff(points, "ρ", "nats lost on the retained classes"), "Cost against residue: low and near the dotted "
-    f"line is good. Nats lost: {measures.listing('nats_lost', summary.loc[list(unlearned), 'nats_lost'])}.")
+    figures.tradeoff(points, "ρ", "nats lost on the retained classes"), "Cost against residue: low and near the vertical "
+    f"dotted line is good. Nats lost: {measures.listing('nats_lost', summary.loc[list(unlearned), 'nats_lost'])}.")
 
 # %% tags=["remove-input"]
 chapter.show_figure(
@@ -311,7 +311,7 @@ chapter.show_figure(
 # that never saw it draws something there too, which judge B may take for it. A
 # method for which judge B sees clearly more is not ranked. Of the others, one is *beaten* if another is at
 # least as good by every criterion and better by one. The criteria are the larger
-# $|\rho|$ of both states, and the nats and the accuracy lost on the retained
+# $|\rho|$ of the two states, and the nats and the accuracy lost on the retained
 # classes. Those that are not beaten are the *Pareto front*: each is the right
 # choice for somebody. Seconds are reported above, and not ranked.
 
@@ -365,7 +365,7 @@ chapter.say("Not ranked, for judge B's probability is more than {limit} above th
 
 # %% tags=["remove-input"]
 chapter.show_table(claims.outcomes(summary.drop(index="baseline"), rho), "How each method ends: forgotten if judge B's "
-                   f"probability of the class is at most {claims.LIMITS['probability']}, and at most {claims.LIMITS['nats_lost']} nats lost.")
+                   f"probability of the class is at most {claims.LIMITS['probability']}, also for retrain; the cost is within the limit if at most {claims.LIMITS['nats_lost']} nats are lost.")
 
 # %% tags=["remove-input"]
 some = torch.randperm(len(ds.test_labels), generator=torch.Generator().manual_seed(run.seed))[:2000]

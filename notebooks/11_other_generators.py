@@ -371,7 +371,7 @@ chapter.show_table(listed[["ρ", "verdict", "resolution"]].rename_axis("error"),
 chapter.say("The report on the flow: *{sentence}*", sentence=from_errors["flow, denoising"].sentence)
 
 # %% [markdown]
-# ## What ρ can say here, and what not
+# ## What ρ can say here, and what it cannot
 #
 # - It can say where a model stands between two others of its kind, by one
 #   attacker, for any model that draws images or has a loss. No part of the audit
@@ -392,7 +392,7 @@ chapter.say(
     "**In short**\n\n"
     "- The audit takes a GAN and a rectified flow without a change. By attack, ρ of the GAN is {label} with the label of "
     "the digit, and {mixed} with any mixture of labels; after mending, {mended}.\n"
-    "- Attacked through all of its noise, the flow draws a digit that it never saw to {reach:.2%} of the variance. "
+    "- Attacked through all of their noise, also flows that never saw the digit draw it, to {reach:.2%} of the variance. "
     "The report says *{nothing}*.\n"
     "- By the errors of its loss, ρ of the flow is {loss} under the digit's label and {best} under the best one.",
     label=said(of_gan, "z in the prior"), mixed=said(of_gan, "y on the simplex"),

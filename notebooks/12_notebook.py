@@ -85,7 +85,7 @@ words = {model: both(*(rho[model, state] for state in states))
 points = pd.DataFrame({key: {"value": one.rho, "low": one.low, "high": one.high} for key, one in rho.items()}).T
 chapter.show_figure(figures.intervals(points.clip(-1.5, 1.5), "ρ, with 95 % interval", [-MARGIN, 0.0, MARGIN, 1.0]),
                     "What is left of 9 in the notebook's model, and in models with one choice changed. At 0, nothing; at "
-                    "1, everything. Intervals that reach farther end at ±1.5.")
+                    "1, everything; dotted beside 0, the margin. Intervals that reach farther end at ±1.5.")
 
 # %% tags=["remove-input"]
 own = {state: rows.xs(state, level="state").loc[subjects] for state in states}
@@ -160,7 +160,7 @@ chapter.say("There are {controls} controls; {needed}. With ten times the rounds,
 ahead = {state: float(rows[rows["role"] == "never"].xs(state, level="state")["nelbo"].mean()
                       - own[state].loc["the notebook", "nelbo"]) for state in states}
 chapter.say("The other digits of the notebook's model are better than the controls' by {before:.1f} nats, and by {after:.1f} "
-            "after mending, for its forgetting trained it longer. So a ρ above 0 may be a sharper decoder, and no residue."
+            "after mending, for its forgetting trained it longer. So a ρ above 0 may be a sharper decoder, not a residue."
             if min(ahead.values()) > 0 else
             "The other digits of the notebook's model differ from the controls' by {before:+.1f} nats, and by {after:+.1f} "
             "after mending.", before=ahead["as is"], after=ahead["mended"])

@@ -132,8 +132,7 @@ def show_table(frame: pd.DataFrame, caption: str, formats: Mapping[str, str] | N
 
 
 def _unbroken(text: str) -> str:
-    """The text with an interval or a limit on one line: with spaces that do not break, and with a joiner behind the sign
-    of infinity."""
+    """The text with intervals and limits on one line: with spaces that do not break, and a joiner in minus infinity."""
     text = re.sub(r"\[([^][<>()]*), ([^][<>()]*)\](?!\()", "[\\1,\N{NO-BREAK SPACE}\\2]", text)
     text = re.sub("(?<=[±≤≥]) ", "\N{NO-BREAK SPACE}", text)
     return text.replace("-∞", "-\N{WORD JOINER}∞")
