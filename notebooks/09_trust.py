@@ -265,14 +265,10 @@ path = {name: [after[threats[0], name, count].rho
                for count in updates] for name in methods}
 ends = {name: values[-1] for name, values in path.items()}
 
-
+# %% tags=["hide-input"]
 def at_updates(name, count):
     return (("mending", "never saw", count),
             ("mending", name, count), everything)
-
-
-def text(residual):
-    return {**residual.asdict(), "verdict": verdict(residual)}
 
 
 def signed(mean, low, high):
@@ -521,6 +517,10 @@ chapter.say("After the adjustment, what tells a model from one that never saw th
     f"for {names(own)}, {found or 'nothing'}" for found, own in alike.items()))
 
 # %% tags=["remove-input"]
+def text(residual):
+    return {**residual.asdict(), "verdict": verdict(residual)}
+
+
 run.finish("09_trust", {
     "table": table, "class": digit, "monotone": rises, "ten": response[threats[0], 10].rho,
     "updates": updates[1], "as_is": after[threats[0], methods[0], 0].rho,
