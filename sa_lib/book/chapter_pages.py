@@ -1,14 +1,15 @@
 """Executed chapters, as pages of the site and to share."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import count
 from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
 
-from .notebooks import DRAWINGS, BookError, as_written, colab
+from .notebooks import BookError, as_written, colab
+from .numbering import refer, with_formulas
 
 __all__ = ["SMOKE", "figures", "is_smoke", "marked", "metadata_of", "page", "shareable"]
 
@@ -23,9 +24,9 @@ def is_smoke(notebooks: Mapping[str, NotebookNode]) -> bool:
 def page(name: str, notebook: NotebookNode, smoke: bool, address: str) -> NotebookNode:
     """An executed chapter as a page: without cells and metadata that readers do not need.
 
-    Its figures, tables and formulas have numbers.
+    Its figures, tables and formulas have numbers, and its text refers to them by these.
     """
-    tables, formulas = count(1), count(1)
+    formulas = count(1)
     page = nbformat.v4.new_notebook(metadata={"kernelspec": notebook.metadata.kernelspec})
     for cell in notebook.cells:
         tags = cell.metadata.get("tags", [])
@@ -37,10 +38,10 @@ def page(name: str, notebook: NotebookNode, smoke: bool, address: str) -> Notebo
             cell.source = _with_values(cell.source, notebook.metadata.sa_lib.parameters)
         if cell.cell_type == "code":
             _set_figures(name, len(page.cells), cell)
-            _number_tables(name, tables, cell)
         else:
-            cell.source = _with_references(name, _with_numbers(name, formulas, _with_drawings(cell.source)))
+            cell.source = with_formulas(name, formulas, cell.source)
         page.cells.append(cell)
+    refer(name, page.cells)
     # The page has its own launch button, and the badge is a picture from another server.
     title = re.sub(r"\[!\[[^]]*\]\([^)]*\)\]\([^)]*\)\n*", "", page.cells[0].source)
     links = (f"[Executed, in Colab]({colab(address, 'executed')}/{name}.ipynb) · "
@@ -57,40 +58,6 @@ def _in_short(notebook: NotebookNode) -> str:
     return "\n\n".join(output.data["text/markdown"] for cell in notebook.cells
                        if "in-short" in cell.metadata.get("tags", []) for output in cell.outputs
                        if "text/markdown" in output.get("data", {})).removeprefix("**In short**").strip()
-
-
-def _with_drawings(source: str) -> str:
-    """Markdown in which a drawing with the caption below it is a figure, so that it gets a number."""
-    def figure(match: re.Match) -> str:
-        alt, path, caption = (" ".join(part.split()) for part in match.groups())
-        return f"```{{figure}} {path}\n:alt: {alt}\n\n{caption}\n```"
-    return re.sub(rf"^!\[([^]]+)\]\(({DRAWINGS}/\w+\.svg)\)\n\n\*((?:[^*]|\n)+)\*$", figure, source, flags=re.MULTILINE)
-
-
-def _with_numbers(name: str, formulas: Iterator[int], source: str) -> str:
-    """Markdown in which each displayed formula has a label, so that it gets a number."""
-    return re.sub(r"^\$\$\n.*?\n\$\$$", lambda formula: f"{formula[0]} (formula-{name}-{next(formulas)})", source,
-                  flags=re.MULTILINE | re.DOTALL)
-
-
-def _with_references(name: str, source: str) -> str:
-    """Markdown in which a link to a formula, such as ``05_attacks.ipynb#formula-2``, has the formula's number behind
-    it."""
-    def numbered(link: re.Match) -> str:
-        text, chapter, number = link.groups()
-        text = text if chapter == name else f"[{text}]({chapter}.ipynb)"
-        return f"{text} {{eq}}`formula-{chapter}-{number}`"
-    return re.sub(r"\[([^]]+)\]\((\d\d_\w+)\.ipynb#formula-(\d+)\)", numbered, source)
-
-
-def _number_tables(name: str, tables: Iterator[int], cell: NotebookNode) -> None:
-    """Put numbers by chapter, as those of figures, before the captions of the tables in a cell's outputs."""
-    for output in cell.outputs:
-        if "text/html" in output.get("data", {}):
-            output.data["text/html"] = re.sub(
-                '(?<=<figure class="table" style="margin: 0"><figcaption>)',
-                lambda _: f'<span class="caption-number">Table {int(name[:2])}.{next(tables)} </span>',
-                output.data["text/html"])
 
 
 def _with_values(source: str, parameters: Mapping[str, Any]) -> str:

@@ -1,12 +1,14 @@
 """The parts that every chapter must have, read off its source; nothing is run."""
 
+import ast
 import re
 
 import jupytext
 import pytest
 
 from runs import PROJECT
-from sa_lib.book import chapter_pages, notebooks
+from sa_lib.book import notebooks
+from sa_lib.book.numbering import DRAWING, PHRASE, STEPS
 
 # The page in plain PyTorch: it has no exercises, as it has no library to say the solutions with.
 PLAIN = "10_one_page"
@@ -144,15 +146,6 @@ def test_code_that_is_shown_fits_the_page(cells):
     assert wide == []
 
 
-def test_a_link_to_a_formula_has_its_number_behind_it():
-    text = ("[ρ](05_attacks.ipynb#formula-2), and [its\nerror](05_attacks.ipynb#formula-1) in "
-            "[chapter 5](05_attacks.ipynb)")
-    assert chapter_pages._with_references("06_report_card", text) == (
-        "[ρ](05_attacks.ipynb) {eq}`formula-05_attacks-2`, and [its\nerror](05_attacks.ipynb) "
-        "{eq}`formula-05_attacks-1` in [chapter 5](05_attacks.ipynb)")
-    assert chapter_pages._with_references("05_attacks", text).startswith("ρ {eq}`formula-05_attacks-2`, and")
-
-
 def test_every_formula_that_a_text_links_is_there():
     texts = {path.stem: path.read_text(encoding="utf-8") for path in (PROJECT / "notebooks").glob("*.py")}
     prose = [path.read_text(encoding="utf-8") for path in (PROJECT / "book").glob("*.md")]
@@ -167,3 +160,42 @@ def test_a_figure_is_alone_in_its_cell(cells):
     """The site gives every output of the cell the figure's name, and a name must be there once."""
     figures = [cell.source for cell in cells if cell.cell_type == "code" and "show_figure(" in cell.source]
     assert [source[:60] for source in figures if re.search(r"chapter\.(say|show_table)\(", source)] == []
+
+
+def calls(source, names):
+    """The calls of functions of the page in a code cell, in their order."""
+    tree = ast.parse(re.sub(r"^(\s*)%.*", r"\1pass", source, flags=re.MULTILINE))
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.Call)
+             and isinstance(node.func, ast.Attribute) and node.func.attr in names]
+    return sorted(found, key=lambda node: (node.lineno, node.col_offset))
+
+
+def shown(cells):
+    """(kind, text) of each text, figure and table, in their order; solutions are left out."""
+    for cell in cells:
+        if tags(cell) & {"hide-cell", "in-short"}:
+            continue
+        if cell.cell_type == "markdown":
+            end = 0
+            for drawing in DRAWING.finditer(cell.source):
+                yield from (("text", cell.source[end:drawing.start()]), ("figure", drawing[2]))
+                end = drawing.end()
+            yield "text", cell.source[end:]
+            continue
+        for call in calls(cell.source, {"say", "show_figure", "show_table", "show_markdown"}):
+            title = ast.unparse(call.args[-1])[:60]
+            kind = {"show_figure": "figure", "show_table": "table"}.get(call.func.attr, "text")
+            yield kind, title if kind != "text" else " ".join(
+                node.value for node in ast.walk(call.args[0]) if isinstance(node, ast.Constant)
+                and isinstance(node.value, str))
+
+
+def test_the_text_names_every_figure_and_table(cells):
+    parts = list(shown(cells))
+    named = set()
+    for position, (kind, text) in enumerate(parts):
+        for phrase in PHRASE.finditer(text) if kind == "text" else ():
+            steps, wanted, way = phrase.groups()
+            order = range(position + 1, len(parts)) if way == "below" else range(position - 1, -1, -1)
+            named.add([other for other in order if parts[other][0] == wanted][STEPS[steps] - 1])
+    assert [part for position, part in enumerate(parts) if part[0] != "text" and position not in named] == []
