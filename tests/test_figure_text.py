@@ -32,7 +32,7 @@ CASES = {
                    ["2 rows (before and after)", "3 columns (0 to 2)", "A frame marks the row after."]),
     "curves": (lambda: figures.curves(LOG, ["real", "gray", "ewc"], {"": "weighted term", "_grad": "gradient norm"}),
                ["2 panels against step", "weighted term and gradient norm", "Lines: real and gray."]),
-    "concentration": (lambda: figures.concentration(FISHER, 0.1), ["at 10 % of the entries", "dotted diagonal"]),
+    "concentration": (lambda: figures.concentration(FISHER, 0.1), ["at 10% of the entries", "dotted diagonal"]),
     "confusion": (lambda: figures.confusion(NUMBERS), ["2 rows (gray noise and blends)", "0, 1 and none"]),
     "matrices": (lambda: figures.matrices({"accuracy": NUMBERS, "nats": NUMBERS}, {"accuracy": ".1f", "nats": ".2f"},
                                           {"blends": [0, 2]}),

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..checks import check_name, check_names, check_number, check_table, check_types, shorten
@@ -133,24 +134,40 @@ def plane(tables: Mapping[str, pd.DataFrame], x: str, y: str, corner: tuple[floa
     for index, table in enumerate(tables.values()):
         color = PALETTE[index % len(PALETTE)]
         axes.plot(table["x"], table["y"], "os^D"[index % 4] + "-", color=color, markersize=5, linewidth=1)
-        for at, (value, row) in enumerate(table.iterrows()):
-            text = f"{value:g}" if at or index else f"{name} = {value:g}"
-            axes.annotate(text, (row["x"], row["y"]), xytext=(0, 7), ha="center", textcoords="offset points",
-                          color=ink(color))
     axes.set_xscale("log")
     axes.set_yscale("symlog", linthresh=0.1)
     axes.margins(0.12)
     least, bottom = axes.get_xlim()[0], min(axes.get_ylim()[0], 0.0)
     axes.fill_between([least, corner[0]], bottom, corner[1], color=PALETTE[2], alpha=0.15, linewidth=0, zorder=0)
-    axes.annotate("good on both", (0, 0), xycoords="axes fraction", xytext=(5, 5), textcoords="offset points",
-                  color=ink(PALETTE[2]))
     axes.set_xlim(left=least)
     axes.set_ylim(bottom=bottom)
     label(axes, x, y)
+    figure.draw_without_rendering()  # now the axes have their final size
+    for index, table in enumerate(tables.values()):
+        points = table[["x", "y"]].to_numpy(float)
+        for at, (value, point, (right, up)) in enumerate(zip(table.index, points, _away(axes, points))):
+            text = f"{value:g}" if at or index else f"{name} = {value:g}"
+            axes.annotate(text, point, xytext=(6 * right, 6 * up), textcoords="offset points",
+                          ha="center" if abs(right) < 0.75 else "left" if right > 0 else "right",
+                          va="center" if abs(up) < 0.6 else "bottom" if up > 0 else "top",
+                          color=ink(PALETTE[index % len(PALETTE)]))
+    axes.annotate("good on both", (0, 0), xycoords="axes fraction", xytext=(5, 5), textcoords="offset points",
+                  color=ink(PALETTE[2]))
     name_lines(axes, {title: table["y"].iloc[-1] for title, table in tables.items()}, PALETTE)
     figure.alt = (f"A plane of {y} against {x}, with a line for each of {names(tables)}, and {name} at the points. "
                   f"An area in the lower left corner ends at {corner[0]:g} and {corner[1]:g}.")
     return figure
+
+
+def _away(axes: Axes, points: np.ndarray) -> np.ndarray:
+    """The direction on the page from each point [N, 2] of a line to where the line leaves most room."""
+    steps = np.diff(axes.transData.transform(points), axis=0)
+    steps /= np.linalg.norm(steps, axis=1, keepdims=True).clip(1e-9)
+    away = np.zeros(points.shape)
+    away[:-1] -= steps
+    away[1:] += steps
+    lengths = np.linalg.norm(away, axis=1, keepdims=True)
+    return np.where(lengths > 1e-6, away / lengths.clip(1e-6), (0.0, 1.0))
 
 
 @in_book_style
@@ -178,13 +195,13 @@ def concentration(fisher: Diagonal, share: float = 0.01) -> Figure:
     axes.plot(100 * places / len(total), 100 * held[places], color=PALETTE[0])
     axes.plot([0, 100], [0, 100], **LEVEL)
     axes.plot(100 * at / len(total), 100 * held[at], "o", color=PALETTE[1])
-    axes.annotate(f"{100 * share:g} % of the weights\nhold {100 * held[at]:.0f} % of the sum",
+    axes.annotate(f"{100 * share:g}% of the weights\nhold {held[at]:.0%} of the sum",
                   (100 * at / len(total), 100 * held[at]), xytext=(14, -10), textcoords="offset points", va="top",
                   weight="bold")
     axes.annotate("if all were alike", (70, 70), xytext=(6, -6), textcoords="offset points", va="top", color="0.35")
     label(axes, "weights with the largest Fisher, in %", "share of the sum, in %")
     figure.alt = ("A curve of the share of the Fisher that the largest entries hold, in percent: at "
-                  f"{100 * share:g} % of the entries it is at {100 * held[at]:.0f} %. "
+                  f"{100 * share:g}% of the entries it is at {held[at]:.0%}. "
                   "A dotted diagonal stands for entries that are all alike.")
     return figure
 
