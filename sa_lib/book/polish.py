@@ -84,7 +84,7 @@ def _named_folds(text: str) -> str:
             return match[0]
         kind = plain or {"content": "code and result", "source": "code"}[match["what"]]
         counts[kind, heading] += 1
-        name = f"{kind}, {heading}" + (f", {counts[kind, heading]}" if counts[kind, heading] > 1 else "")
+        name = f"{kind}, {heading}" + (f", part {counts[kind, heading]}" if counts[kind, heading] > 1 else "")
         if plain:
             return f'<summary aria-label="{html.escape(html.unescape(name))}">{plain}</summary>'
         lines = [f'<p class="{state} admonition-title">{verb} {html.escape(name)}</p>'

@@ -72,7 +72,7 @@ def test_folded_parts_have_names_that_differ():
         "<h3>Solution 1</h3>", FOLD.format("content"), FOLD.format("content"), "<summary>The derivation</summary>",
         "<h3>Solution 2</h3>", FOLD.format("content"), "<summary>The derivation</summary><summary>Why?</summary>"]))
     for name in ("Show code, Results &amp; more<", "Show code and result, Solution 1<",
-                 "Hide code and result, Solution 1, 2<", "Show code and result, Solution 2<",
+                 "Hide code and result, Solution 1, part 2<", "Show code and result, Solution 2<",
                  '"The derivation, Solution 1"', '"The derivation, Solution 2"', "<summary>Why?</summary>"):
         assert text.count(name) == 1, name
     assert "Toggle" not in text
