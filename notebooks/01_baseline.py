@@ -59,8 +59,9 @@ run = experiment.validate(dataset=dataset, seed=seed,
 #
 # Images are numbers between 0 and 1 on a grid of pixels, 28 × 28 in the book's
 # data sets. Every image has a class $y$, written as a vector with a number for
-# each class, one of them 1. The book's data sets have ten. The parameter
-# `dataset` also takes the path of images of your own.
+# each class, one of them 1. The book's data sets have ten. Images of one class
+# differ a good deal, as the figure below shows, and the model has to learn how.
+# The parameter `dataset` also takes the path of images of your own.
 
 # %%
 ds = data.load(run.dataset)
@@ -70,8 +71,8 @@ examples = torch.stack([ds.train_images[ds.train_labels == k][:12]
 # %% tags=["remove-input"]
 chapter.show_figure(
     figures.image_grid(examples, rows=range(ds.classes)),
-    f"The first twelve images of each class of {ds.name}, of {len(ds.train_images):,} for training. The numbers "
-    f"below are measured on {len(ds.test_images):,} test images, which train no model in this book.")
+    f"The first twelve images of each class, of {len(ds.train_images):,} for training. The numbers of this chapter are "
+    f"measured on {len(ds.test_images):,} test images, which train no model in this book.")
 
 # %% [markdown]
 # ## The model and its loss
@@ -80,8 +81,9 @@ chapter.show_figure(
 # $q(z \mid x, y)$ maps an image to the latent codes $z$ that it might have
 # come from: a Gaussian with a mean and a variance for each coordinate.
 # The decoder $p(x \mid z, y)$ turns a code into an image. The model is
-# *conditional* because both networks get the class $y$. So the code need not
-# carry the class: $z$ is left with the style, such as slant and thickness.
+# *conditional* because both networks get the class $y$, as the figure below
+# shows. So the code need not carry the class: $z$ is left with the style, such
+# as slant and thickness.
 #
 # ![An image goes through an encoder to a code z and through a decoder to a drawing; the label y enters both.](../book/_static/drawings/cvae.svg)
 #
@@ -129,7 +131,9 @@ def elbo_terms(model, x, y, noise):
 #
 # Training starts from a model that draws about the mean image. In the first
 # part the KL term weighs more, which keeps the codes near the prior while the
-# decoder learns; after that, the loss is the negative ELBO.
+# decoder learns; after that, the loss is the negative ELBO. In the figure
+# below, the model pays for better reconstruction with information in the code:
+# as the one gets cheaper, the divergence rises from about zero.
 
 # %%
 baseline = trained.cvae(ds, run.model, run.training, run.seed,
@@ -139,15 +143,15 @@ baseline = trained.cvae(ds, run.model, run.training, run.seed,
 first, last = baseline.log.iloc[0], baseline.log.iloc[-1]
 chapter.show_figure(
     figures.curves(baseline.log, ["reconstruction", "kl"], {"": "nats per image"}),
-    f"Training, on the batch of each logged step. Reconstruction goes from {first['reconstruction']:.0f} to "
-    f"{last['reconstruction']:.0f} nats. The divergence, the information in the code, goes from {first['kl']:.2f} to "
-    f"{last['kl']:.1f}. Training took {baseline.seconds:.0f} s on the machine that did it.")
+    f"Training, on the batch of each logged step: reconstruction from {first['reconstruction']:.0f} to "
+    f"{last['reconstruction']:.0f} nats, divergence from {first['kl']:.2f} to {last['kl']:.1f}. It took "
+    f"{baseline.seconds:.0f} s on the machine that did it.")
 
 # %% [markdown]
 # ## What it has learned
 #
-# **Samples.** One column, one $z$; one row, one class. The same code under
-# all labels shows that the code holds style, not identity.
+# **Samples.** In the figure below, a column has one $z$, and a row one class.
+# The same code under all labels shows that the code holds style, not identity.
 
 # %%
 z = torch.randn(12, run.model.latent_dim,
@@ -162,7 +166,8 @@ chapter.show_figure(figures.image_grid(samples, rows=range(ds.classes)),
                     "Samples from the prior. Down a column the class changes and the latent code stays.")
 
 # %% [markdown]
-# **Reconstructions.** Encode a test image, decode the mean of its code.
+# **Reconstructions.** Encode a test image, and decode the mean of its code. The
+# figure below shows what gets lost.
 
 # %%
 shown = torch.cat([select(ds.test_labels, [k])[:1]
@@ -179,8 +184,8 @@ chapter.show_figure(
 
 # %% [markdown]
 # **A walk.** Encode the test images of one class, take the two whose codes are
-# farthest apart, and go from one to the other in a straight line. Every row
-# follows the same line under its own label.
+# farthest apart, and go from one to the other in a straight line. Every row of
+# the figure below follows the same line under its own label.
 
 # %%
 one = select(ds.test_labels, [int(ds.test_labels[0])])
@@ -210,10 +215,12 @@ chapter.show_figure(
 # A classifier must give every image one of its names, even uniform gray. So
 # judges A and B have one answer more than there are classes, *not a digit*,
 # trained on gray, on noise and on blends of four images. Their probabilities
-# are *calibrated*: of the answers that a judge gives with 90 % probability,
-# 90 % should be right. For that, one number, the temperature of the softmax,
+# are *calibrated*: of the answers that a judge gives with 90% probability,
+# 90% should be right. For that, one number, the temperature of the softmax,
 # is fitted on separate images ([Guo et al. 2017]). What is left of the gap
-# between probability and accuracy is the calibration error.
+# between probability and accuracy is the calibration error. The table below
+# is about test images. Each of them shows a class, so to call one *not a digit*
+# is an error.
 #
 # [Guo et al. 2017]: https://arxiv.org/abs/1706.04599
 
@@ -239,12 +246,13 @@ qualities = {name: quality(judges[name]) for name in ("A", "B")}
 # %% tags=["remove-input"]
 chapter.show_table(
     pd.DataFrame(qualities).T.set_axis(["recognized", "ece", "called no digit", "temperature"], axis=1),
-    "Judges A and B on the test images, each of which shows a class.",
+    "Judges A and B on the test images.",
     {"recognized": "{:.2%}", "called no digit": "{:.2%}", "temperature": "{:.2f}"})
 
 # %% [markdown]
 # How does judge B answer for the model's samples, and for images that show
-# nothing? The gray, the noise and the blends here are fresh ones.
+# nothing? In the figure below, samples should be on the diagonal, and the rest
+# in the last column. The gray, the noise and the blends are fresh ones.
 
 # %%
 classes = torch.arange(ds.classes)
@@ -273,12 +281,12 @@ chapter.show_figure(
 # %% [markdown]
 # ## A table by class
 #
-# The first table has, for every class: judge B's mean probability of the
+# The table below has, for every class: judge B's mean probability of the
 # class, the share of samples for which the class is its first answer, its
 # mean probability of no digit, the entropy of its answers, the distance to
 # uniform gray (the mean of $|x - 0.5|$, from 0 to 0.5), the negative ELBO of
 # the test images, and their squared reconstruction error. The second table
-# compares samples with test images in feature space:
+# below compares samples with test images in feature space:
 #
 # - the Fréchet distance **FID** ([Heusel et al. 2017]), here per class and on
 #   our own features, so it is not comparable with numbers from elsewhere;
@@ -302,9 +310,10 @@ chapter.show_table(table.loc[:, :"reconstruction"], "The baseline, class by clas
 chapter.show_table(table.loc[:, "fid":], "The baseline, class by class: samples compared with test images.")
 
 # %% [markdown]
-# **Two controls** put these numbers in perspective. What do real images score?
-# We compare training images with test images. The feature network was trained
-# on the former. Samples more typical than real images can score higher.
+# **Two controls** put these numbers in perspective; the table below sets them
+# beside the baseline. What do real images score? We compare training images
+# with test images. The feature network was trained on the former. Samples more
+# typical than real images can score higher.
 
 # %%
 real = []
@@ -343,16 +352,11 @@ chapter.show_table(pd.DataFrame(rows).T[["nelbo", "accuracy", *ceiling.index]],
 # images lie, and leave out some places where real images are: the model draws
 # the typical and misses the odd. If it is not, the samples lack likeness, not
 # variety.
+#
+# The table below holds this run to what the book claims about the baseline and
+# its judges.
 
 # %% tags=["remove-input"]
-chapter.say(
-    "Judge B recognizes {low:.1%} of the samples of the hardest class, {hardest}, and {high:.1%} of the samples of the "
-    "easiest, {easiest}.",
-    low=table["accuracy"].min(), high=table["accuracy"].max(), hardest=table["accuracy"].idxmin(),
-    easiest=table["accuracy"].idxmax())
-
-# %% tags=["remove-input"]
-pixels = math.prod(ds.image_shape)
 metrics = {"nelbo": nelbo, "nelbo_mean_image": mean_image, "accuracy": mean["accuracy"], "seconds": baseline.seconds,
            "judges": qualities, "fidelity": mean["fid":].to_dict(), "fidelity_real": ceiling.to_dict(),
            "classes": table.to_dict("index")}
@@ -369,9 +373,9 @@ chapter.say(
     "page {gray:.0f}.\n"
     "- Of the drawings, {precision:.0%} lie among real images; of the real images, {recall:.0%} lie among drawings. "
     "Real images against real images give {precision_real:.0%} and {recall_real:.0%}.",
-    drawn=metrics["accuracy"], real=qualities["B"]["accuracy"], nelbo=nelbo, mean=mean_image, gray=pixels * math.log(2),
-    precision=mean["precision"], recall=mean["recall"], precision_real=ceiling["precision"],
-    recall_real=ceiling["recall"])
+    drawn=mean["accuracy"], real=qualities["B"]["accuracy"], nelbo=nelbo, mean=mean_image,
+    gray=math.prod(ds.image_shape) * math.log(2), precision=mean["precision"], recall=mean["recall"],
+    precision_real=ceiling["precision"], recall_real=ceiling["recall"])
 
 # %% [markdown]
 # ## Takeaways
@@ -382,12 +386,6 @@ chapter.say(
 #   the data, and says little about how good a sample looks.
 # - A judge is part of the measurement. It needs a held-out twin, an answer
 #   for "none of these", and a check on real images.
-
-# %% tags=["remove-input"]
-chapter.say(
-    "**Numbers to remember.** In later chapters, compare a change of the negative ELBO with the {nelbo:.1f} nats of this "
-    "baseline, and a change of accuracy with its {accuracy:.1%}. Of real images, judge B calls {none:.2%} no digit.",
-    nelbo=nelbo, accuracy=metrics["accuracy"], none=qualities["B"]["none"])
 
 # %% [markdown]
 # ## Check yourself
@@ -439,6 +437,9 @@ chapter.say(
 
 # %% [markdown]
 # ### Solution 1
+#
+# If accuracy falls with $s$ and variety rises, likeness is bought with variety:
+# near 0 the decoder draws the typical, and far out it was hardly ever trained.
 
 # %% tags=["hide-cell"]
 classes = torch.arange(ds.classes).repeat_interleave(100)
@@ -458,9 +459,7 @@ widths = pd.DataFrame(widths).T
 chapter.say(
     "With s = {widths}, judge B recognizes {accuracy} of the "
     "samples. The variance within a class, summed over the pixels, "
-    "is {variety}. If the first series falls and the second rises, "
-    "likeness is bought with variety: near 0 the decoder draws the "
-    "typical, and far out it was hardly ever trained.",
+    "is {variety}.",
     widths=", ".join(widths.index),
     accuracy=", ".join(f"{a:.1%}" for a in widths["accuracy"]),
     variety=", ".join(f"{v:.1f}" for v in widths["variety"]))
@@ -485,6 +484,9 @@ chapter.say(
 # coordinates is the line of code.
 #
 # </details>
+#
+# Up to about 4 standard errors between the formula and the draws is chance. More
+# means that the cell of the loss was changed.
 
 # %% tags=["hide-cell"]
 y = one_hot(ds.test_labels[shown], ds.classes).to(z)
@@ -501,16 +503,17 @@ needed = float((ratios.std(0) / 0.1).square().max())
 chapter.say(
     "For a test image of each class, the mean over {draws:,} "
     "draws and the formula differ by at most {most:.3f} nats, "
-    "and by at most {times:.1f} standard errors. Up to about 4 "
-    "standard errors is chance; more means that the cell of the "
-    "loss was changed. A single draw is off by {spread:.1f} nats. "
-    "A standard error of a tenth of a nat takes {needed:,.0f} "
-    "draws; the formula takes none.",
+    "and by at most {times:.1f} standard errors. A single draw is "
+    "off by {spread:.1f} nats. A standard error of a tenth of a "
+    "nat takes {needed:,.0f} draws; the formula takes none.",
     draws=len(ratios), most=errors.max(), needed=needed,
     times=(errors / chance).max(), spread=ratios.std(0).max())
 
 # %% [markdown]
 # ### Solution 3
+#
+# Gray values count as probabilities here, so these bits are comparable only
+# within this book. A coin for every pixel costs 1.
 
 # %% tags=["hide-cell"]
 x = ds.test_images[:200].to(z)
@@ -528,14 +531,13 @@ for _ in range(32):
         likelihood + (p.log_prob(draw) - q.log_prob(draw)).sum(1))
 weights = torch.stack(weights)
 tighter = weights.logsumexp(0) - math.log(len(weights))
+pixels = math.prod(ds.image_shape)
 chapter.say(
     "{nelbo:.2f} nats are {bits:.3f} bits for each of {pixels} "
-    "pixels (a coin for every pixel costs 1). On {count} test "
-    "images, 32 draws together give {tight:.2f} nats, and one by "
-    "one they give {single:.2f}: at least {gain:.2f} nats of the "
-    "negative ELBO are slack of the bound, not a fault of the "
-    "decoder. The gray values count as probabilities here, so "
-    "these bits are comparable only within this book.",
+    "pixels. On {count} test images, 32 draws together give "
+    "{tight:.2f} nats, and one by one they give {single:.2f}: at "
+    "least {gain:.2f} nats of the negative ELBO are slack of the "
+    "bound, not a fault of the decoder.",
     nelbo=nelbo, bits=nelbo / pixels / math.log(2),
     pixels=pixels, count=len(x),
     tight=-tighter.mean(), single=-weights.mean(),

@@ -182,9 +182,9 @@ def shown(cells):
                 end = drawing.end()
             yield "text", cell.source[end:]
             continue
-        for call in calls(cell.source, {"say", "show_figure", "show_table", "show_markdown"}):
+        for call in calls(cell.source, {"say", "show_figure", "show_table", "show_markdown", "show_claims"}):
             title = ast.unparse(call.args[-1])[:60]
-            kind = {"show_figure": "figure", "show_table": "table"}.get(call.func.attr, "text")
+            kind = {"show_figure": "figure", "show_table": "table", "show_claims": "table"}.get(call.func.attr, "text")
             yield kind, title if kind != "text" else " ".join(
                 node.value for node in ast.walk(call.args[0]) if isinstance(node, ast.Constant)
                 and isinstance(node.value, str))
