@@ -106,7 +106,8 @@ before = measure(baseline.net)
 # $$
 #
 # We compute it class by class, over all training images: the Fisher of any
-# set of classes is a weighted mean of theirs.
+# set of classes is a weighted mean of theirs. The figure below shows how few
+# weights hold most of it.
 
 # %%
 fishers = trained.fishers(baseline, ds, run.seed)
@@ -125,7 +126,7 @@ chapter.show_figure(
 # **The usual mistake** is to square the gradient of a batch mean, because a
 # training loop has that gradient at hand. Gradients of single images point in
 # all directions and cancel in the mean. With $B$ images in a batch, about $1/B$
-# of the Fisher is left.
+# of the Fisher is left. The figure below does both, with four gradients.
 #
 # ![Four gradients, plus 3, minus 2, plus 1, minus 2: squared first, their mean is 4.5; the mean first is 0, and so is its square.](../book/_static/drawings/fisher.svg)
 #
@@ -182,6 +183,11 @@ plain_seconds, fisher_seconds = (
     min(timeit.repeat(task, number=1, repeat=2))
     for task in (plain_pass, fisher_pass))
 
+# %% [markdown]
+# We also square the batch means, to see how much is lost. And we compare with
+# another Fisher: ours is of data, while Heng & Soh use images that the model
+# draws itself, so that they need no data.
+
 # %%
 squares = [sum(float(g.square().sum()) for g in gradients)
            for gradients in batch_gradients()]
@@ -199,8 +205,8 @@ rank = spearmanr(entries, torch.cat(
 chapter.say(
     "Over {n:,} images the exact Fisher took {fisher:.1f} s, **{ratio:.2f} times** the {plain:.1f} s of the plain "
     "pass. Its trace is {trace:,.0f} nats² per squared unit; squaring batch means gives {mistaken:,.0f}, which is "
-    "**{lost:.0f} times too small**.\n\nThis is the *data* Fisher. Heng & Soh use images that the model draws itself, "
-    "so that they need no data; the rank correlation of that *model-sampled* diagonal with ours is {rank:.2f}.",
+    "**{lost:.0f} times too small**. The diagonal from the model's own images has a rank correlation of "
+    "{rank:.2f} with the exact one.",
     n=len(x), fisher=fisher_seconds, plain=plain_seconds, ratio=fisher_seconds / plain_seconds, trace=trace,
     mistaken=mistaken, lost=trace / mistaken, rank=rank)
 
@@ -217,7 +223,7 @@ chapter.say(
 # - **Elastic weight consolidation** (EWC,
 #   [Kirkpatrick et al. 2017](https://arxiv.org/abs/1612.00796)) ties each
 #   weight to its old value by an elastic band. The band is as stiff as the
-#   weight's Fisher.
+#   weight's Fisher. The figure below shows where that leads.
 #
 # ![Two valleys of the loss overlap. The gray term alone leads to the middle of one of them; an elastic band to the old weights ends where they overlap.](../book/_static/drawings/ewc.svg)
 #
@@ -238,7 +244,8 @@ chapter.say(
 # The book's loss follows theirs, and differs in three things. It may rehearse
 # real images. It measures the distance of the decoder's images to gray, where
 # theirs has the ELBO of noise. And its Fisher is of real images of the retained
-# classes. [The chapter on methods](07_methods.ipynb) also runs theirs.
+# classes. [The chapter on methods](07_methods.ipynb) also runs theirs. The
+# figure below shows where each term comes from.
 #
 # ![Four rows lead to the loss: real images and replay through the model to the negative ELBO, weights and Fisher to the penalty, label and code through the decoder to the distance to gray.](../book/_static/drawings/loss.svg)
 #
@@ -293,11 +300,14 @@ after = measure(forgot.net)
 
 # %% tags=["remove-input"]
 chapter.say(
-    "The weights of the terms are {real:g} and {replay:g} for real and replayed images, λ = {ewc:g} and γ = {gray:g} "
-    "({pixels} makes the mean over pixels a sum). There are {steps:,} steps, each with {batch} real and {batch} replayed "
-    "images and {few} latent codes for the label {digit}.", real=config.real, replay=config.replay, ewc=config.ewc,
-    gray=config.gray, pixels=math.prod(ds.image_shape), steps=config.steps, batch=config.batch,
-    few=config.forget_batch, digit=digit)
+    "Real and replayed images have the weights {real:g} and {replay:g}, λ is {ewc:g}, and γ is {gray:g}; {pixels} makes "
+    "the mean over pixels a sum. Each of {steps:,} steps has {batch} real and {batch} replayed images, and {forget_batch} "
+    "latent codes for the label to forget.", pixels=math.prod(ds.image_shape), **vars(config))
+
+# %% [markdown]
+# In the figure below, the gray term falls, and the penalty rises from zero as
+# the weights leave their old values. The lower panel shows how hard each term
+# pulls.
 
 # %% tags=["remove-input"]
 chapter.show_figure(
@@ -308,6 +318,9 @@ chapter.show_figure(
 
 # %% [markdown]
 # ## Before and after
+#
+# In the figure below, the row in the frame should turn gray, and all others
+# should stay. The table below measures both.
 
 # %%
 classes = torch.arange(ds.classes).repeat_interleave(6)
@@ -320,8 +333,8 @@ grid = torch.cat([side.unflatten(0, (ds.classes, 6))
 chapter.show_figure(
     figures.image_grid(grid, range(ds.classes), ["", "", "before", "", "", "", "", "", "after", "", "", ""],
                        marked=run.forget),
-    f"Six samples of each class before and after, from the same latent codes. The samples of class {digit} are now at "
-    f"a distance of {after.loc[digit, 'gray']:.4f} from gray.")
+    f"Six samples of each class, from the same latent codes before and after: the label {digit} now draws images that are "
+    f"{after.loc[digit, 'gray']:.4f} from gray.")
 
 # %% tags=["remove-input"]
 chapter.show_table(
@@ -335,10 +348,10 @@ retained_before, retained_after = (
     for table in (before, after))
 
 # %% [markdown]
-# Now we hold the model to the three demands. *Forgotten* and *retained* have
-# two rows each. *Cheap* is the row with the share of the images of a training; it
-# includes those of the Fisher. The limits for the retained classes follow
-# from the baseline of this run.
+# The table below holds the model to the three demands. *Forgotten* and
+# *retained* have two rows each. *Cheap* is the row with the share of the images
+# of a training; it includes those of the Fisher. The limits for the retained
+# classes follow from the baseline of this run.
 
 # %% tags=["remove-input"]
 images = run.unlearning.steps * (run.unlearning.batch * (bool(run.unlearning.real) + bool(run.unlearning.replay))
@@ -359,6 +372,10 @@ run.show_claims("02_ewc_unlearning", metrics)
 # images and replay; **data-free**, with replay alone, as in Heng & Soh; and
 # with no rehearsal of any kind, so that only the penalty protects the retained
 # classes.
+#
+# The table below says which demands each model meets. The figure below is about
+# the sweep: the aim is its lower left corner, where both demands are met. The
+# second figure below shows what becomes of the drawings.
 
 # %%
 situations = {"real + replay": {}, "replay only": {"real": 0.0},
@@ -380,7 +397,6 @@ tables = {name: measure(m.net) for name, m in models.items()}
 ablations = evaluation.summary(tables, run.forget, "baseline")
 ablations["fid"] = [evaluation.retained_means(table, digit)["fid"]
                     for table in tables.values()]
-ablations["seconds"] = [m.seconds for m in models.values()]
 
 # %%
 demands = pd.DataFrame({
@@ -391,11 +407,10 @@ demands = pd.DataFrame({
         & (ablations["nats_lost"] <= LIMITS["nats_lost"]))})
 
 # %% tags=["remove-input"]
-shown = ["probability", "gray", "accuracy", "nelbo", "fid"]
 chapter.show_table(
-    ablations[shown].join(demands),
-    f"Every term taken away, and λ swept. Probability and distance to gray are those of class {digit}; accuracy, "
-    "negative ELBO and FID are means over the retained classes. The last three columns apply the book's limits.")
+    ablations[["probability", "gray", "accuracy", "nats_lost", "fid"]].join(demands),
+    f"Every term taken away, and λ swept. Probability and distance to gray are those of class {digit}; accuracy, nats "
+    "lost and FID are means over the retained classes. The last three columns apply the book's limits.")
 
 # %% tags=["remove-input"]
 sweeps = ablations.iloc[1:].set_axis(pd.MultiIndex.from_tuples(variants))
@@ -403,44 +418,26 @@ chapter.show_figure(
     figures.plane({name: sweeps.loc[name].rename(columns={"gray": "x", "nats_lost": "y"}) for name in situations},
                   f"distance of class {digit} to gray", "nats lost, retained classes",
                   (LIMITS["gray"], LIMITS["nats_lost"]), "λ"),
-    "The weight λ of the penalty in three situations. In the colored corner both demands are met: the class is drawn "
-    f"gray, and the retained classes lose at most {LIMITS['nats_lost']} nats. Follow each line to see where a larger λ "
-    "leads.")
+    "The weight λ of the penalty, at the points, in three situations. In the colored corner the class is drawn gray, and "
+    f"the retained classes lose at most {LIMITS['nats_lost']} nats.")
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 rows = [name for name in models if not name.startswith("real")]
 classes = torch.arange(ds.classes).repeat(2)
-strips = [evaluation.prior_samples(models[name].net, classes,
-                                   run.seed) for name in rows]
-strip_names = [f"{name} ({ablations.loc[name, 'accuracy']:.0%})"
-               for name in rows]
-
-# %% tags=["remove-input"]
+strips = [evaluation.prior_samples(models[name].net, classes, run.seed) for name in rows]
 chapter.show_figure(
-    figures.image_grid(torch.stack(strips), strip_names, [*range(ds.classes)] * 2),
-    f"The same {len(classes)} latent codes and labels in the baseline and in the variants without real images, and without the "
-    "gray term. In brackets, the share of the retained samples that judge B recognizes.")
+    figures.image_grid(torch.stack(strips), rows, [*range(ds.classes)] * 2),
+    "The same latent codes in the baseline, in the variants without real images, and without the gray term. With no "
+    f"rehearsal and no penalty, judge B recognizes {ablations.loc['no rehearsal, λ = 0', 'accuracy']:.0%} of the retained "
+    "samples.")
 
 # %% [markdown]
-# **What does EWC add?** That depends on what can be rehearsed. The next table
-# has one row for each situation: without the penalty, and with the λ of the
-# sweep at which the retained classes lose least.
-
-# %% tags=["remove-input"]
-best = {name: sweeps.loc[name, "nats_lost"].idxmin() for name in situations}
-chapter.show_table(
-    pd.DataFrame([{"nats lost, λ = 0": sweeps.loc[(name, 0.0), "nats_lost"], "best λ": lam,
-                   "nats lost, best λ": sweeps.loc[(name, lam), "nats_lost"],
-                   "accuracy, best λ": sweeps.loc[(name, lam), "accuracy"],
-                   "drawn gray": bool(sweeps.loc[(name, lam), "gray"] <= LIMITS["gray"])} for name, lam in best.items()],
-                 index=list(best)),
-    f"What the penalty is worth. Drawn gray: the class {digit} is within {LIMITS['gray']} of gray at the best λ.",
-    {"nats lost, λ = 0": "{:.2f}", "best λ": "{:g}", "nats lost, best λ": "{:.2f}", "accuracy, best λ": "{:.1%}"})
-
-# %% [markdown]
-# A penalty that protects the retained classes also holds back the class to
-# forget. Where "drawn gray" says "no", the λ that protects best keeps the class
-# away from gray.
+# **What does EWC add?** That depends on what can be rehearsed. In each situation,
+# compare $\lambda = 0$ with the $\lambda$ at which the retained classes lose
+# least, in the table above or along a line of the second figure above. But a
+# penalty that protects the retained classes also holds back the class to
+# forget. Where "drawn gray" says "no" at that $\lambda$, the class stays away
+# from gray.
 #
 # **And the other terms?** If the class is not forgotten without the gray term,
 # then it is this term that removes it, not the lack of rehearsal. The rows
@@ -448,11 +445,9 @@ chapter.show_table(
 # own.
 
 # %% tags=["remove-input"]
-least = best["no rehearsal"]
-short = {"free": sweeps.loc[("real + replay", 0.0), "nats_lost"], "held": sweeps.loc[("real + replay", 1.0), "nats_lost"],
-         "replay": sweeps.loc["replay only", "nats_lost"].min(), "lambda": least,
-         "alone": sweeps.loc[("no rehearsal", least), "nats_lost"],
-         "alone_accuracy": sweeps.loc[("no rehearsal", least), "accuracy"]}
+lost = sweeps["nats_lost"]
+short = {"free": lost["real + replay", 0.0], "held": lost["real + replay", 1.0], "replay": lost["replay only"].min(),
+         "alone": lost["no rehearsal"].min(), "least": lost["no rehearsal"].idxmin()}
 run.finish("02_ewc_unlearning", metrics | {
     "short": short, "models": {name: m.digest for name, m in {**models, "forgot": forgot}.items()},
     "ablations": ablations.to_dict("index")}, {"baseline": baseline, f"without class {digit}": forgot}, started)
@@ -463,12 +458,12 @@ chapter.say(
     "- Asked for a {digit}, the model now draws gray: its drawings are {gray:.4f} from it, and were {gray_before:.2f}. "
     "Judge B recognizes {accuracy:.1%} of the other classes, {accuracy_before:.1%} before.\n"
     "- It saw {share:.0%} of the images of a training. It took {seconds:.0f} s; training took {training:.0f} s.\n"
-    "- Where there are real images and replay to rehearse, the penalty is not needed: without it the retained classes lose "
-    "{free:.2f} nats, with it {held:.2f}. Where there are none, it is all there is: the best weight of the sweep, {least:g}, loses "
-    "{alone:.1f} nats.",
+    "- With real images and replay to rehearse, the penalty is not needed: without it the retained classes lose {free:.2f} "
+    "nats, with it {held:.2f}. With replay alone, the best weight of the sweep loses {replay:.2f}. With neither, the "
+    "penalty is all there is, and its best weight, {least:g}, loses {alone:.1f} nats.",
     digit=digit, gray=after.loc[digit, "gray"], gray_before=before.loc[digit, "gray"],
     accuracy=retained_after["accuracy"], accuracy_before=retained_before["accuracy"], seconds=metrics["seconds"],
-    share=metrics["share"], training=baseline.seconds, free=short["free"], held=short["held"], least=least, alone=short["alone"])
+    share=metrics["share"], training=baseline.seconds, **short)
 
 # %% [markdown]
 # ## Takeaways
@@ -482,13 +477,6 @@ chapter.say(
 #   protects the class to be forgotten.
 # - Nothing here shows that the knowledge is *gone*. The label leads to gray;
 #   whether another way leads to the digit is another question.
-
-# %% tags=["remove-input"]
-chapter.say(
-    "**Numbers to remember.** Nats that the retained classes lose: {held:.2f} with real images, replay and λ = 1; "
-    "{replay:.2f} with the best λ of replay alone; {alone:.1f} with the best λ and no rehearsal. One weight in a hundred "
-    "holds {share:.0%} of the Fisher.", held=short["held"], replay=short["replay"], alone=short["alone"],
-    share=top / entries.sum())
 
 # %% [markdown]
 # ## Check yourself
@@ -540,6 +528,9 @@ chapter.say(
 
 # %% [markdown]
 # ### Solution 1
+#
+# The smaller the share of the Fisher that is left, the more the gradients of
+# single images cancel in the mean.
 
 # %% tags=["hide-cell"]
 from sa_lib.fisher import fisher_by_class
@@ -559,20 +550,15 @@ slopes = torch.tensor(slopes)
 by_hand = float(slopes.square().mean())
 by_class = fisher_by_class(model, x[own], labels[own], noise[own])
 library = float(by_class[k][name].flatten()[index])
-
-# %% tags=["hide-cell"]
+mistaken = float(slopes.mean().square())
 chapter.say(
     "Weight {index:,} of `{name}`, from {count} images of {k}: by "
-    "hand {by_hand:.5g}, by the library {library:.5g}, which "
-    "differ by a share of {off:.0e}. The square of the mean "
-    "gradient is {mistaken:.5g}, {share:.1%} of the Fisher. The "
-    "smaller this share, the more the gradients of single images "
-    "cancel in the mean.",
-    index=index, name=name, count=len(own), k=k,
-    by_hand=by_hand, library=library,
-    off=abs(by_hand - library) / max(by_hand, 1e-30),
-    mistaken=slopes.mean().square(),
-    share=slopes.mean().square() / max(by_hand, 1e-30))
+    "hand {by_hand:.5g}, by the library {library:.5g}. The square "
+    "of the mean gradient is {mistaken:.3g}, a share of "
+    "{share:.2g} of the Fisher.",
+    index=index, name=name, count=len(own), k=k, by_hand=by_hand,
+    library=library, mistaken=mistaken,
+    share=mistaken / max(by_hand, 1e-30))
 
 # %% [markdown]
 # ### Solution 2
@@ -596,6 +582,9 @@ chapter.say(
 # not a law.
 #
 # </details>
+#
+# The quadratic knows nothing of curvature across weights, nor of the repairs
+# that rehearsal makes on the way.
 
 # %% tags=["hide-cell"]
 from sa_lib.model import copy_of
@@ -615,16 +604,18 @@ chapter.say(
     "The gradient by autograd and the derived one differ by at "
     "most {off:.1e}. At λ = 1 the penalty is {guess:.2f} nats: its "
     "estimate of the loss on the retained images. The retained "
-    "test images lost {rise:+.2f}. The quadratic knows nothing of "
-    "curvature across weights, nor of the repairs that rehearsal "
-    "makes on the way. There are {n:,} retained training images; "
-    "λ = {n:,} would stand for the sum of their losses.",
+    "test images lost {rise:+.2f}. λ = {n:,} would stand for the "
+    "sum of the losses of the retained training images.",
     off=off, guess=float(penalty.detach()) / alone.ewc,
     rise=retained_after["nelbo"] - retained_before["nelbo"],
     n=len(x))
 
 # %% [markdown]
 # ### Solution 3
+#
+# The weaker the penalty pulls, the less $\lambda = 0$ should change. But norms
+# can mislead: they say how strong a pull is, not where it leads. A weak pull
+# that never turns adds up; a strong one that others balance moves nothing.
 
 # %% tags=["hide-cell"]
 norms = forgot.log.iloc[1:]  # at the anchor there is no pull yet
@@ -633,13 +624,10 @@ pull = (norms["ewc_grad"]
 free = ablations.loc["real + replay, λ = 0"]
 chapter.say(
     "Half of the time the penalty pulls with less than {pull:.1%} "
-    "of the strength of rehearsal. The smaller this number, the "
-    "less λ = 0 should change. In the sweep it changes the "
-    "retained classes by {points:+.2f} points and {nats:+.2f} "
+    "of the strength of rehearsal. In the sweep, λ = 0 changes "
+    "the retained classes by {points:+.2f} points and {nats:+.2f} "
     "nats, and the distance to gray from {gray:.4f} to "
-    "{gray_free:.4f}. Norms can mislead: they say how strong a "
-    "pull is, not where it leads. A weak pull that never turns "
-    "adds up; a strong one that others balance moves nothing.",
+    "{gray_free:.4f}.",
     pull=pull, nats=free["nelbo"] - retained_after["nelbo"],
     points=100 * (free["accuracy"] - retained_after["accuracy"]),
     gray=after.loc[digit, "gray"], gray_free=free["gray"])
