@@ -64,7 +64,8 @@ sequence = list(run.forget)
 # Each step starts from the model of the step before. The weights of that model
 # are the new anchor. A new Fisher, computed on that model, says which weights
 # the classes still retained depend on. And *all* classes forgotten so far are
-# sent to gray, the new one and the old ones.
+# sent to gray, the new one and the old ones. The figure below shows three such
+# steps.
 #
 # ![A chain from the baseline through three steps. Each step is anchored at the model before it, sends one more class to gray, and has a Fisher of one class less.](../book/_static/drawings/timeline.svg)
 #
@@ -96,33 +97,26 @@ tables = [measure(m.net) for m in models]
 # %% [markdown]
 # ## The matrix of steps and classes
 #
-# Follow a class down its column through the steps. A forgotten class should
-# arrive at gray and stay there: if it comes back later, it *relapses*. A
-# retained class should stay as it was: if it does not, it *drifts*.
-
-# %% tags=["hide-input"]
-names = ["baseline"] + [f"− {', '.join(map(str, sequence[:n]))}"
-                        for n in range(1, len(models))]
-title = "nats lost since the baseline"
-change = pd.DataFrame({
-    name: (table["nelbo"]
-           - tables[0]["nelbo"]).drop(sequence[:n + 1])
-    for n, (name, table) in enumerate(zip(names[1:], tables[1:]))
-}).T.reindex(columns=range(ds.classes))  # no number: forgotten
+# In the figure below, follow a class down its column through the steps. A
+# retained class should stay as it was: if it does not, it *drifts*. A forgotten
+# class should arrive at gray and stay there: if it comes back later, it
+# *relapses*.
 
 # %% tags=["remove-input"]
+names = ["baseline"] + [f"− {', '.join(map(str, sequence[:n]))}" for n in range(1, len(models))]
+title, limit = "nats lost since the baseline", LIMITS["nats_lost"]
+change = pd.DataFrame({names[n]: (tables[n]["nelbo"] - tables[0]["nelbo"]).drop(sequence[:n])
+                       for n in range(1, len(models))}).T.reindex(columns=range(ds.classes))
 chapter.show_figure(
-    figures.matrices({title: change}, {title: "+.1f"}, scale=(-LIMITS["nats_lost"], LIMITS["nats_lost"])),
+    figures.matrices({title: change}, {title: "+.1f"}, scale=(-limit, limit)),
     "Every class after every step; –: forgotten by then. The colors reach to the limit for retained classes, "
-    f"±{LIMITS['nats_lost']} nats. At the end the forgotten classes are at most "
-    f"{tables[-1].loc[sequence, 'gray'].max():.4f} from gray, the others at least "
-    f"{tables[-1].loc[list(retain_set(sequence, ds.classes)), 'gray'].min():.3f}.")
+    f"±{limit} nats; the largest change is {change.abs().max(axis=None):.1f}.")
 
 # %% [markdown]
-# A check follows. A class is *forgotten* if the probability that judge B gives
-# its samples is within the book's limit, and *drawn gray* if their distance to
-# gray is. *Relapse* is how far a class has moved away from gray since its own
-# step.
+# The table below checks every class after the last step. A class is *forgotten*
+# if the probability that judge B gives its samples is within the book's limit,
+# and *drawn gray* if their distance to gray is. *Relapse* is how far a class has
+# moved away from gray since its own step.
 
 # %%
 final = tables[-1]
@@ -137,13 +131,11 @@ drift = (final["nelbo"] - tables[0]["nelbo"]).drop(sequence)
 # %% tags=["remove-input"]
 chapter.show_table(checks.assign(gray=final["gray"], relapse=relapse, nats_lost=drift),
                    "Every class after the last step.")
-chapter.say(
-    "Requested: {requested}; forgotten: {forgotten}. Of the other classes, {worst} lost most, {most:+.2f} nats.",
-    requested=str(sorted(sequence)), forgotten=str(forgotten), worst=drift.idxmax(), most=drift.max())
 
 # %% [markdown]
 # If a class is requested and not forgotten, this run has failed for it. If one
-# is forgotten and not requested, the chain has taken more than it should.
+# is forgotten and not requested, the chain has taken more than it should. The
+# table below holds the chain to the book's claims.
 
 # %%
 retained = ["accuracy", "nelbo"]
@@ -158,6 +150,10 @@ metrics = {"forgotten": forgotten, "gray": final.loc[sequence, "gray"].to_dict()
            "steps": {name: table.to_dict("index") for name, table in zip(names, tables)}}
 run.show_claims("03_sequential", metrics)
 
+# %% [markdown]
+# Do the drawings agree? In the figure below, a column has one code and one
+# label; from row to row, only the model changes.
+
 # %%
 classes = torch.arange(ds.classes).repeat(2)
 strips = [evaluation.prior_samples(m.net, classes, run.seed)
@@ -166,7 +162,7 @@ strips = [evaluation.prior_samples(m.net, classes, run.seed)
 # %% tags=["remove-input"]
 chapter.show_figure(
     figures.image_grid(torch.stack(strips), names, [*range(ds.classes)] * 2),
-    f"The same {len(classes)} latent codes and labels after each step. The steps forget {', '.join(map(str, sequence))}.")
+    f"The same latent codes and labels after each step. The steps forget {', '.join(map(str, sequence))}.")
 
 # %% [markdown]
 # ## The choices of the second step
@@ -186,7 +182,8 @@ chapter.show_figure(
 #
 # We measure the choices in two situations: with rehearsal ($\lambda = 1$, as
 # above), and with the penalty alone ($\lambda = 100$, no real images, no
-# replay), so that nothing else holds the model.
+# replay), so that nothing else holds the model. The table below has a row for
+# each choice that we try.
 
 # %%
 others = [k for k in reversed(range(ds.classes))
@@ -232,21 +229,20 @@ for situation, (weights, chosen) in situations.items():
 # %% tags=["hide-input"]
 def pair_and_rest(model):
     table = measure(model.net)
-    return {"first": table.loc[first, "gray"],
-            "second": table.loc[second, "gray"],
+    gray = table.loc[pair, "gray"].rename("{} to gray".format)
+    return {**gray,
             **evaluation.retained_means(table, pair)[retained]}
 
 
+rows = {f"before this step (without {first})": source}
 choices = pd.DataFrame({name: pair_and_rest(m) for name, m
-                        in choice_models.items()}).T
+                        in (rows | choice_models).items()}).T
 
 # %% tags=["remove-input"]
-rows = pd.concat([pd.DataFrame({f"before this step (without {first})": pair_and_rest(source)}).T, choices])
-titles = {"first": f"{first} to gray", "second": f"{second} to gray"}
 chapter.show_table(
-    rows.rename(columns=titles).rename_axis("Fisher protects | anchor | sent to gray"),
+    choices.rename_axis("Fisher protects | anchor | sent to gray"),
     f"Forgetting {second} after {first}. Accuracy and negative ELBO are means over the classes still retained.",
-    dict.fromkeys(titles.values(), "{:.4f}"))
+    dict.fromkeys(choices.columns[:2], "{:.4f}"))
 
 # %% [markdown]
 # - **Sent to gray.** Compare "retained | here | new" with "retained | here |
@@ -269,8 +265,8 @@ chapter.show_table(
 # Now a longer chain. If protection is imperfect, its losses may add up from
 # step to step. We run two chains, one with rehearsal and one with the penalty
 # alone ($\lambda = 100$), beside two references: the same classes forgotten
-# **at once**, and a model that **never saw** them. All are measured on the
-# classes that no step forgets.
+# **at once**, and a model that **never saw** them. The figure below and the table
+# below measure all of them on the classes that no step forgets.
 
 # %%
 chains = {}
@@ -280,49 +276,39 @@ for name, weights in {"rehearsal": {},
     for count in range(1, len(long) + 1):
         chain.append(forget_next(chain[-1], long[:count],
                                  **weights))
-references = {"at once": forget_next(base, long),
-              "never saw": run.never_saw(ds, long, rounds=1)}
+references = {"at once": [forget_next(base, long)],
+              "never saw": [run.never_saw(ds, long, rounds=1)]}
 
 # %% tags=["hide-input"]
-def rest_and_gray(model, forgotten):
-    table = measure(model.net)
-    return {**evaluation.retained_means(table, long)[retained],
-            "gray": table.loc[forgotten, "gray"].max()}
-
-
-lines = {name: pd.DataFrame([rest_and_gray(m, long[:n] or long)
-                             for n, m in enumerate(chain)])
-         for name, chain in chains.items()}
-for name, m in references.items():
-    lines[name] = pd.DataFrame([rest_and_gray(m, long)],
-                               index=[len(long)])
+measured = {name: [measure(m.net) for m in chain]
+            for name, chain in (chains | references).items()}
+lines = {name: pd.DataFrame(
+    [evaluation.retained_means(table, long)[retained]
+     for table in found], index=range(len(long) + 1)[-len(found):])
+    for name, found in measured.items()}
 
 # %% tags=["remove-input"]
 chapter.show_figure(
     figures.lines(lines, {"accuracy": measures.label("accuracy")}, "classes forgotten"),
-    f"Forgetting {', '.join(map(str, long))} in this order: judge B's accuracy on the classes that no step forgets. With "
-    f"rehearsal it ends at {lines['rehearsal']['accuracy'].iloc[-1]:.1%}, with the penalty alone at "
-    f"{lines['penalty alone']['accuracy'].iloc[-1]:.1%}.")
+    f"Forgetting {', '.join(map(str, long))} in this order: judge B's accuracy on the classes that no step forgets.")
 
 # %%
-ends = pd.DataFrame(
-    {"baseline": lines["rehearsal"].iloc[0]}
-    | {name: table.iloc[-1] for name, table in lines.items()}).T
-start = ends.loc["baseline"]
-ends["nats_lost"] = ends["nelbo"] - start["nelbo"]
-ends["points_lost"] = 100 * (start["accuracy"] - ends["accuracy"])
+ends = evaluation.summary(
+    {"baseline": tables[0]}
+    | {name: found[-1] for name, found in measured.items()},
+    long, "baseline").drop(columns="probability")
 ends["retained"] = (
     (ends["points_lost"] <= LIMITS["points_lost"])
-    & (ends["nats_lost"] <= LIMITS["nats_lost"])).astype(bool)
+    & (ends["nats_lost"] <= LIMITS["nats_lost"]))
 
 # %% tags=["remove-input"]
-chapter.show_table(ends, "The baseline, and every model after the last step. Retained: points and nats lost are within "
-                   "the book's limits.")
+chapter.show_table(ends, "The baseline, and every model after the last step. The distance to gray is the largest of a "
+                   "forgotten class. Retained: points and nats lost are within the book's limits.")
 
 # %% [markdown]
-# If the last column says "yes" for a chain, its shield has not worn out. If it
-# says "no", look at the figure: do the losses grow with every class? The
-# difference between the chain with rehearsal and "at once" is the price of one
+# If the last column of the table above says "yes" for a chain, its shield has not
+# worn out. If it says "no", look at the figure above: do the losses grow with
+# every class? The difference between the chain with rehearsal and "at once" is the price of one
 # after another. The difference between "at once" and "never saw" is the price
 # of forgetting. If "never saw" is the worse of the two, no price shows: it was
 # trained for as many epochs on fewer images, so with fewer updates.
@@ -333,8 +319,8 @@ chapter.show_table(ends, "The baseline, and every model after the last step. Ret
 
 # %% tags=["remove-input"]
 kept = {name.replace(" ", "_"): ends.loc[name, "accuracy"] for name in ends.index}
-all_models = {**dict(zip(names, models)), **references, **choice_models, **{
-    f"{name}, {n}": m for name, chain in chains.items() for n, m in enumerate(chain)}}
+all_models = {**dict(zip(names, models)), **choice_models, **{
+    f"{name}, {n}": m for name, chain in (chains | references).items() for n, m in enumerate(chain)}}
 run.finish("03_sequential", metrics | {
     "models": {name: m.digest for name, m in all_models.items()}, "choices": choices.to_dict("index"),
     "short": kept | {"classes": len(long)},
@@ -364,12 +350,6 @@ chapter.say(
 # - Rehearsal, again, does most of the work. Judge a chain by the classes that
 #   nobody asked to forget, against forgetting all at once and against a model
 #   that never saw them.
-
-# %% tags=["remove-input"]
-chapter.say(
-    "**Numbers to remember.** {count} deletions in a row cost {rehearsed:.1f} points of accuracy with rehearsal, and "
-    "{alone:.1f} points with the penalty alone.", count=len(long), rehearsed=ends.loc["rehearsal", "points_lost"],
-    alone=ends.loc["penalty alone", "points_lost"])
 
 # %% [markdown]
 # ## Check yourself
@@ -421,6 +401,9 @@ chapter.say(
 
 # %% [markdown]
 # ### Solution 1
+#
+# If 30 updates cover most of the way, to turn gray is quick, and the many
+# updates that follow repair the damage. If they do not, so few are too few.
 
 # %% tags=["hide-cell"]
 from sa_lib.methods import distance_to_gray
@@ -438,12 +421,9 @@ quick = {steps: trained.unlearned(
 distances = {0: gray(source, second)} | {
     steps: gray(model, second) for steps, model in quick.items()}
 distances[run.unlearning.steps] = choices.loc[
-    "rehearsal: retained | here | both", "second"]
+    "rehearsal: retained | here | both", f"{second} to gray"]
 chapter.say(
-    "After {steps} updates, {second} is at {gray} from gray. If 30 "
-    "updates cover most of the way, to turn gray is quick, and the "
-    "many updates that follow repair the damage. If they do not, "
-    "so few updates are too few.",
+    "After {steps} updates, {second} is at {gray} from gray.",
     steps=", ".join(map(str, distances)), second=second,
     gray=", ".join(f"{d:.4f}" for d in distances.values()))
 
@@ -464,7 +444,8 @@ chapter.say(
 # It is $K$ if all classes have equally many images ($n_k / N = 1 / K$), and
 # also whenever all $t_k$ are equal. It is more if small classes have the large
 # Fishers. With the same $\lambda$, the sum is the mean with $\lambda$ times
-# that factor.
+# that factor. What separates it from $K$ are classes of different sizes together
+# with Fishers of different sizes.
 #
 # </details>
 
@@ -484,14 +465,18 @@ chapter.say(
     "{derived:.3f}, and the one of `total` and `still` is "
     "{measured:.3f}. The classes have {fewest:,} to {most:,} "
     "images, and the largest Fisher of a class is {ratio:.1f} "
-    "times the smallest: both differences together separate the "
-    "factor from the number of classes.",
+    "times the smallest.",
     n=len(images), derived=derived, measured=measured,
     fewest=min(images.values()), most=max(images.values()),
     ratio=max(traces.values()) / min(traces.values()))
 
 # %% [markdown]
 # ### Solution 3
+#
+# Compare the answer with the book's limit for gray. Below it, no class comes
+# back in either chain: each step sends all the earlier ones to gray again. Above
+# it, gray gives way where other demands are stronger, although every step
+# teaches it again.
 
 # %% tags=["hide-cell"]
 away = {}
@@ -502,11 +487,7 @@ for name, chain in chains.items():
 name, k = max(away, key=away.get)
 chapter.say(
     "It is {k}, in the chain \"{name}\": {most:.4f} since its own "
-    "step. Compare this with the limit for gray, {limit}. Below "
-    "it, no class comes back in either chain: each step sends all "
-    "the earlier ones to gray again. Above it, gray gives way "
-    "where other demands are stronger, although every step teaches "
-    "it again.",
+    "step. The limit is {limit}.",
     k=k, name=name, most=away[name, k], limit=LIMITS["gray"])
 
 # %% [markdown]
@@ -525,6 +506,9 @@ chapter.say(
 # than that.
 #
 # </details>
+#
+# On a scale from 0 for right angles to 1 for a straight way, a chain below 0 has
+# steps that partly undo each other.
 
 # %% tags=["hide-cell"]
 def weights_of(m):
@@ -548,9 +532,7 @@ chapter.show_table(
 ways = ((travel["end"] - travel["right angles"])
         / (travel["straight"] - travel["right angles"]))
 chapter.say(
-    "On a scale from 0 for right angles to 1 for a straight way, "
-    "the chains are at {ways}. Below 0, steps partly undo each "
-    "other.",
+    "On this scale the chains are at {ways}.",
     ways=", ".join(f"{way:.2f} ({name})"
                    for name, way in ways.items()))
 
