@@ -125,9 +125,9 @@ CLAIMS = (
           lambda m: m["retained"]["accuracy"], ">=",
           lambda m: m["retained"]["accuracy_baseline"] - LIMITS["accuracy_lost"]),
     # Largest of several ends: each must be below the limit, so none needs a correction.
-    Claim("attacks: end of the interval of rho, y on the simplex", ATTACKS, "rho",
+    Claim("attacks: end of the interval of ρ, y on the simplex", ATTACKS, "rho",
           lambda m: max(_most(m)), "<=", lambda m: LIMITS["rho_most"]),
-    Claim("attacks: from 0 to the interval of rho, never saw it", ATTACKS, "rho",
+    Claim("attacks: from 0 to the interval of ρ, never saw it", ATTACKS, "rho",
           lambda m: max(_distance(r) for threat in STRONGEST for seeds in m["held_out"][threat].values()
                         for r in seeds.values()), "<=", lambda m: MARGIN),
     Claim("methods: judge B sees the class, ewc_gray and unseen", METHODS, "probability",
@@ -138,11 +138,11 @@ CLAIMS = (
           lambda m: m["models"]["baseline"]["nelbo"] + LIMITS["nats_lost"]),
     # Of all digits together, and stated after the first numbers. The ends of 95 % intervals over seeds; "near 0" is
     # held to the 90 % interval, as two one-sided tests at 5 %. The protocol's claims are on the page of the chapter.
-    Claim("evidence: least of rho that mending brings back, ewc_gray", EVIDENCE, "rho",
+    Claim("evidence: least of ρ that mending brings back, ewc_gray", EVIDENCE, "rho",
           lambda m: m["back"]["ewc_gray"]["low"], ">=", lambda m: 0.0, COMMITTED),
-    Claim("evidence: least rho after mending, ewc_gray", EVIDENCE, "rho",
+    Claim("evidence: least ρ after mending, ewc_gray", EVIDENCE, "rho",
           lambda m: m["sums"]["ewc_gray"]["mended"]["low"], ">=", lambda m: 0.0, COMMITTED),
-    Claim("evidence: distance of rho from 0 after mending, unseen", EVIDENCE, "rho",
+    Claim("evidence: distance of ρ from 0 after mending, unseen", EVIDENCE, "rho",
           lambda m: max(m["sums"]["unseen"]["mended"]["high90"], -m["sums"]["unseen"]["mended"]["low90"]), "<=",
           lambda m: MARGIN, COMMITTED),
     Claim("evidence: most nats lost on retained classes, ewc_gray", EVIDENCE, "nats_lost",

@@ -53,14 +53,14 @@ BAD = {
     "largest distance to gray": ("03_sequential", ["gray_most"], 0.00501),
     "relapse": ("03_sequential", ["relapse"], 0.00501),
     "judge-B accuracy on retained classes": ("03_sequential", ["retained", "accuracy"], 0.9769),
-    "interval of rho, y on the simplex": (
+    "interval of ρ, y on the simplex": (
         "05_attacks", ["rho", "y on the simplex", "2", "forgot 9, 2", "high"], 0.5001),
     "never saw it": ("05_attacks", ["held_out", "y free", "2", "seed 1", "high"], -0.1501),
     "judge B sees the class": ("07_methods", ["models", "ewc_gray", "probability"], 0.0201),
     "methods: nats on retained classes": ("07_methods", ["models", "unseen", "nelbo"], 96.501),
-    "rho that mending brings back": ("08_evidence", ["back", "ewc_gray", "low"], -0.0001),
-    "least rho after mending": ("08_evidence", ["sums", "ewc_gray", "mended", "low"], -0.0001),
-    "distance of rho from 0 after mending": ("08_evidence", ["sums", "unseen", "mended", "low90"], -0.1501),
+    "ρ that mending brings back": ("08_evidence", ["back", "ewc_gray", "low"], -0.0001),
+    "least ρ after mending": ("08_evidence", ["sums", "ewc_gray", "mended", "low"], -0.0001),
+    "distance of ρ from 0 after mending": ("08_evidence", ["sums", "unseen", "mended", "low90"], -0.1501),
     "nats lost on retained classes, ewc_gray": ("08_evidence", ["nats", "ewc_gray", "high"], 0.5001)}
 
 
@@ -192,7 +192,7 @@ def test_each_parameter_alone_exempts_a_run(check, name, other):
 
 
 def test_another_table_exempts_the_evidence_alone(check):
-    metrics = changed(*BAD["least rho after mending"])
+    metrics = changed(*BAD["least ρ after mending"])
     metrics["08_evidence"]["parameters"] = {"profile": "full", "table": "mine.csv"}
     status, said = check(metrics)
     assert status == 0

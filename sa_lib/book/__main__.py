@@ -61,7 +61,10 @@ def _absolute_environment() -> None:
 
 
 def _open_streams() -> None:
-    """Open the standard streams that the shell has closed (>&-): a kernel would take their numbers for its sockets."""
+    """Open the standard streams that the shell has closed (>&-): a kernel would take their numbers for its sockets.
+
+    What a terminal cannot show becomes a question mark.
+    """
     for number in range(3):
         try:
             os.fstat(number)
@@ -69,6 +72,9 @@ def _open_streams() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # open takes the lowest number that is free
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # not every terminal has a ρ
 
 
 def _sync(options: argparse.Namespace) -> int:
