@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from .chapter import read_metrics
-from .checks import check_name, check_types, shorten
+from .checks import check_name, check_number, check_types, shorten
 from .measures import write
 from .residual import MARGIN, VERDICTS, Residual, verdict
 
@@ -246,22 +246,24 @@ def _controlled(table: pd.DataFrame, model: str, never: Sequence[str]) -> list[t
     return list(zip(table.index, columns[model], columns[[*never]].mean(axis=1), strict=True))
 
 
-def outcomes(summary: pd.DataFrame, rho: Mapping[str, Mapping[str, Residual]]) -> pd.DataFrame:
+def outcomes(summary: pd.DataFrame, rho: Mapping[str, Mapping[str, Residual]], never: float = 0.0) -> pd.DataFrame:
     """How each method ended, in numbers and in words.
 
     Args:
         summary: of `evaluation.summary`, against the baseline; a row for each method, and for the reference.
         rho: threat -> method -> rho.
+        never: judge B's probability of the class for a model that never saw it.
 
     Returns:
         Index as in `summary`; columns
 
-        - `probability`, and `forgotten`: "yes" or "no", see `is_forgotten`;
+        - `probability`, and `forgotten`: "yes" or "no", see `is_forgotten`, of what it is above `never`;
         - one for each threat: `residual.verdict` of its rho, or rho itself where one control gives no interval;
         - `nats_lost`, and `cost`: "within the limit" or "above the limit" of the nats lost on the retained classes.
     """
     check_types(summary=(summary, pd.DataFrame), rho=(rho, Mapping))
-    forgotten = ["yes" if is_forgotten(value) else "no" for value in summary["probability"]]
+    check_number(never=never)
+    forgotten = ["yes" if is_forgotten(value - never) else "no" for value in summary["probability"]]
     residue = {threat: [write("rho", residuals[name].rho) if residuals[name].controls == 1 else verdict(residuals[name])
                         for name in summary.index] for threat, residuals in rho.items()}
     cost = ["within the limit" if value <= LIMITS["nats_lost"] else "above the limit" for value in summary["nats_lost"]]

@@ -69,6 +69,19 @@ def test_lines_has_a_line_for_each_table_and_one_for_the_bound():
     assert axes.get_xlabel() == "λ"
 
 
+def test_one_thing_has_one_color_and_one_kind_of_line_in_several_figures():
+    table = pd.DataFrame({"gray": [0.1, 0.2]}, index=[0.0, 10.0])
+    points = pd.DataFrame({("two", "a"): {"x": 0.5, "y": 2.0}}).T
+    colors = dict(zip(["one", "two"], figures.PALETTE))
+    (first,), (second,) = (figures.lines({name: table for name in names}, {"gray": "distance"}, "λ",
+                                         colors=colors).axes for names in (["one", "two"], ["two"]))
+    (third,) = figures.tradeoff(points, "residue", "cost", colors).axes
+    assert first.lines[1].get_color() == second.lines[0].get_color() == third.lines[0].get_color() == colors["two"]
+    assert first.lines[1].get_linestyle() == second.lines[0].get_linestyle() == "--"
+    with pytest.raises(ValueError, match="^colors must have a color for every name, got none for \\['three'\\]$"):
+        figures.lines({"three": table}, {"gray": "distance"}, "λ", colors=colors)
+
+
 def test_names_along_the_x_axis_break_at_spaces():
     table = pd.DataFrame({"cka": [1.0, 0.9]}, index=["encoder 1", "mean"])
     (axes,) = figures.lines({"one": table}, {"cka": "CKA"}, "layer").axes

@@ -112,6 +112,11 @@ def test_the_card_and_the_outcomes_have_one_meaning_of_forgotten(summary, probab
     assert (claims.outcomes(summary, {})["forgotten"] == "yes").tolist() == [forgotten] * 2
 
 
+def test_a_method_is_held_to_what_judge_b_sees_in_a_model_that_never_saw_the_class(summary):
+    summary["probability"] = [0.049, 0.051]
+    assert claims.outcomes(summary, {}, never=0.03)["forgotten"].tolist() == ["yes", "no"]
+
+
 def test_the_residue_is_that_of_the_worst_attack_with_a_defined_rho(summary):
     rho = {(9, "label only"): UNDEFINED, (9, "y free"): rho_of(0.6), (9, "z free"): rho_of(0.9, 1.0),
            (2, "y free"): rho_of(-3.0)}

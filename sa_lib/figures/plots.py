@@ -1,6 +1,6 @@
 """Plots: numbers along axes, each line with its name at its end."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -30,6 +30,7 @@ LABELS = {"real": "real", "replay": "replay", "ewc": "EWC", "gray": "gray", "los
           "reconstruction": "reconstruction", "kl": "KL divergence"}
 FEW = 20  # points of a line that are drawn one by one
 LEVEL = {"color": "0.35", "linestyle": ":", "linewidth": 1.2}
+Colors = Mapping[str, tuple[float, float, float]]
 
 
 def curves(log: pd.DataFrame, names: Sequence[str], suffixes: Mapping[str, str], logarithmic: bool = False) -> Figure:
@@ -57,7 +58,7 @@ def curves(log: pd.DataFrame, names: Sequence[str], suffixes: Mapping[str, str],
 
 @in_book_style
 def lines(tables: Mapping[str, pd.DataFrame], panels: Mapping[str, str], x: str, scale: str = "linear",
-          bounds: Mapping[str, float] = {}, logarithmic: Sequence[str] = ()) -> Figure:
+          bounds: Mapping[str, float] = {}, logarithmic: Sequence[str] = (), colors: Colors | None = None) -> Figure:
     """Results against the tables' index: a line for each table, and a panel for each column, one below the other.
 
     Args:
@@ -68,23 +69,27 @@ def lines(tables: Mapping[str, pd.DataFrame], panels: Mapping[str, str], x: str,
         scale: of the x axis, "linear", "log" or "symlog", which is linear from 0 to the smallest positive value.
         bounds: column -> level of a dotted line, such as the baseline's.
         logarithmic: columns with a logarithmic y axis.
+        colors: label -> color, of these tables and others, so that figures of the same things look alike; the position
+            of a label there chooses its dashes and marker. By default, the colors of `PALETTE` in their order.
     """
     check_mappings(tables=tables, panels=panels)
     check_table(*panels, **{f"tables[{name!r}]": table for name, table in tables.items()})
     check_name(("linear", "log", "symlog"), scale=scale)
     check_types(bounds=(bounds, Mapping))
     check_names(panels, logarithmic=logarithmic)
-    colors = [PALETTE[index % len(PALETTE)] for index in range(len(tables))]
+    colors = _colors(tables, colors)
+    styles = {name: index % 4 for index, name in enumerate(colors)}
     height = max(2.5 if len(panels) == 1 else 1.7, 0.24 * len(tables))
     figure = Figure(figsize=(WIDTH, height * len(panels) + 0.4), layout="constrained")
     for axes, (column, title) in zip(figure.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0], panels.items()):
         ends = {}
-        for index, (name, table) in enumerate(tables.items()):
+        for name, table in tables.items():
             known = table[column].dropna()
-            marker = "os^D"[index % 4] if len(known) <= FEW else ""
-            axes.plot(known.index, known, marker + ["-", "--", "-.", ":"][index % 4], color=colors[index], markersize=4)
+            marker = "os^D"[styles[name]] if len(known) <= FEW else ""
+            axes.plot(known.index, known, marker + ["-", "--", "-.", ":"][styles[name]], color=colors[name],
+                      markersize=4)
             if {f"{column}, low", f"{column}, high"} <= set(table.columns):
-                axes.fill_between(table.index, table[f"{column}, low"], table[f"{column}, high"], color=colors[index],
+                axes.fill_between(table.index, table[f"{column}, low"], table[f"{column}, high"], color=colors[name],
                                   alpha=0.15, linewidth=0)
             if len(known):
                 ends[name] = known.iloc[-1]
@@ -101,7 +106,7 @@ def lines(tables: Mapping[str, pd.DataFrame], panels: Mapping[str, str], x: str,
         if column in logarithmic:
             axes.set_yscale("log")
         label(axes, x if axes is figure.axes[-1] else "", title)
-        name_lines(axes, ends, [color for name, color in zip(tables, colors) if name in ends])
+        name_lines(axes, ends, [colors[name] for name in ends])
     figure.align_ylabels()
     titles = [f"{title} (logarithmic)" if column in logarithmic else title for column, title in panels.items()]
     against = x if scale == "linear" else f"{x} (logarithmic)"
@@ -257,23 +262,24 @@ def intervals(table: pd.DataFrame, x: str, levels: Sequence[float], margin: floa
 
 
 @in_book_style
-def tradeoff(table: pd.DataFrame, x: str, y: str) -> Figure:
+def tradeoff(table: pd.DataFrame, x: str, y: str, colors: Colors | None = None) -> Figure:
     """Two results against each other, with several points for each series.
 
     Args:
         table: columns `x`, `y`; index (series, measure): a color with its name at the right, at the height of the last
             point, and a marker. The widest series has the names of the measures.
         x, y: labels of the axes. Dotted lines mark 0 on both; y is linear from -1 to 1 and logarithmic beyond.
+        colors: series -> color, as for `lines`.
     """
     check_table("x", "y", table=table)
     check_pairs(table)
     series, measures = (list(dict.fromkeys(table.index.get_level_values(level))) for level in (0, 1))
+    colors = _colors(series, colors)
     figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
     axes = figure.subplots()
     widest = max(series, key=lambda name: np.nan_to_num(np.ptp(table.xs(name, level=0)["x"])))
-    for index, name in enumerate(series):
-        part = table.xs(name, level=0)
-        color = PALETTE[index % len(PALETTE)]
+    for name in series:
+        part, color = table.xs(name, level=0), colors[name]
         axes.plot(part["x"], part["y"], color=color, linewidth=1)
         for measure, marker in zip(measures, "os^D"):
             axes.plot(*part.loc[measure, ["x", "y"]], marker, color=color, markersize=6)
@@ -285,7 +291,18 @@ def tradeoff(table: pd.DataFrame, x: str, y: str) -> Figure:
     axes.axvline(0, **LEVEL)
     axes.axhline(0, **LEVEL)
     label(axes, x, y)
-    name_lines(axes, {str(name): table.xs(name, level=0)["y"].iloc[-1] for name in series}, PALETTE)
+    name_lines(axes, {str(name): table.xs(name, level=0)["y"].iloc[-1] for name in series},
+               [colors[name] for name in series])
     figure.alt = (f"A scatter plot of {y} against {x}: a color for each of {names(series)}, and a marker for each of "
                   f"{names(measures)}. Dotted lines mark 0.")
     return figure
+
+
+def _colors(names: Iterable[str], given: Colors | None) -> Colors:
+    """A color for each name: the given ones, or those of the palette in their order."""
+    if given is None:
+        return {name: PALETTE[index % len(PALETTE)] for index, name in enumerate(names)}
+    check_types(colors=(given, Mapping))
+    if missing := [name for name in names if name not in given]:
+        raise ValueError(f"colors must have a color for every name, got none for {shorten(missing)}")
+    return given

@@ -462,11 +462,12 @@ CALLS = {
         dict(tables={"one": TABLE}, panels={"value": "nats"}, x="λ", scale="symlog", bounds={"value": 1.0},
              logarithmic=["value"]),
         dict(tables=no_tensor | st.builds(lambda t: {"one": t}, table), panels=no_tensor, scale=no_tensor,
-             bounds=filled, logarithmic=named)),
+             bounds=filled, logarithmic=named, colors=st.sampled_from(["red", {"two": (0.0, 0.0, 0.0)}, {}]))),
     figures.intervals: (
         dict(table=PAIRS, x="rho", levels=[0.0]),
         dict(table=pairs | st.just(PAIRS.assign(low=9.0)), margin=st.sampled_from([-1.0, float("inf"), "wide"]))),
-    figures.tradeoff: (dict(table=PAIRS, x="rho", y="nats"), dict(table=pairs)),
+    figures.tradeoff: (dict(table=PAIRS, x="rho", y="nats"),
+                       dict(table=pairs, colors=st.sampled_from(["red", {"two": (0.0, 0.0, 0.0)}, {}]))),
     playground.export: (
         dict(folder="played", **PLAYED),
         dict(folder=folder, models=no_tensor | st.sampled_from([{"one": SOURCE}, {"one": NET, "two": NET}]),
