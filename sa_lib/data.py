@@ -34,9 +34,10 @@ from .images import SET, load_set, own_images, own_labels
 from .labels import CLASSES, check_label
 from .store import cache_root, expanded, file_digest, tensor_digest, text_digest, write_atomically
 
-__all__ = ["DATASETS", "Dataset", "held_out", "load", "own_digest", "training_sample"]
+__all__ = ["DATASETS", "Dataset", "held_out", "load", "own_digest", "plain_name", "training_sample"]
 
 DATASETS = ("mnist", "fashion", "kmnist", "digits")
+VALIDATION = "-validation"  # behind a name: no choice of a setting may depend on test images
 SUMS = "MD5SUMS"  # of the files that we wrote ourselves
 MNIST_MD5 = dict(zip(FILES, ("6bbc9ace898e44ae57da46a324031adb", "a25bea736e30d166cdddb491f175f624",
                              "2646ac647ad5339dbf082846283269ea", "27ae3e4e09519cfbb04c329615203637")))
@@ -85,7 +86,7 @@ class Dataset:
         Raises:
             TypeError, ValueError: a tensor or the name is not as described.
         """
-        if not isinstance(name, str) or not name.strip() or name in DATASETS:
+        if not isinstance(name, str) or not name.strip() or plain_name(name):
             raise ValueError(f"name must be a text other than {', '.join(DATASETS)}, got {shorten(name)}")
         raw, generator = {}, torch.Generator().manual_seed(0)
         for side, images, labels in (("train", train_images, train_labels), ("test", test_images, test_labels)):
@@ -104,7 +105,7 @@ class Dataset:
     @property
     def classes(self) -> int:
         """The number of classes."""
-        if self.name in DATASETS:
+        if plain_name(self.name):
             return CLASSES
         return 1 + int(max(labels.max() for labels in (self.train_labels, self.test_labels)))
 
@@ -132,7 +133,9 @@ def load(name: str | Path = "mnist", root: Path | None = None) -> Dataset:
     That of a name comes from the cache if its files there are intact, else from the first source that works.
 
     Args:
-        name: one of `DATASETS`; or the path of one of
+        name: one of `DATASETS`; one of these with ``-validation`` behind it, such as "mnist-validation", to choose
+            settings: a sixth of the training images of each class, at random, in place of the test images; or
+            the path of one of
 
             - a folder of pictures by class, `train/<class>/*.png` and `test/<class>/*.png`, see `images.load_set`;
             - an .npz file with train_images, train_labels, test_images and test_labels, see `Dataset.from_tensors`;
@@ -145,10 +148,26 @@ def load(name: str | Path = "mnist", root: Path | None = None) -> Dataset:
         ValueError: there is no data set of this name and no such file, or the file cannot be read.
         OSError: every source failed; the message lists each failure.
     """
-    if not isinstance(name, str) or name not in DATASETS:
+    if (plain := plain_name(name)) is None:
         return _own(name)
-    arrays = _digits() if name == "digits" else _cached(name, _folder(name, root))
-    return _of_raw(name, dict(zip(SET, arrays)))
+    arrays = _digits() if plain == "digits" else _cached(plain, _folder(plain, root))
+    return _of_raw(name, dict(zip(SET, arrays if name == plain else _validation(*arrays[:2]))))
+
+
+def plain_name(name: object) -> str | None:
+    """The data set among `DATASETS` that a name stands for, also with ``-validation`` behind it; None if it is none."""
+    plain = name.removesuffix(VALIDATION) if isinstance(name, str) else ""
+    return plain if plain in DATASETS else None
+
+
+def _validation(images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+    """Training images and labels, and those held out of them: a sixth of each class, as many as MNIST has for tests."""
+    generator = torch.Generator().manual_seed(0)
+    aside = torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique():
+        own = (labels == label).nonzero()[:, 0]
+        aside[own[torch.randperm(len(own), generator=generator)[:round(len(own) / 6)]]] = True
+    return images[~aside], labels[~aside], images[aside], labels[aside]
 
 
 def _own(path: str | Path) -> Dataset:
@@ -161,7 +180,7 @@ def _own(path: str | Path) -> Dataset:
         folder = folder_of(file) if file.is_dir() else None
         raw = dict(zip(SET, _arrays(read_files(folder)))) if folder else load_set(file)
         name = file.resolve().stem
-        return Dataset.from_tensors(**raw, name=f"own {name}" if name in DATASETS else name)
+        return Dataset.from_tensors(**raw, name=f"own {name}" if plain_name(name) else name)
     except (OSError, ValueError) as error:
         raise ValueError("dataset must be the path of pictures in folders by class, of IDX files or of an .npz file, "
                          f"got {shorten(path)}: {' '.join(str(error).split())}") from None
@@ -240,9 +259,9 @@ def own_digest(name: str) -> str:
     Raises:
         ValueError: as `load`.
     """
-    if not isinstance(name, str) or name not in DATASETS:
+    if (plain := plain_name(name)) is None:
         return _own(name).digest
-    folder = _folder(name)
+    folder = _folder(plain)
     paths = sorted(folder.glob("*-*")) if not (folder / SUMS).exists() else []
     digests = (f"{path.name} {file_digest(path)}" for path in paths if path.is_file())
     return text_digest("\n".join(digests)) if paths else ""

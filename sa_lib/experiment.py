@@ -19,7 +19,7 @@ from . import chapter, claims, trained
 from .attacks import AttackConfig
 from .checkpoints import read_model
 from .checks import check_name, check_types, check_whole, is_whole, shorten
-from .data import DATASETS, Dataset, held_out, load
+from .data import DATASETS, Dataset, held_out, load, plain_name
 from .judges import Judge, JudgeConfig
 from .labels import CLASSES, forget_set
 from .methods import COMPARED, METHODS, Method
@@ -239,7 +239,8 @@ def validate(*, dataset: str = "mnist", seed: int = 0, forget: Any = (), at_most
     """Check a chapter's parameters, and say so on the page if this is a smoke run.
 
     Args:
-        dataset: one of `data.DATASETS`, or the path of a reader's own data set, see `data.load`.
+        dataset: one of `data.DATASETS`, also with ``-validation`` behind it, or the path of a reader's own data set;
+            see `data.load`.
         seed: 0 to 2**31 - 1.
         forget: the class to forget, or the list of classes in their order; as text ("[3, 5]") too, for papermill's
             ``-p`` passes lists as text.
@@ -283,8 +284,8 @@ def validate(*, dataset: str = "mnist", seed: int = 0, forget: Any = (), at_most
 
 def _kind(dataset: Any) -> dict[str, Any]:
     """The number of classes and the shape of the images of a data set, and whether it has few of them."""
-    if isinstance(dataset, str) and dataset in DATASETS:
-        return {"few": dataset == "digits"}
+    if plain := plain_name(dataset):
+        return {"few": plain == "digits"}
     if not isinstance(dataset, str):
         raise ValueError(f"dataset must be one of {', '.join(DATASETS)}, or the path of a data set, "
                          f"got {shorten(dataset)}")
