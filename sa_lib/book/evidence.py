@@ -15,8 +15,8 @@ from .execution import machine
 
 __all__ = ["SWEEPS", "make"]
 
-# The search for settings: each method gets its own settings and four others, on one digit and one seed, and is judged on
-# training images that were held out. What the first search found for selective_amnesia is selective_amnesia_tuned.
+# The search for settings: each method gets its own settings and four others, on one digit and one seed, judged on
+# training images that were held out. What an earlier search found for selective_amnesia is selective_amnesia_tuned.
 SEARCH = {
     "ewc_gray": [{"peak_lr": 1e-3}, {"peak_lr": 4e-3}, {"gray": 78.4}, {"ewc": 10.0}],
     "ewc_gray_replay": [{"peak_lr": 1e-3}, {"peak_lr": 4e-3}, {"ewc": 10.0}, {"ewc": 1000.0}],

