@@ -115,7 +115,7 @@ class Judge(nn.Module):
         return self.head(self.body(images)) / self.temperature
 
     @torch.no_grad()
-    def probabilities(self, images: torch.Tensor, batch: int = 2000) -> torch.Tensor:
+    def probabilities(self, images: torch.Tensor, batch: int = 500) -> torch.Tensor:
         """Calibrated probabilities [N, classes + 1] of the classes and of "not a digit"."""
         check_images(images, shape=self.image_shape)
         check_whole(batch=batch)
