@@ -32,7 +32,9 @@ COUNT = 100  # targets
 SEEDS = (0, 1, 2)
 DIGIT = 9
 DOSES = (0, 1, 10, 100, 1000, None)  # images of the class; None: all
+SECOND = 2  # is forgotten after it
 MENDED = ("ewc_gray", "saliency", "unseen")
+SEQUENTIAL = ("ewc_gray", "unseen")
 UPDATES = (0, 800, 3200)  # of mending
 LENGTHS = (0, 800, 3200, 10_000)  # updates after the training of a model that never saw the class
 LATENTS = (2, 25, 64)  # further lengths of z
@@ -40,12 +42,14 @@ PENALIZED = (8, 25, 64)  # lengths of z of models that are attacked with its pri
 TARGETS = {"first images": slice(0, None), "first half": slice(0, 5000), "second half": slice(5000, None)}
 FREE = ("dose", "hidden", "mending")  # parts with an attack with y free as well
 # Parts with the shortfall of their attacks.
-ARRIVED = ("dose", "hidden", *(f"latent {size}" for size in LATENTS), *(f"prior {size}" for size in PENALIZED))
+ARRIVED = ("dose", "hidden", "sequence", *(f"latent {size}" for size in LATENTS),
+           *(f"prior {size}" for size in PENALIZED))
 TOLERANCE = 0.1  # of an error, relative: a training on another machine is much as one with another seed
 # Each cell is one part of the table, for one seed.
 PARTS = ("mending", "dose", "hidden", "alike", "updates", *(f"latent {size}" for size in LATENTS), *TARGETS,
-         *(f"prior {size}" for size in PENALIZED))
-CELLS = [(part, DIGIT, seed) for part in PARTS for seed in SEEDS]
+         *(f"prior {size}" for size in PENALIZED), "sequence")
+CELLS = [*((part, DIGIT, seed) for part in PARTS for seed in SEEDS),
+         *(("sequence", SECOND, seed) for seed in SEEDS)]
 
 
 def make(scheduler: str | None = None) -> int:
@@ -179,7 +183,21 @@ def _mending(dataset: data.Dataset, label: int, seed: int) -> Iterator[tuple[dic
             yield {"model": name, "dose": steps}, after
 
 
-MODELS = {"dose": _dose, "alike": _alike, "hidden": _hidden, "mending": _mending, "updates": _updates}
+def _sequence(dataset: data.Dataset, label: int, seed: int) -> Iterator[tuple[dict, Trained]]:
+    """Models that forgot one class and then another, whichever of the two is attacked."""
+    baseline, both = trained.cvae(dataset, seed=seed), (DIGIT, SECOND)
+    yield {"model": "baseline", "dose": 0}, baseline
+    models = {"never saw": trained.never_saw(dataset, both, rounds=2, seed=seed)}
+    for name in SEQUENTIAL:
+        first = trained.forgotten(baseline, dataset, DIGIT, METHODS[name], seed)
+        models[name] = trained.forgotten(first, dataset, both, METHODS[name], seed)
+    for name, model in models.items():
+        yield {"model": name, "dose": 0}, model
+        yield {"model": name, "dose": MENDING.steps}, trained.mended(model, dataset, both, MENDING, seed)
+
+
+MODELS = {"dose": _dose, "alike": _alike, "hidden": _hidden, "mending": _mending, "updates": _updates,
+          "sequence": _sequence}
 
 
 def check_today() -> list[str]:
