@@ -169,11 +169,12 @@ chapter.show_table(pd.DataFrame({"settings": settings}).rename_axis("method"), "
 # come from [the chapter on EWC](02_ewc_unlearning.ipynb), those of unseen from
 # trials on the digits 0 to 4, those of gradient_surgery and uno from the form
 # of their papers' settings and a few trials on the digit 3, the others from
-# theirs and trials on the digit 0. The methods of the older table in [the
-# chapter on evidence](08_evidence.ipynb) got the same search: five settings
-# each, on the digit 3. gradient_surgery, salun, uno and distillation are not in
-# it. The parameter `changes` tries other settings, by the names in the table
-# above. A weight of 0 switches its term off.
+# theirs and trials on the digit 0. Those trials looked at test images. [The
+# chapter on evidence](08_evidence.ipynb) has a search that does not: five
+# settings for each method, on the digit 3 and on training images that are held
+# out. It says which methods would keep their settings. You can make your own
+# with `-p dataset mnist-validation` and the parameter `changes`, by the names in
+# the table above. A weight of 0 switches its term off.
 
 # %% [markdown]
 # ## What they draw
@@ -515,8 +516,9 @@ given_back = pd.DataFrame({name: {
 chapter.show_table(given_back.rename_axis("method"), "Mending.",
                    dict.fromkeys(given_back, "{:+.2f}"))
 if len(given_back) > 2:
-    chapter.say("Their rank correlation over the methods is {r:+.2f}.",
-                r=given_back.corr("spearman").iloc[0, 1])
+    chapter.say(
+        "Their rank correlation over the methods is {r:+.2f}.",
+        r=given_back.corr("spearman").iloc[0, 1])
 
 # %% [markdown]
 # ### Solution 3

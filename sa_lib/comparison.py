@@ -280,28 +280,31 @@ def claims(summarized: pd.DataFrame) -> pd.DataFrame:
         summarized: as from `summary`.
 
     Returns:
-        Index (claim, model), a claim after the other; columns `measured`, as text, and `holds`. A claim about nats
-        and points is held to the end of the 95 % interval; relearning is held to the 90 % interval, as two one-sided
-        tests. A claim without an interval does not hold.
+        Index (claim, model), a claim after the other; columns `measured`, as text; `holds`; `decided`, by results; and
+        `outcome`, in a word. A claim about nats and points is held to the end of the 95 % interval; relearning is held
+        to the 90 % interval, as two one-sided tests. A claim without an interval does not hold. The images seen are a
+        setting, and that no residue was found decides nothing: with few seeds, little is found.
     """
     check_table("looks", "gone", "residues", "share", summarized=summarized)
     margin, most = LIMITS["relearning"], LIMITS["share"]
-    table: dict[str, dict[str, tuple[str, bool]]] = {}
+    table: dict[str, dict[str, dict[str, Any]]] = {}
     for model, own in summarized.iterrows():
         back: Estimate = own["relearning"]
-        for claim, measured, holds in (
-                ("gone in every look", f"{own['gone']} of {own['looks']}", own["gone"] == own["looks"]),
-                ("no residue after Holm's adjustment", f"{own['residues']} of {own['looks']}", own["residues"] == 0),
+        for claim, measured, holds, passes in (
+                ("gone in every look", f"{own['gone']} of {own['looks']}", own["gone"] == own["looks"], "holds"),
+                ("no residue after Holm's adjustment", f"{own['residues']} of {own['looks']}", own["residues"] == 0,
+                 "none found"),
                 *((f"{name} lost at most {LIMITS[f'{name}_lost']}", str(own[f"{name}_lost"]),
-                   own[f"{name}_lost"].high <= LIMITS[f"{name}_lost"]) for name in ("nats", "points")),
+                   own[f"{name}_lost"].high <= LIMITS[f"{name}_lost"], "holds") for name in ("nats", "points")),
                 (f"relearning as a retrained model, ± {margin}", str(back),
-                 -margin < back.low90 and back.high90 < margin),
+                 -margin < back.low90 and back.high90 < margin, "holds"),
                 (f"images seen at most {most:.0%} of a training's",
-                 "–" if np.isnan(own["share"]) else f"{own['share']:.0%}", own["share"] <= most)):
-            table.setdefault(claim, {})[model] = measured, bool(holds)
-    return _frame({(claim, model): dict(zip(("measured", "holds"), one, strict=True))
-                   for claim, models in table.items() for model, one in models.items()},
-                  ["claim", "model"], ["measured", "holds"])
+                 "–" if np.isnan(own["share"]) else f"{own['share']:.0%}", own["share"] <= most, "kept")):
+            table.setdefault(claim, {})[model] = {
+                "measured": measured, "holds": bool(holds), "outcome": passes if holds else "fails",
+                "decided": not claim.startswith("images") and (passes != "none found" or not holds)}
+    return _frame({(claim, model): one for claim, models in table.items() for model, one in models.items()},
+                  ["claim", "model"], ["measured", "holds", "outcome", "decided"])
 
 
 def metrics(rho: pd.DataFrame, summarized: pd.DataFrame, claimed: pd.DataFrame, overall: pd.DataFrame,

@@ -276,6 +276,9 @@ def test_a_claim_fails_beyond_its_limit_and_without_an_interval(change, failed):
     assert len(claims) == 6
     lost = [claim for (claim, _), holds in claims["holds"].items() if not holds]
     assert [claim.startswith(failed) for claim in lost] == [True] if failed else not lost
+    assert (claims["outcome"] == "fails").equals(~claims["holds"])
+    assert claims.query("not decided")["outcome"].tolist() == (
+        ["none found"] * (failed != "no residue") + ["fails" if failed == "images seen" else "kept"])
 
 
 def test_a_rho_that_is_not_defined_is_not_gone(rows):

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from nbformat import NotebookNode
 
-from .notebooks import DRAWINGS, BookError
+from .notebooks import DRAWINGS
 
 __all__ = ["refer", "with_formulas"]
 
@@ -33,16 +33,15 @@ class Place(NamedTuple):
 def refer(name: str, cells: Sequence[NotebookNode]) -> None:
     """Number the tables and drawings of the chapter `name`, and put numbers in place of "the figure below".
 
+    A phrase stays as it is if the run has no such figure or table.
+
     Args:
         cells: of the chapter's page; figures that code has drawn have their names already. Changed in place.
-
-    Raises:
-        BookError: a text refers to a figure or table that is not there.
     """
     places = list(_places(name, cells))
     for position, place in enumerate(places):
         if place.kind == "text":
-            place.write(_with_references(name, place.text, places, position))
+            place.write(_with_references(place.text, places, position))
 
 
 def with_formulas(name: str, formulas: Iterator[int], source: str) -> str:
@@ -59,14 +58,12 @@ def with_formulas(name: str, formulas: Iterator[int], source: str) -> str:
     return re.sub(r"\[([^]]+)\]\((\d\d_\w+)\.ipynb#formula-(\d+)\)", numbered, source)
 
 
-def _with_references(name: str, text: str, places: Sequence[Place], position: int) -> str:
+def _with_references(text: str, places: Sequence[Place], position: int) -> str:
     def numbered(phrase: re.Match) -> str:
         steps, kind, way = phrase.groups()
         others = places[position + 1:] if way == "below" else places[:position][::-1]
         found = [place.reference for place in others if place.kind == kind]
-        if len(found) < STEPS[steps]:
-            raise BookError(f"{name} speaks of {' '.join(phrase[0].split())!r}, but there are {len(found)}")
-        return found[STEPS[steps] - 1]
+        return found[STEPS[steps] - 1] if len(found) >= STEPS[steps] else phrase[0]
     return PHRASE.sub(numbered, text)
 
 
