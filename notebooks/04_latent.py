@@ -39,6 +39,7 @@ architecture = "mlp"  # @param ["mlp", "conv"]
 run_dir = "runs/full"  # @param {type: "string"}
 
 # %%
+import itertools
 import time
 from dataclasses import replace
 
@@ -238,8 +239,8 @@ last = alike[f"test images of {digit}"].iloc[:, -1]
 chapter.show_figure(
     figures.lines({name: pd.DataFrame({title: table.loc[name] for title, table in alike.items()}) for name in others},
                   {title: f"CKA, {title}" for title in alike}, "layer"),
-    f"CKA between the baseline and each other model, with the neutral label. Images of {digit}, last layer: "
-    f"{measures.listing('cka', last.to_dict())}.")
+    "CKA between the baseline and each other model, with the neutral label. On images of "
+    f"{digit}, in the decoder's last hidden layer: {measures.listing('cka', last.to_dict())}.")
 
 # %% [markdown]
 # ## Which weights moved?
@@ -286,8 +287,8 @@ chapter.show_table(
 # The figure below walks from one class through the forgotten class to another,
 # along a straight line of label vectors at a fixed $z$. These two neighbors are
 # the classes whose mean images lie nearest to that of the forgotten class. The
-# second figure below stays at the forgotten label and walks along the first axis
-# of $z$.
+# second figure below stays at the forgotten label and walks along each of the
+# first two axes of $z$.
 
 # %%
 distances = latent.class_distances(x_train.flatten(1), y_train,
@@ -320,14 +321,16 @@ chapter.show_figure(
 
 # %% tags=["remove-input"]
 places = torch.linspace(-2.5, 2.5, 13)
-label = corners[1].expand(13, -1)
-along = torch.cat([places[:, None], z[:, 1:].expand(13, -1)], 1)
-traversals = {name: draw(m.net, along, label) for name, m in models.items()}
-farthest = {name: float(distance_to_gray(drawn).max()) for name, drawn in traversals.items()}
+traversals, farthest = {}, dict.fromkeys(models, 0.0)
+for axis, (name, m) in itertools.product(range(2), models.items()):
+    along = z.repeat(13, 1)
+    along[:, axis] = places
+    traversals[f"{name}, z{axis + 1}"] = drawn = draw(m.net, along, corners[1].expand(13, -1))
+    farthest[name] = max(farthest[name], float(distance_to_gray(drawn).max()))
 chapter.show_figure(
     figures.image_grid(torch.stack(list(traversals.values())), list(traversals),
                        [f"{at:+.1f}" * (n % 3 == 0) for n, at in enumerate(places)]),
-    f"At the label {digit}, along the first axis of z. Largest distance to gray on the way: "
+    f"At the label {digit}, along the first two axes of z. Largest distance to gray on the way: "
     f"{measures.listing('gray', farthest)}.")
 
 # %% tags=["remove-input"]

@@ -56,6 +56,7 @@ rows = validation.read(
 errors = validation.errors(rows)
 digit = int(rows["class"].iloc[0])
 threats = ["y on the simplex", "y free"]
+first = threats[0]
 
 # %% [markdown]
 # Each row of the table has the attacker's error on the same 100 random test
@@ -78,7 +79,7 @@ def by_seed(*keys):
 
 
 def change(new, old):
-    """Of ρ within a seed: the mean, and its 95 % interval."""
+    """Of ρ within a seed: the mean, and its 95% interval."""
     return interval(by_seed(*new) - by_seed(*old))
 
 
@@ -90,7 +91,8 @@ nothing, everything = ("dose", "saw", 0), ("dose", "saw", most)
 #
 # These models saw $k$ images of the class, drawn at random for each seed, and
 # all images of the other classes. A model with $k = 0$ has $\rho = 0$ and one
-# with all images has $\rho = 1$, by definition. What lies between is a finding.
+# with all images has $\rho = 1$, by definition. What lies between is a finding:
+# the figure below draws it, and the table below has its numbers.
 
 # %%
 doses = sorted(rows.query("part == 'dose'")["dose"].unique())
@@ -126,12 +128,12 @@ at_margin = images_at("rho")
 # %% tags=["remove-input"]
 chapter.show_figure(
     figures.lines(curves, {"rho": "ρ"}, "images of the class that the model saw", "log", {"rho": MARGIN}),
-    f"ρ for {digit} against the number of its images that the model saw, with 95 % intervals over three seeds; dotted: "
+    f"ρ for {digit} against the number of its images that the model saw, with 95% intervals over three seeds; dotted: "
     f"the margin of gone, {MARGIN}. On the simplex: "
     f"{measures.listing('rho', {k: response[threats[0], k].rho for k in doses[1:-1]})}.")
 
 # %% tags=["remove-input"]
-chapter.show_table(words.rename_axis("images seen"), "ρ by dose, with its 95 % interval over three seeds.")
+chapter.show_table(words.rename_axis("images seen"), "ρ by dose, with its 95% interval over three seeds.")
 apart = [(f"from {a:,} to {b:,}", change((nothing, ("dose", "saw", b), everything), (nothing, ("dose", "saw", a), everything)))
          for a, b in zip(doses[:-2], doses[1:-1])]
 chapter.say("The means rise with every step of the dose {where}. Within a seed, three seeds show the step {shown} on the "
@@ -156,7 +158,8 @@ chapter.say("Ten images leave {ten:+.2f} on the simplex and {free:+.2f} with y "
 # of the class, and the class itself under another label. From it we make two
 # more: one in which the class needs an even mixture of two labels, and one
 # whose latent space is rotated and stretched. None of them draws the class for
-# its own label, and all of them know it: $\rho$ should be near 1.
+# its own label, and all of them know it: in the table below, $\rho$ should be
+# near 1.
 #
 # [Zimmermann et al. 2022]: https://arxiv.org/abs/2206.13991
 
@@ -169,14 +172,15 @@ planted = {(threat, kind): rho_of(threat, "hidden", kind, 0,
 # %% tags=["remove-input"]
 chapter.show_table(pd.DataFrame({threat: {kind: str(planted[threat, kind]) for kind in kinds}
                                  for threat in threats}).rename_axis("the class is"),
-                   "ρ of models that hide the class, with 95 % intervals over three seeds.")
+                   "ρ of models that hide the class, with 95% intervals over three seeds.")
 
 # %% [markdown]
 # ## Never saw it: the placebo
 #
 # A model that never saw the class, held against others that never saw it
-# either, has $\rho = 0$ but for chance. Each takes its turn. Compare every mean
-# $|\rho|$ with a placebo of its own models: chance alone is never 0.
+# either, has $\rho = 0$ but for chance. In the table below, each takes its
+# turn. Compare every mean $|\rho|$ with a placebo of its own models: chance
+# alone is never 0.
 
 # %%
 without = {threat: errors[threat, *nothing] for threat in threats}
@@ -208,8 +212,9 @@ chapter.say("The gap between baseline and controls is {gaps} times the spread of
 # ## Has the attacker arrived?
 #
 # Ten times the rounds, from the answers, on a fifth of the targets. The share
-# by which that lowers the error is the shortfall. We give no verdict above 2 %.
-# [The chapter on attacks](05_attacks.ipynb) measures it on unlearned models.
+# by which that lowers the error is the shortfall, in the table below. We give
+# no verdict above 2%. [The chapter on attacks](05_attacks.ipynb) measures it on
+# unlearned models.
 
 # %%
 own = rows[rows["part"].isin(["dose", "hidden"])]
@@ -237,7 +242,9 @@ chapter.say("The limit is {limit:.0%}. The attacker has arrived {where}, "
 # $\rho$. A residue raises it. The two can cancel. So we train each unlearned
 # model a little further, on images of the *retained* classes alone, and give
 # the models that never saw the class the same. That no image of the class is
-# needed to bring it back is known of classifiers ([Siddiqui et al. 2025]).
+# needed to bring it back is known of classifiers ([Siddiqui et al. 2025]). In
+# the figure below, a line that rises was held down by damage. The table below
+# has the intervals.
 #
 # [Siddiqui et al. 2025]: https://arxiv.org/abs/2505.22310
 
@@ -286,11 +293,42 @@ chapter.show_figure(
     f"simplex it ends at {measures.listing('rho', ends)}.")
 
 # %% tags=["remove-input"]
-chapter.show_table(table_after.rename_axis("method"), "ρ by further updates, with 95 % intervals over three seeds. Whether the "
+chapter.show_table(table_after.rename_axis("method"), "ρ by further updates, with 95% intervals over three seeds. Whether the "
                    "attacker has arrived was not measured on these models.")
-chapter.say("On the simplex, {count} further updates move ρ, seed by seed, by {moved}: means over three seeds with 95 % "
+chapter.say("On the simplex, {count} further updates move ρ, seed by seed, by {moved}: means over three seeds with 95% "
             "intervals. The verdicts are not corrected for their number.", count=updates[1],
             moved="; ".join(f"{signed(*of)} ({name})" for name, of in moved.items()))
+
+# %% [markdown]
+# ## After a second request
+#
+# Requests come one after another. These models forgot one class and then a
+# second one, as in [the chapter on a chain of requests](03_sequential.ipynb).
+# We attack both classes, as the models are and mended, beside models that never
+# saw either. The table below has the verdicts; *gone* needs both states.
+
+# %%
+def after_both(k, name, count):
+    part = f"sequence {k}"
+    return rho_of(first, part, name, count,
+                  (part, "never saw", count), (part, "baseline", 0))
+
+
+asked = [int(part.split()[1]) for part in rows["part"].unique()
+         if part.startswith("sequence")]
+chain = {(k, name): [after_both(k, name, count)
+                     for count in updates[:2]]
+         for k in asked for name in ("ewc_gray", "unseen")}
+
+# %% tags=["remove-input"]
+if chain:
+    chapter.show_table(pd.DataFrame({f"{k}: {name}": {
+        "ρ as is": str(states[0]), "ρ mended": str(states[1]), "verdict": both(*states)}
+        for (k, name), states in chain.items()}).T.rename_axis("class: method"),
+        f"ρ after forgetting {' and then '.join(map(str, asked))}, on the simplex, with 95% intervals over three seeds.")
+    chapter.say("Shown to be gone: {gone}. A residue: {residue}. With three seeds, the others are open.",
+                **{word: names(f"{k} by {name}" for (k, name), states in chain.items() if both(*states) == word) or "none"
+                   for word in ("gone", "residue")})
 
 # %% [markdown]
 # ## Other images, other controls
@@ -300,9 +338,10 @@ chapter.say("On the simplex, {count} further updates move ρ, seed by seed, by {
 # *first images* of the test set are what one takes without thinking. Its two
 # *halves* have no image in common. The controls of this book have as many
 # *further updates* as the unlearning took; here they have none, or many more.
+# The table below says how far each choice moves $\rho$, and whether the verdict
+# stays.
 
 # %%
-first = threats[0]
 book = at_updates("ewc_gray", 0)
 samples = ["first images", "first half", "second half"]
 lengths = set(rows.query("part == 'updates'")["dose"])
@@ -328,25 +367,22 @@ chapter.show_table(pd.DataFrame({"ρ": {name: str(one) for name, one in chosen.i
                                  "change within a seed": {name: signed(*of) if choices[name] != book else "–"
                                                           for name, of in shift.items()}}).rename_axis("choice"),
                    f"ρ of {digit} in the models that were pushed to gray, as they are, on the simplex, and how far each choice "
-                   "moves it. With 95 % intervals over three seeds; the verdict rests on the 90 % interval.")
-largest = {name: max((of for choice, of in shift.items() if choice in group), key=lambda of: abs(of[0]))
-           for name, group in (("images", samples), ("controls", [name for name in choices if name.startswith("controls")]))}
+                   "moves it. With 95% intervals over three seeds; the verdict rests on the 90% interval.")
 seen = [name for name, (_, low, high) in shift.items() if choices[name] != book and not low <= 0 <= high]
 counted = pd.Series(verdicts).value_counts()
-chapter.say("By the choice, the verdict is {counted}{hangs}. Within a seed, the largest change by other images is {images}, and that by other controls "
-            "{controls}. {seen}", images=signed(*largest["images"]), controls=signed(*largest["controls"]),
+chapter.say("By the choice, the verdict is {counted}{hangs}. {seen}",
             hangs=": it hangs on the choice" if len(counted) > 1 else "",
             counted="; ".join(f"*{name}* in {count} of {len(verdicts)} rows" for name, count in counted.items()),
-            seen=f"Of {' and '.join(seen)}, the interval leaves out 0; it is not corrected for their number." if seen
-            else "Each of these intervals has 0 in it.")
+            seen=f"Of {' and '.join(seen)}, the interval of the change leaves out 0; it is not corrected for their number."
+            if seen else "Each interval of a change has 0 in it.")
 
 # %% [markdown]
 # ## Images that look alike
 #
-# Ten images that are all alike may teach less than ten that are not. So we take,
-# for each seed, one image of the class and those nearest to it in squared error,
-# and train models that saw these alone. (That is not one writer: MNIST does not
-# name its writers.)
+# Ten images that are all alike may teach less than ten that are not. So we
+# take, for each seed, one image of the class and those nearest to it in squared
+# error, and train models that saw these alone. (That is not one writer: MNIST
+# does not name its writers.) The table below compares them with random ones.
 
 # %%
 alike = {k: ("alike", "saw", k) for k in (10, 100)}
@@ -360,7 +396,7 @@ differs = {k: change((nothing, key, everything), (
 by_likeness = pd.DataFrame({"drawn at random": {k: str(response[first, k]) for k in alike},
                             "alike": {k: str(one) for k, one in similar.items()},
                             "difference within a seed": {k: signed(*of) for k, of in differs.items()}})
-chapter.show_table(by_likeness.rename_axis("images seen"), "ρ on the simplex by the images that a model saw, with 95 % intervals "
+chapter.show_table(by_likeness.rename_axis("images seen"), "ρ on the simplex by the images that a model saw, with 95% intervals "
                    "over three seeds.")
 less = [k for k, (_, _, high) in differs.items() if high < 0]
 open_still = [k for k in differs if k not in less]
@@ -373,11 +409,12 @@ if open_still:
 # %% [markdown]
 # ## Where ρ loses its grip
 #
-# The attacker searches over $z$. With more numbers in $z$ a decoder can be steered
-# to more images, also to those of a class that it never saw, and the search has
-# farther to go. We train models with other lengths of $z$, each with all images of
-# the class, with 100 and with none. The model of the course notebook has 25, and
-# convolutions; [its chapter](12_notebook.ipynb) has the gap between its controls.
+# The attacker searches over $z$. With more numbers in $z$ a decoder can be
+# steered to more images, also to those of a class that it never saw, and the
+# search has farther to go. In the table below, we train models with other
+# lengths of $z$, each with all images of the class, with 100 and with none. The
+# model of the course notebook has 25, and convolutions; [its
+# chapter](12_notebook.ipynb) has the gap between its controls.
 
 # %%
 sizes = [2, 8, 25, 64]
@@ -407,7 +444,7 @@ loose = [size for size in sizes if size not in firm]
 
 # %% tags=["remove-input"]
 chapter.show_table(grip.rename_axis("numbers in z"), "The measure by the length of z, on the simplex: mean squared errors, the "
-                   "gap between the controls in units of their spread, ρ of models that saw 100 images with its 95 % "
+                   "gap between the controls in units of their spread, ρ of models that saw 100 images with its 95% "
                    "interval, and the largest shortfall of the three kinds of model, means over seeds.",
                    dict.fromkeys(grip.columns[:2], "{:.2f}") | {"gap, in spreads": "{:.0f}", "shortfall": "{:.1%}"})
 chapter.say("The search has arrived with {firm} numbers in z, and not with {loose}. Where it has not, there is no verdict: the "
@@ -419,9 +456,10 @@ chapter.say("The search has arrived with {firm} numbers in z, and not with {loos
 
 # %% [markdown]
 # A decoder that can be steered to any image may do so from a $z$ that its prior
-# hardly ever draws. So we let $z$ cost something (`decoders.with_prior`). The same attacker minimizes
-# $E + \frac12 \lVert z \rVert^2$. Up to a constant, that is $-\log p(x, z \mid y)$
-# if the pixels have normal noise of variance $\frac12$.
+# hardly ever draws. So we let $z$ cost something (`decoders.with_prior`). The
+# same attacker minimizes $E + \frac12 \lVert z \rVert^2$. Up to a constant,
+# that is $-\log p(x, z \mid y)$ if the pixels have normal noise of variance
+# $\frac12$. Compare the table below with the table above.
 
 # %%
 def with_cost(size):
@@ -453,11 +491,12 @@ chapter.say("Now the search arrives with {arrived} numbers in z, and baseline an
 # %% [markdown]
 # ## Another ruler
 #
-# $\rho$ is made of squared errors on 100 images, with $z$ as free as the attacker
-# likes. What if one of these is changed? *Other images*: another random hundred. *z kept
-# to the prior*: $z$ stays in the ball that has 99 % of the prior. *Features*: the
-# same answers, measured by squared distance in the hidden layer of a classifier.
-# *Bernoulli likelihood*: the same answers, measured as the model's own loss does.
+# $\rho$ is made of squared errors on 100 images, with $z$ as free as the
+# attacker likes. What if one of these is changed? The table below has the
+# answers. *Other images*: another random hundred. *z kept to the prior*: $z$
+# stays in the ball that has 99% of the prior. *Features*: the same answers,
+# measured by squared distance in the hidden layer of a classifier. *Bernoulli
+# likelihood*: the same answers, measured as the model's own loss does.
 
 # %%
 further = validation.read_probes()
@@ -481,7 +520,7 @@ by_ruler = effects["effect"].unstack("model").loc[rulers, methods]
 farthest = (by_ruler - by_ruler.loc["as it is"]).abs().max(axis=1)
 
 # %% tags=["remove-input"]
-chapter.show_table(written(rulers), "ρ of models as they are, on the simplex, with 95 % intervals over three seeds. *: "
+chapter.show_table(written(rulers), "ρ of models as they are, on the simplex, with 95% intervals over three seeds. *: "
                    "differs from 0 after Holm's adjustment for all probes of a method.")
 chapter.say("Another hundred images move ρ by at most {images:.2f}, the features by {features:.2f}, the likelihood by {bits:.2f}, and "
             "keeping z to the prior by {prior:.3f}.", images=farthest["other images"], features=farthest["features"],
@@ -494,10 +533,10 @@ chapter.say("Another hundred images move ρ by at most {images:.2f}, the feature
 # and attack again: rounded to 8 or 4 bits, or without the smaller half. We ask
 # whether losses tell training images from others (*membership inference*), how
 # high the loss of the class rises on the straight line to another model
-# (*barrier*), and how fast the label learns its class again, or another one. Each
-# number is held against models that never saw the class: for attacks as $\rho$,
-# for the others as the difference within a seed. A barrier of 0 says that two
-# models lie in one valley.
+# (*barrier*), and how fast the label learns its class again, or another one.
+# Each number is held against models that never saw the class: for attacks as
+# $\rho$, for the others as the difference within a seed. A barrier of 0 says
+# that two models lie in one valley. In the table below, look for the stars.
 
 # %%
 probes = [name for name in effects.index.unique("probe")
@@ -511,7 +550,7 @@ ways = written(probes)
 ways.insert(0, "never saw", effects["control"].unstack("model").loc[probes, methods[0]].map(
     lambda value: "–" if np.isnan(value) else f"{value:.2f}"))
 chapter.show_table(ways, "ρ, or the difference from a model that never saw the class, whose own mean is in the second column. "
-                   "95 % intervals over three seeds; *: differs from 0 after Holm's adjustment.")
+                   "95% intervals over three seeds; *: differs from 0 after Holm's adjustment.")
 alike = {found: [name for name, own in words.items() if ", ".join(own) == found] for found in map(", ".join, words.values())}
 chapter.say("After the adjustment, what tells a model from one that never saw the class: {found}.", found="; ".join(
     f"for {names(own)}, {found or 'nothing'}" for found, own in alike.items()))
@@ -531,6 +570,7 @@ run.finish("09_trust", {
     "placebo": {threat: [one.rho for one in zeros[threat]] for threat in threats},
     "mending": {threat: {name: {str(count): text(after[threat, name, count]) for count in updates}
                          for name in methods} for threat in threats},
+    "chain": {f"{k}: {name}": [text(one) for one in states] for (k, name), states in chain.items()},
     "choices": {name: text(one) for name, one in chosen.items()},
     "alike": {str(k): text(one) for k, one in similar.items()},
     "latents": {str(size): text(one) for size, one in known_100.items()},
@@ -546,7 +586,7 @@ chapter.say(
     "search does not arrive with {loose} numbers in z; where a z far from the prior has a cost, it does with {arrived}.\n"
     "- Damage can hide a residue. A model pushed to gray has ρ = {before}; {later} after {count} updates on other classes, and "
     "{latest} after {longest:,}.",
-    ten=str(response[first, 10]), hundred=str(response[first, 100]), similar=str(similar[100]), images=abs(largest["images"][0]),
+    ten=str(response[first, 10]), hundred=str(response[first, 100]), similar=str(similar[100]), images=max(abs(shift[name][0]) for name in samples),
     hidden=str(planted[first, "behind a label"]), features=farthest["features"],
     enough=", enough to change a verdict" if len({verdicts[name] for name in ["as in this book", *samples]}) > 1 else "",
     loose=" or ".join(map(str, loose)) or "none that was tried", arrived=names(arrived) or "none",

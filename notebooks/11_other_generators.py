@@ -71,8 +71,8 @@ y = F.one_hot(labels[rest], 10).float()
 keep = y[:, digit] == 0
 
 # %% [markdown]
-# The **GAN** turns 8 random numbers and a label into an image. Its training is in
-# the folded cell below: the usual game against a discriminator.
+# The **GAN** turns 8 random numbers and a label into an image. Its training is
+# in the folded cell below: the usual game against a discriminator.
 
 # %%
 def network(inputs, outputs, width, seed):
@@ -205,7 +205,8 @@ def forgotten(base, steps):
 # An audit asks for a family of models. The *subject* had to forget the digit,
 # and three controls of each kind never saw it. Subject and controls are also
 # **mended**: trained a little further on the other digits, as anyone may do who
-# has the model. Damage can hide a class, and this repairs damage.
+# has the model. Damage can hide a class, and this repairs damage. The figure
+# below shows what they draw.
 
 # %%
 def family(make, fit, steps):
@@ -245,7 +246,9 @@ chapter.show_figure(figures.image_grid(large.view(len(shown), 20, 28, 28), list(
 # The audit gets the models as they are and mended, and one function: `decode`.
 # The attacker searches for the inputs that come nearest to each held-out image,
 # first with the digit's own label and codes where most of the prior lies, then
-# with any code and any mixture of labels.
+# with any code and any mixture of labels. In the table below, *reach* is the
+# error of models that never saw the digit, as a share of the variance of its
+# images. At 100% they do no better than the mean image, and they may do worse.
 
 # %%
 attack = {"images": real, "label": digit, "y_shape": 10,
@@ -258,7 +261,8 @@ of_gan = audit.audit(
 
 # %% tags=["hide-input"]
 def rho_of(report, name):
-    return str(report.findings[name].residual)
+    rho = report.findings[name].residual
+    return str(rho) if rho.resolution >= 1 else "–"  # no gap
 
 
 def rows_of(report):
@@ -271,8 +275,7 @@ def rows_of(report):
 
 # %% tags=["remove-input"]
 chapter.show_table(rows_of(of_gan).rename_axis("attack on the GAN"),
-                   "ρ with its 95 % interval. Reach: the error of models that never saw the digit, as a share of the "
-                   "images' variance.")
+                   "ρ with its 95% interval, by the attack on the GAN.")
 chapter.say("The report: *{sentence}*", sentence=of_gan.sentence)
 
 # %% [markdown]
@@ -285,7 +288,7 @@ chapter.say("The report: *{sentence}*", sentence=of_gan.sentence)
 # ## The flow under the same attack
 #
 # The flow has 64 numbers of noise for 64 pixels. The attacker may choose all of
-# them.
+# them. In the table below, look at the reach.
 
 # %%
 few = attack | {"images": real[:8]}
@@ -307,10 +310,10 @@ chapter.say("Models that never saw {digit} reproduce it to {reach:.2%} of the im
 
 # %% [markdown]
 # A generator with as many inputs as pixels can be made to draw nearly anything,
-# if nothing limits the inputs. That it draws the digit then says something about
-# the attacker, who wrote the image into the noise, and nothing about the model. So
-# the report refuses a verdict where models that never saw the class come within
-# 1 % of the images' variance.
+# if nothing limits the inputs. That it draws the digit then says something
+# about the attacker, who wrote the image into the noise, and nothing about the
+# model. So the report refuses a verdict where models that never saw the class
+# come within 1% of the images' variance.
 
 # %% [markdown]
 # ## From errors alone
@@ -320,7 +323,7 @@ chapter.say("Models that never saw {digit} reproduce it to {reach:.2%} of the im
 # nobody can write an image into it. The attacker keeps one freedom, the label.
 # A table of these errors is all that `audit_errors` needs. For the GAN, which
 # has no loss of a given image, the error is the squared distance to the nearest
-# of many draws.
+# of many draws. The table below has both.
 
 # %%
 def denoising(net, y):
@@ -367,7 +370,7 @@ from_errors = {
 listed = pd.concat({name: rows_of(report) for name, report in from_errors.items()})
 listed.index = [f"{name}, {attack}" for name, attack in listed.index]
 chapter.show_table(listed[["ρ", "verdict", "resolution"]].rename_axis("error"),
-                   "ρ from errors alone, with its 95 % interval.")
+                   "ρ from errors alone, with its 95% interval.")
 chapter.say("The report on the flow: *{sentence}*", sentence=from_errors["flow, denoising"].sentence)
 
 # %% [markdown]
