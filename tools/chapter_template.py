@@ -47,7 +47,8 @@ run = experiment.validate(dataset=dataset, seed=seed,
 # ## The measurement
 #
 # Announce it before the code: the images that are drawn, the judge that scores
-# them, and the result that would be a surprise.
+# them, and the result that would be a surprise. Name every figure and table: in
+# the figure below, look at what a reader should see.
 
 # %%
 ds = data.load(run.dataset)

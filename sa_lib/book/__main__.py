@@ -5,6 +5,7 @@ A verb imports what it alone needs: `make book` with nothing to do is mostly imp
 
 import argparse
 import base64
+import datetime
 import json
 import os
 import re
@@ -132,7 +133,8 @@ def _evidence(options: argparse.Namespace) -> int:
             trials.make(Path.cwd(), options.seeds, options.scheduler)
         sweeps = [name for name in names if name not in others]
         return int(bool(sweeps) and evidence.make(Path.cwd(), sweeps, options.seeds, options.scheduler) > 0)
-    differing = validation.check_today() + trials.check_today()
+    day = datetime.date.today().toordinal()
+    differing = (trials if day % 3 else validation).check_today()
     if differing:
         print(f"differs: {'; '.join(differing)}")
     return int(bool(differing))
