@@ -332,7 +332,9 @@ if len(score):
 # same. One digit and one seed show which method is held back by far, not which
 # of two close settings is right. A method whose first other score is far below
 # its own is held back by its settings, and comparisons with it say little about
-# the method. One without any score near 1 is not.
+# the method. One without any score near 1 is not. `selective_amnesia_tuned`, in
+# [the chapter on methods](07_methods.ipynb), has the learning rate 0.002 of an
+# earlier search.
 #
 # ### Methods against each other
 #
