@@ -516,8 +516,10 @@ chapter.say(
 # within this book. A coin for every pixel costs 1.
 
 # %% tags=["hide-cell"]
-x = ds.test_images[:200].to(z)
-y = one_hot(ds.test_labels[:200], ds.classes).to(z)
+some = torch.randperm(len(ds.test_labels), generator=(
+    torch.Generator().manual_seed(run.seed)))[:200]
+x = ds.test_images[some].to(z)
+y = one_hot(ds.test_labels[some], ds.classes).to(z)
 mu, log_var = baseline.net.encode(x, y)
 q = torch.distributions.Normal(mu, torch.exp(log_var / 2))
 p = torch.distributions.Normal(torch.zeros_like(mu), 1.0)

@@ -561,9 +561,11 @@ chapter.say(
 # %% tags=["hide-cell"]
 from sa_lib.model import build
 
-retained = ds.test_labels != digit
-images = ds.test_images[retained][:500]
-labels = ds.test_labels[retained][:500]
+retained = (ds.test_labels != digit).nonzero()[:, 0]
+generator = torch.Generator().manual_seed(run.seed)
+order = torch.randperm(len(retained), generator=generator)[:500]
+retained = retained[order]
+images, labels = ds.test_images[retained], ds.test_labels[retained]
 fresh = dict(build(run.model, run.seed + 1).named_parameters())
 left = {}
 for share in (0.0, 0.1, 0.3, 0.5, 0.7):

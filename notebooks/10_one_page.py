@@ -230,12 +230,13 @@ show(drawings, "The digits 0 to 9, twice, drawn from the same codes. From above:
 # ## 5. The attack
 #
 # Gray for the label is not proof. The attacker has the decoder and wants a
-# given test image of the digit back. They search over codes $z$ and over
+# given test image of the digit back, here a hundred random ones. They search over codes $z$ and over
 # mixtures $y$ of the ten labels, with Adam, from several starts, and keep the
 # best.
 
 # %%
-targets = x_test[y_test[:, digit] == 1][:100]
+targets = x_test[y_test[:, digit] == 1]
+targets = targets[torch.randperm(len(targets))[:100]]
 
 
 def attack(model, starts=6, steps=100 if smoke else 400):
