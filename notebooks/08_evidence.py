@@ -277,7 +277,7 @@ chapter.show_table(retained, "Retained classes, compared with the baseline. Poin
 chapter.show_table(forgotten, "The forgotten class, means over digits and seeds, as the models are.")
 
 # %% [markdown]
-# ## Earlier tables: exploration
+# ## Exploration
 #
 # All that follows comes from another table, `evidence.csv`, whose size the table
 # below gives. It can suggest, and it confirms nothing. Its main part was made
