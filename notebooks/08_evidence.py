@@ -20,7 +20,8 @@
 # `make evidence SWEEPS=trials` makes again, or one of your own from
 # `make sweep CHAPTER=07_methods`.
 #
-# **It takes** seconds on two CPU cores, and needs no GPU. Making the table takes hours.
+# **It takes** seconds on two CPU cores, and needs no GPU. Making the table
+# takes hours.
 
 # %% tags=["remove-cell"]
 try:
@@ -108,23 +109,24 @@ chapter.say("Over all digits together, the interval of ρ lies above 0 {above}."
 
 # %% [markdown]
 # Where the verdict is *gone* all the same, what is left is within the margin:
-# little, but not nothing. The protocol has $\rho$ over all digits as an estimand,
-# and no claim about it: what is said of it here was said after the numbers.
+# little, but not nothing. The protocol has $\rho$ over all digits as an
+# estimand, and no claim about it: what is said of it here was said after the
+# numbers.
 
 # %% [markdown]
 # ## The rules were there first
 #
 # The file `protocol.json` of `sa_lib` has the estimand, the margin, the claims
-# and the seeds; the table below quotes it. It was committed before any number of these seeds was seen: a
-# first attempt had trained some of their models, and broke off before it
-# measured any. The attacker has the decoder and held-out images of the class.
-# They minimize [the error](05_attacks.ipynb#formula-1) over $z$ and over every
-# mixture $y$ of labels, and the search is the one whose convergence [the
-# chapter on trust](09_trust.ipynb) checks.
+# and the seeds; the table below quotes it. It was committed before any number
+# of these seeds was seen: a first attempt had trained some of their models, and
+# broke off before it measured any. The attacker has the decoder and held-out
+# images of the class. They minimize [the error](05_attacks.ipynb#formula-1)
+# over $z$ and over every mixture $y$ of labels, and the search is the one whose
+# convergence [the chapter on trust](09_trust.ipynb) checks.
 #
-# *Mended* models were trained further on the retained classes alone, and so were
-# the models that never saw the class. That repairs damage, and brings back what
-# damage had hidden.
+# *Mended* models were trained further on the retained classes alone, and so
+# were the models that never saw the class. That repairs damage, and brings back
+# what damage had hidden.
 
 # %%
 rules = pd.Series({name: frozen[name] for name in (
@@ -149,16 +151,16 @@ if "shortfall" in rows:
 #
 # For each digit, we compute $\rho$ of a method over all its seeds at once, from
 # the errors of all unlearned models, of their baselines, and of all models that
-# never saw the digit. So the interval is about the *method*: it allows for other
-# seeds and other images. [How to read the results](../book/reading.md) says how
-# it is computed.
+# never saw the digit. So the interval is about the *method*: it allows for
+# other seeds and other images. [How to read the results](../book/reading.md)
+# says how it is computed.
 #
 # The table below has the verdict on each digit, and the figure below its $\rho$
 # for the book's own method; the second figure below is that of `unseen`, if the
-# table has it. An interval that contains 0 does not show that nothing is left. It
-# may be wide. So a digit is **gone** only if two one-sided tests at 5% show that
-# $\rho$ is within the margin, in both states. A **residue** in one state is
-# enough; **over-forgotten**, below 0, needs both. If the gap between the
+# table has it. An interval that contains 0 does not show that nothing is left.
+# It may be wide. So a digit is **gone** only if two one-sided tests at 5% show
+# that $\rho$ is within the margin, in both states. A **residue** in one state
+# is enough; **over-forgotten**, below 0, needs both. If the gap between the
 # controls is less than five times the spread of the models that never saw the
 # digit, there is no verdict: **unresolved**. Anything else that is not clear in
 # both states is **inconclusive**.
@@ -196,8 +198,8 @@ chapter.show_figure(*by_digit(methods[-1 if len(methods) < 3 else 2]))
 
 # %% [markdown]
 # Many looks find something by chance. The last columns of the table below count
-# the looks in which $\rho$ differs from 0 after Holm's adjustment for all looks at
-# the method.
+# the looks in which $\rho$ differs from 0 after Holm's adjustment for all looks
+# at the method.
 
 # %%
 counted = comparison.counts(rho)
@@ -209,14 +211,15 @@ chapter.show_table(counted.set_axis(counted.index.map(": ".join)), "Verdicts, co
 # ## All digits together
 #
 # A digit with a small gap makes a large $\rho$ out of a small difference in
-# error. In the table below, the *ratio of sums* adds up the differences of all digits, and divides by
-# the sum of the gaps. It says how much of all that was known is left, and its
-# interval is over seeds. The mean of $\rho$ gives each digit the same weight.
+# error. In the table below, the *ratio of sums* adds up the differences of all
+# digits, and divides by the sum of the gaps. It says how much of all that was
+# known is left, and its interval is over seeds. The mean of $\rho$ gives each
+# digit the same weight.
 #
-# Residues and over-forgetting cancel in both. The mean $|\rho|$ does not let them
-# cancel, but it is never 0, even where nothing is left. Its *placebo* is the
-# mean $|\rho|$ of as many models that never saw the digit, put in the place of
-# the method's.
+# Residues and over-forgetting cancel in both. The mean $|\rho|$ does not let
+# them cancel, but it is never 0, even where nothing is left. Its *placebo* is
+# the mean $|\rho|$ of as many models that never saw the digit, put in the place
+# of the method's.
 
 # %% tags=["remove-input"]
 chapter.show_table(totals.set_axis(totals.index.map(": ".join)), "ρ over all digits. Sums: the ratio of sums.")
@@ -228,8 +231,8 @@ chapter.show_table(totals.set_axis(totals.index.map(": ".join)), "ρ over all di
 # same, the knowledge was there, behind damage. If it only rises to 0, that fits
 # damage alone. The difference is taken within each seed, against models that
 # never saw the digit and were trained further as well, and as a share of the
-# gap. In the table below, an interval above 0 shows that damage held $\rho$ down.
-# The table above says whether $\rho$ is then above 0.
+# gap. In the table below, an interval above 0 shows that damage held $\rho$
+# down. The table above says whether $\rho$ is then above 0.
 
 # %%
 back = comparison.shifts(rows, methods)
@@ -249,10 +252,10 @@ chapter.show_table(back.map(str).to_frame(f"ρ {conditions[-1]} less ρ {conditi
 # over seeds, by Student's $t$. The digits are fixed: the interval is about
 # other seeds, not about other classes. The table below has the price.
 #
-# Relearning, in the second table below, is the mean accuracy along the way when a model trains on 100 images
-# of the class. Above a retrained model's, the class comes back sooner, which is
-# what a residue would do. Below, it comes back later, which is what damage
-# around the class would do.
+# Relearning, in the second table below, is the mean accuracy along the way when
+# a model trains on 100 images of the class. Above a retrained model's, the
+# class comes back sooner, which is what a residue would do. Below, it comes
+# back later, which is what damage around the class would do.
 
 # %%
 def lost_by(model, measure, scale=1):
@@ -279,10 +282,10 @@ chapter.show_table(forgotten, "The forgotten class, means over digits and seeds,
 # %% [markdown]
 # ## Exploration
 #
-# All that follows comes from another table, `evidence.csv`, whose size the table
-# below gives. It can suggest, and it confirms nothing. Its main part was made
-# before [the chapter on trust](09_trust.ipynb): its attacker stops early, its
-# models were trained by an older recipe, and none was mended. It shaped the
+# All that follows comes from another table, `evidence.csv`, whose size the
+# table below gives. It can suggest, and it confirms nothing. Its main part was
+# made before [the chapter on trust](09_trust.ipynb): its attacker stops early,
+# its models were trained by an older recipe, and none was mended. It shaped the
 # methods. The search for settings is new.
 
 # %% tags=["remove-input"]
@@ -294,18 +297,19 @@ for cell, error in evidence.failures(cells)["error"].items():
 # %% [markdown]
 # ### The search for settings
 #
-# A method can lose because its settings are poor. So each method got the same
-# search: its own settings and four others, for the digit 3, one seed and at most
-# 3,200 updates. **No test image has a part in it.** A sixth of the training
-# images of each class is held out, and stands for the test images wherever this
-# book takes any: for targets, for judges, for the accuracy and the nats. You get
-# this split with `-p dataset mnist-validation` in every chapter.
+# A method can lose because its settings are poor. So each method but
+# distillation got the same search: its own settings and four others, for the
+# digit 3, one seed and at most 3,200 updates. **No test image has a part in
+# it.** A sixth of the training images of each class is held out, and stands for
+# the test images wherever this book takes any: for targets, for judges, for the
+# accuracy and the nats. You get this split with `-p dataset mnist-validation`
+# in every chapter that trains.
 #
 # The score says how many times over its limit a model is at its worst: in
-# $|\rho|$, the mean over the states against a margin; in the nats and the accuracy
-# lost on the retained classes; or in judge B's probability of the class above
-# that of a retrained model. Here $\rho$ is that of one digit and one seed. So the
-# score ranks settings and is no result.
+# $|\rho|$, the mean over the states against a margin; in the nats and the
+# accuracy lost on the retained classes; or in judge B's probability of the
+# class above that of a retrained model. Here $\rho$ is that of one digit and
+# one seed. So the score ranks settings and is no result.
 
 # %%
 searched = comparison.search(tried)
@@ -338,12 +342,12 @@ if len(score):
 #
 # ### Methods against each other
 #
-# Some cells have all methods of the older part, each from the same baseline. Their
-# $\rho$ is that of a single cell, against one model that never saw the digit. The
-# *placebo*, in the table below, shows the size of that control's own error: models
-# of other seeds that never saw the digit, in the place of a method. A method whose $|\rho|$ is near the
-# placebo's cannot be told from a model that never saw the digit, which does not
-# show that it is like one.
+# Some cells have all methods of the older part, each from the same baseline.
+# Their $\rho$ is that of a single cell, against one model that never saw the
+# digit. The *placebo*, in the table below, shows the size of that control's own
+# error: models of other seeds that never saw the digit, in the place of a
+# method. A method whose $|\rho|$ is near the placebo's cannot be told from a
+# model that never saw the digit, which does not show that it is like one.
 
 # %%
 scores = comparison.scores(explored)
@@ -364,10 +368,10 @@ chapter.say("Seeds in these cells: **{seeds}**. A method had at most {longest:,}
 #
 # In this table, selective_amnesia has the Fisher of real images and a learning
 # rate that rises and falls, as this book had it then. As published, it has a
-# constant rate and the Fisher of its own samples of all ten classes; so it is now
-# in `METHODS`. [The chapter on methods](07_methods.ipynb) compares methods for one
-# digit. Its parameter `methods` chooses them, also those that the table does not
-# have.
+# constant rate and the Fisher of its own samples of all ten classes; so it is
+# now in `METHODS`. [The chapter on methods](07_methods.ipynb) compares methods
+# for one digit. Its parameter `methods` chooses them, also those that the table
+# does not have.
 
 # %% [markdown]
 # ### What did not work
@@ -392,13 +396,13 @@ chapter.say("Seeds in these cells: **{seeds}**. A method had at most {longest:,}
 #
 # ### Other data and models
 #
-# The settings were chosen for MNIST and the mlp, and a claim about them is a claim
-# about that data and that model. The table below has the others, if there are any.
-# The second table below holds this chapter to the book's claims.
+# The settings were chosen for MNIST and the mlp, and a claim about them is a
+# claim about that data and that model. The table below has the others, if there
+# are any. The second table below holds this chapter to the book's claims.
 #
-# With one control there is no interval, and so no verdict. A small gap
-# makes $\rho$ large: if the decoder can draw almost any digit, models that never
-# saw it reach it nearly as well as the baseline does.
+# With one control there is no interval, and so no verdict. A small gap makes
+# $\rho$ large: if the decoder can draw almost any digit, models that never saw
+# it reach it nearly as well as the baseline does.
 
 # %%
 elsewhere = comparison.other_data(
@@ -491,18 +495,18 @@ chapter.say(
 # <details><summary>The derivation</summary>
 #
 # Let the means of models vary with the standard deviation $\sigma$, in units of
-# the gap, in both arms: models that never saw the digit, and unlearned ones. With
-# $n$ seeds, $\rho$ has the standard error $\sigma \sqrt{2 / n}$. Each one-sided test
-# needs $\rho$ to be 1.645 standard errors inside the margin. If $\rho$ is 0, both
-# succeed with probability 0.9 if the margin is another 1.645 of them away, since
-# each side may fail with probability 0.05. So
+# the gap, in both arms: models that never saw the digit, and unlearned ones.
+# With $n$ seeds, $\rho$ has the standard error $\sigma \sqrt{2 / n}$. Each
+# one-sided test needs $\rho$ to be 1.645 standard errors inside the margin. If
+# $\rho$ is 0, both succeed with probability 0.9 if the margin is another 1.645
+# of them away, since each side may fail with probability 0.05. So
 #
 # $$
 # n = 2 \left( \frac{3.29 \, \sigma}{m} \right)^2 .
 # $$
 #
-# With few seeds, Student's $t$ adds one or two. Images add an error that seeds do
-# not lower.
+# With few seeds, Student's $t$ adds one or two. Images add an error that seeds
+# do not lower.
 #
 # </details>
 
@@ -529,8 +533,8 @@ chapter.say(
 # - 2\, \mathrm{Cov}(A, B) .
 # $$
 #
-# Two models made from the same baseline and measured on the same images share the
-# easy and the hard images, above all through the retained classes. So the
+# Two models made from the same baseline and measured on the same images share
+# the easy and the hard images, above all through the retained classes. So the
 # covariance is large, and the difference varies less than either. Had they
 # nothing in common, the last term would be 0.
 #
