@@ -311,13 +311,17 @@ def reconstruction(source: Trained, targets: torch.Tensor, label: int, threat: T
 
 @with_defaults()
 def shortfall(source: Trained, targets: torch.Tensor, label: int, threat: Threat,
-              config: SearchConfig = SearchConfig(), seed: int = 0) -> float:
+              config: SearchConfig = SearchConfig(), seed: int = 0, part: int = 5) -> float:
     """How far `reconstruction` is from the end: the share of its mean error by which ten times the rounds lower it.
 
-    The longer attack goes on from its answers, with other draws, for the first fifth of the targets; they should be in
-    random order. A small shortfall does not prove that there is no better answer, a large one proves that there is.
+    The longer attack goes on from its answers, with other draws, for the first of the targets; they should be in random
+    order. A small shortfall does not prove that there is no better answer, a large one proves that there is.
+
+    Args:
+        part: one in so many targets is attacked for longer.
     """
-    short = reconstruction(source, targets, label, threat, config, seed).of(slice(max(1, len(targets) // 5)))
+    check_whole(part=part)
+    short = reconstruction(source, targets, label, threat, config, seed).of(slice(max(1, len(targets) // part)))
     long = _attack(source, targets[:len(short.errors)], label, threat, replace(config, rounds=10 * config.rounds),
                    (seed + 1) % SEEDS, short.end)
     return float(1 - long.errors.mean() / short.errors.mean())

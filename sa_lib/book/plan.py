@@ -157,17 +157,17 @@ def attacks(run: Parameters, sources: Sequence[Request], label: int) -> list[Req
     return chained
 
 
-def shortfalls(run: Parameters, sources: Sequence[Request], label: int) -> list[Request]:
-    """Of the attacks under the two strongest threat models."""
-    return [Request(shortfall, request.arguments, (request,)) for request in attacks(run, sources, label)
+def shortfalls(run: Parameters, sources: Sequence[Request], label: int, part: int = 5) -> list[Request]:
+    """Of the attacks under the two strongest threat models, on one in `part` of their targets."""
+    return [Request(shortfall, (*request.arguments, part), (request,)) for request in attacks(run, sources, label)
             if request.arguments[3].y != "label"]
 
 
 def shortfall(source: Trained, dataset: Dataset, label: int, threat: Threat, config: SearchConfig, seed: int,
-              count: int) -> float:
+              count: int, part: int) -> float:
     """How far `attack` is from its end; the store keeps the longer attack."""
     targets = data.held_out(dataset, label, count, seed).to(device())
-    return trained.shortfall(source, targets, label, threat, config, seed)
+    return trained.shortfall(source, targets, label, threat, config, seed, part)
 
 
 def attack(source: Trained, dataset: Dataset, label: int, threat: Threat, config: SearchConfig, seed: int,
@@ -259,8 +259,10 @@ def _methods(run: Parameters) -> list[Request]:
               for method in run.methods.values()]
     models += [never_saw(run, run.forget, seed) for seed in range(run.seed, run.seed + 3)]
     after = [mended(run, model, run.forget) for model in models]
-    return [*judges(run, "B"), *(request for request in attacks(run, [base, *models, *after], run.forget[0])
-                                 if request.arguments[3] != THREATS["y free"])]
+    everything = [base, *models, *after], run.forget[0]
+    return [*judges(run, "B"), *(request for request in (
+        *attacks(run, *everything), *shortfalls(run, *everything, part=20))
+        if request.arguments[3] != THREATS["y free"])]
 
 
 PLANS = {"01_baseline": _baseline, "02_ewc_unlearning": _ewc_unlearning, "03_sequential": _sequential,
