@@ -118,7 +118,7 @@ models = {"baseline": base, **subjects, **never,
 # judge A, believe that it sees the class. Judge B, which no attack has used,
 # decides whether the attack succeeded.
 
-# %%
+# %% tags=["hide-input"]
 pairs = [(k, name) for k in run.forget for name in models
          if k == digit or name not in (first, own)]
 known = {k: ds.train_images[ds.train_labels == k].to(device())
@@ -219,7 +219,7 @@ chapter.show_table(mean_errors.drop(columns="z in the prior").map("{:.2f}".forma
 # below says by how much that lowers the error. Above 2% we give no verdict. The
 # other chapters say on which of their models this was measured.
 
-# %%
+# %% tags=["hide-input"]
 shortfall = pd.DataFrame({
     threat: {f"{k}: {name}": trained.shortfall(
         models[name], real[k], k, THREATS[threat], run.search,

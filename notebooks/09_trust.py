@@ -100,16 +100,16 @@ between = doses[1:-1]
 response = {(threat, k): rho_of(threat, "dose", "saw", k,
                                 nothing, everything)
             for threat in threats for k in between}
-steps = {f"from {a:,} to {b:,}": change(
-    (nothing, ("dose", "saw", b), everything),
-    (nothing, ("dose", "saw", a), everything))
-    for a, b in zip(doses[:-2], between)}
 
 # %% tags=["hide-input"]
 curves = {threat: pd.DataFrame([{
     "rho": one.rho, "rho, low": one.low, "rho, high": one.high}
     for one in (response[threat, k] for k in between)], between)
     for threat in threats}
+steps = {f"from {a:,} to {b:,}": change(
+    (nothing, ("dose", "saw", b), everything),
+    (nothing, ("dose", "saw", a), everything))
+    for a, b in zip(doses[:-2], between)}
 rises = [threat for threat in threats if (np.diff(
     [0, *curves[threat]["rho"], 1]) > 0).all()]
 

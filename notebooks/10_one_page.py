@@ -66,15 +66,14 @@ def load(train):
     if smoke:
         from sklearn.datasets import load_digits
         x, y = map(torch.tensor, load_digits(return_X_y=True))
-        x = x.view(-1, 1, 8, 8).float() / 16
-        x = F.interpolate(x, (28, 28))
+        x = F.interpolate(x.view(-1, 1, 8, 8), (28, 28)) / 16
         part = slice(300, None) if train else slice(300)
         x, y = x[part], y[part]
     else:
         raw = Digits("data", train=train, download=True)
         x, y = raw.data / 255, raw.targets
     y = F.one_hot(y.long(), 10).float()
-    return x.flatten(1).to(gpu), y.to(gpu)
+    return x.flatten(1).float().to(gpu), y.to(gpu)
 
 
 x_train, y_train = load(train=True)

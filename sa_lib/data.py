@@ -29,7 +29,7 @@ from .labels import CLASSES, check_label
 from .sources import SOURCES
 from .store import cache_root, expanded, file_digest, tensor_digest, text_digest, write_atomically
 
-__all__ = ["DATASETS", "Dataset", "held_out", "load", "own_digest", "plain_name", "training_sample"]
+__all__ = ["DATASETS", "Dataset", "held_out", "load", "own_digest", "training_sample"]
 
 DATASETS = ("mnist", "fashion", "kmnist", "digits")
 VALIDATION = "-validation"  # behind a name: no choice of a setting may depend on test images
