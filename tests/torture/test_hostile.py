@@ -344,7 +344,7 @@ def main(folder, count, first=0):
 
 
 def test_a_hostile_file_is_good_or_refused_and_runs_no_code(tmp_path, amount, tally):
-    count = amount(400, 12_000)
+    count = amount(200, 12_000)
     done = subprocess.run([sys.executable, __file__, str(tmp_path), str(count)], capture_output=True, text=True,
                           env={**os.environ, "PYTHONPATH": f"{PROJECT}"}, timeout=600 + count)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -95,7 +95,7 @@ def chance():
 
 
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_numbers(undisturbed, tmp_path, chance, amount, tally):
-    run, kills = copied(tmp_path, undisturbed.chapters), amount(3, 25)
+    run, kills = copied(tmp_path, undisturbed.chapters), amount(2, 25)
     impatient(run.root / "sa_lib" / "store" / "artifacts.py", amount("3.0", "15.0"))
     killed_again_and_again(run, book_run(run), kills, undisturbed.seconds / amount(1, 4), True, chance)
     assert numbers(run.folder) == numbers(undisturbed.folder)
