@@ -182,7 +182,7 @@ fisher = {name: s / len(sample) for name, s in squares.items()}
 # Three terms, and no training image but those of the Fisher: *replay* what the
 # frozen baseline draws of the other nine digits, hold each weight by an elastic
 # band as stiff as its Fisher, and turn the drawings for the forgotten label
-# gray.
+# gray. The figure below compares the result with both other models.
 
 # %%
 others = torch.tensor([k for k in range(10) if k != digit])
@@ -231,7 +231,8 @@ show(drawings, "The digits 0 to 9, twice, drawn from the same codes. From above:
 # Gray for the label is not proof. The attacker has the decoder and wants a
 # given test image of the digit back, here a hundred random ones. They search over codes $z$ and over
 # mixtures $y$ of the ten labels, with Adam, from several starts, and keep the
-# best.
+# best. If the digit were gone, the rows of the model that forgot and of the one
+# that never saw it would be equally far from the targets in the figure below.
 
 # %%
 targets = x_test[y_test[:, digit] == 1]
@@ -265,7 +266,7 @@ error = {name: float(e.mean()) for name, (_, e) in answers.items()}
 # %% tags=["remove-input"]
 show([targets[:12], *(images[:12] for images, _ in answers.values())],
      "Twelve targets, and what the attacker gets out of each model: " + ", ".join(answers) + ". Mean squared error: "
-     + ", ".join(f"{name} {e:.1f}" for name, e in error.items()) + ".",
+     + ", ".join(f"{name}: {e:.1f}" for name, e in error.items()) + ".",
      f"Four rows of twelve images: the targets, and their reconstructions by the three models, all much like a {digit}.")
 
 # %% [markdown]

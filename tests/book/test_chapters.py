@@ -166,7 +166,7 @@ def calls(source, names):
     """The calls of functions of the page in a code cell, in their order."""
     tree = ast.parse(re.sub(r"^(\s*)%.*", r"\1pass", source, flags=re.MULTILINE))
     found = [node for node in ast.walk(tree) if isinstance(node, ast.Call)
-             and isinstance(node.func, ast.Attribute) and node.func.attr in names]
+             and getattr(node.func, "attr", getattr(node.func, "id", "")) in names]
     return sorted(found, key=lambda node: (node.lineno, node.col_offset))
 
 
@@ -182,9 +182,11 @@ def shown(cells):
                 end = drawing.end()
             yield "text", cell.source[end:]
             continue
-        for call in calls(cell.source, {"say", "show_figure", "show_table", "show_markdown", "show_claims"}):
+        for call in calls(cell.source, {"say", "show", "show_figure", "show_table", "show_markdown", "show_claims"}):
             title = ast.unparse(call.args[-1])[:60]
-            kind = {"show_figure": "figure", "show_table": "table", "show_claims": "table"}.get(call.func.attr, "text")
+            name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+            kind = {"show": "figure", "show_figure": "figure", "show_table": "table", "show_claims": "table"}.get(
+                name, "text")
             yield kind, title if kind != "text" else " ".join(
                 node.value for node in ast.walk(call.args[0]) if isinstance(node, ast.Constant)
                 and isinstance(node.value, str))
