@@ -1,13 +1,17 @@
 """The evidence is read as it was written, and every comparison of it has a known answer."""
 
 import json
+from dataclasses import asdict
 
+import jupytext
 import numpy as np
 import pandas as pd
 import pytest
 
+from runs import PROJECT
 from sa_lib import comparison, evidence
-from sa_lib.evidence import Estimate
+from sa_lib.evidence import Estimate, by_seed, estimate
+from sa_lib.residual import MARGIN, RESOLUTION, Residual, verdict
 
 THREATS = SIMPLEX, FREE = "y on the simplex", "y free"
 # model -> its nats above the baseline, and its rho for class 1
@@ -188,6 +192,38 @@ def test_a_shift_is_what_the_last_condition_brings_back_over_all_classes(rows):
     shifts = comparison.shifts(brought, ["ewc_gray", "unseen"])
     assert [shifts["ewc_gray"].mean, shifts["unseen"].mean] == pytest.approx([0.0, 0.25], abs=1e-6)
     assert shifts["unseen"].low == pytest.approx(0.25, abs=1e-6)
+
+
+@pytest.fixture
+def shown(rows):
+    """The names of the cells of chapter 8 that show a computation of the library, for these rows."""
+    cells = jupytext.read(PROJECT / "notebooks" / "08_evidence.py", fmt="py:percent").cells
+    methods = ["ewc_gray", "unseen"]
+    scope = {"rows": rows, "methods": methods, "rho": comparison.rho_table(rows, methods),
+             "first": SIMPLEX, "last": FREE,
+             "np": np, "pd": pd, "comparison": comparison, "estimate": estimate, "by_seed": by_seed, "MARGIN": MARGIN,
+             "RESOLUTION": RESOLUTION}
+    for name in ("above_never", "rule", "brought_back", "lost_by"):
+        (source,) = [cell.source for cell in cells if cell.source.startswith(f"def {name}(")]
+        exec(source, scope)
+    return scope
+
+
+def test_chapter_8_shows_what_the_library_computes(shown, rows):
+    sums, summary = shown["totals"]["sums"], comparison.summary(rows, shown["rho"])
+    for model in shown["methods"]:
+        assert shown["ratios"][model] == pytest.approx(sums[model, SIMPLEX].rho)
+        assert shown["lost_by"](model, "nelbo").high90 == pytest.approx(summary.loc[model, "nats_lost"].high90)
+        assert shown["back"][model].low == pytest.approx(comparison.shifts(rows, [model])[model].low, abs=1e-9)
+
+
+@pytest.mark.parametrize("change", [
+    {}, {"low": np.nan, "verdict": "no interval"}, {"rho": np.nan, "low": np.nan, "verdict": "undefined"},
+    {"spread": 2.0}, {"low90": -0.2}, {"low": 0.1, "high90": 0.2}, {"high": -0.1, "low90": -0.2}], ids=str)
+def test_the_rule_of_chapter_8_is_that_of_the_verdicts(shown, change):
+    one = Residual(**{"rho": 0.05, "low": -0.1, "high": 0.14, "low90": -0.09, "high90": 0.12, "gap": 6.0, "spread": 1.0}
+                   | {name: value for name, value in change.items() if name != "verdict"})
+    assert shown["rule"](pd.Series(asdict(one) | change)) == verdict(one)
 
 
 def test_a_shift_under_one_condition_is_refused(rows):
