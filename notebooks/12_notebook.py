@@ -174,7 +174,7 @@ chapter.say("On the other digits, the notebook's model is ahead of the controls 
             "mending. There are {count} controls; to show a ρ of 0 to be *gone*, it would probably take {needed}. With ten times "
             "the rounds, the attacker's error is lower by at most {most:.1%}, measured on {models} models as they are.",
             before=ahead["as is"], after=ahead["mended"], count=rho["the notebook", "as is"].controls, most=short.max(),
-            models=len(short), needed=f"{needed:.0f}" if np.isfinite(needed) else "more images, for no number is enough")
+            models=len(short), needed=f"{needed:.0f}" if np.isfinite(needed) else "more images: no number of controls is enough")
 
 # %% tags=["remove-input", "in-short"]
 chapter.say(
@@ -183,7 +183,7 @@ chapter.say(
     "digits: *{word}*.\n"
     "- It looks forgotten: what it draws for the label 9 is {gray:.4f} from gray. It relearns a 9 to {own:.2f}, and models that "
     "never saw one to {never:.2f}.\n"
-    "- The Fisher of single images in place of that of batches changes ρ by {fixed} as the model is, and by {mended} after mending.",
+    "- The Fisher of single images in place of that of batches changes ρ by {fixed} as the model is and {mended} mended, over images alone.",
     before=str(rho["the notebook", "as is"]), after=str(rho["the notebook", "mended"]), updates=MENDING.steps,
     word=words["the notebook"], gray=measured.loc["the notebook", "gray"], own=measured.loc["the notebook", "relearning"],
     never=measured.loc["never saw", "relearning"], fixed=change["as is"], mended=change["mended"])
