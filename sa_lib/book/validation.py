@@ -42,7 +42,7 @@ PENALIZED = (8, 25, 64)  # lengths of z of models that are attacked with its pri
 TARGETS = {"first images": slice(0, None), "first half": slice(0, 5000), "second half": slice(5000, None)}
 FREE = ("dose", "hidden", "mending")  # parts with an attack with y free as well
 # Parts with the shortfall of their attacks.
-ARRIVED = ("dose", "hidden", "sequence 9", "sequence 2", *(f"latent {size}" for size in LATENTS),
+ARRIVED = ("mending", "dose", "hidden", "sequence 9", "sequence 2", *(f"latent {size}" for size in LATENTS),
            *(f"prior {size}" for size in PENALIZED))
 TOLERANCE = 0.1  # of an error, relative: a training on another machine is much as one with another seed
 # Each cell is one part of the table, for one seed.
