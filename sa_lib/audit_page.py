@@ -33,7 +33,7 @@ MEANINGS = {
     "ρ": "How much of the class is left: (E_never − E_subject) / (E_never − E_baseline), with E the attacker's mean "
          "error. 0: the attacker gets no more than from models that never saw the class. 1: as much as from the "
          "baseline, as if nothing had been forgotten. Below 0: less than from models that never saw it.",
-    "95 % interval": "All ρ that these models and images do not rule out, by Fieller's method. With one unlearned "
+    "95% interval": "All ρ that these models and images do not rule out, by Fieller's method. With one unlearned "
                      "model it is about this model; with several, about the method that made them.",
     "verdict": "Gone: ρ is within the margin of 0, by two one-sided tests at 5 %, as the model is and mended; gone as "
                "it is: it was not mended. Residue: the interval lies above 0. Over-forgotten: it lies below. "
@@ -71,7 +71,7 @@ def page(report: Any) -> str:
         f"<p>{escape(report.sentence)} The attack that decides: {escape(facts['threat'])}.</p>",
         number_line(facts["findings"], facts["margin"]),
         "<h2>By each attack</h2>",
-        _table(threats, "attack", f"ρ with its 95 % interval, from {facts['images']} images. Margin: "
+        _table(threats, "attack", f"ρ with its 95% interval, from {facts['images']} images. Margin: "
                                         f"{facts['margin']:g}."),
         "<ul>", *(f"<li>{escape(name)}: {escape(one['advice'])}.</li>" for name, one in facts["findings"].items()),
         "</ul>\n<h2>Mean errors</h2>", _table(means, "model", f"The models: {roles}."),

@@ -77,7 +77,7 @@ def html(rows: pd.DataFrame) -> str:
         ("every", every), ("seeds", seeds), ("looks", every[:0].assign(verdict="")), ("points", seeds[:0]))}
     band = BoxAnnotation(left=-MARGIN, right=MARGIN, fill_color="#029e73", fill_alpha=0.12, line_alpha=0)
     plot = figure(y_range=FactorRange(*_digits(rows)[::-1]), x_range=(-1, 1.9), height=640, tools="",
-                  toolbar_location=None, sizing_mode="stretch_width", x_axis_label="ρ, with 95 % interval",
+                  toolbar_location=None, sizing_mode="stretch_width", x_axis_label="ρ, with 95% interval",
                   y_axis_label="digit")
     plot.add_layout(band)
     plot.segment("left", "place", "right", "place", source=sources["looks"], color="color", line_width=2)
