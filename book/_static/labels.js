@@ -18,7 +18,7 @@ export function mount(part, { digit, models, judge, presets, latent }) {
   function draw() {
     const share = Number(part("share").value), other = Number(part("other").value), to = oneHot(other);
     const y = oneHot(digit).map((value, k) => (1 - share) * value + share * to[k]);
-    const mixture = `${(100 * (1 - share)).toFixed(0)} % ${digit} + ${(100 * share).toFixed(0)} % ${other}`;
+    const mixture = `${(100 * (1 - share)).toFixed(0)}% ${digit} + ${(100 * share).toFixed(0)}% ${other}`;
     for (const { model, verdict, canvas } of rows) {
       const seen = codes.map((z, n) => {
         const image = decode(model, z, y), odds = judged(judge, image);

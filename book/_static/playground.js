@@ -129,7 +129,7 @@ export function mount(root, book) {
       const odds = judged(book.judge, image);
       const first = odds.indexOf(Math.max(...odds));
       paint(card.canvas, image);
-      card.verdict.textContent = `${named(first)}, ${(100 * odds[first]).toFixed(0)} %`;
+      card.verdict.textContent = `${named(first)}, ${(100 * odds[first]).toFixed(0)}%`;
       card.bars.forEach((bar, k) => bar.style.setProperty("--share", odds[k].toFixed(3)));
       card.error.textContent = state.target ? `error ${squaredError(image, state.target.image).toFixed(1)}` : "";
       card.take.hidden = !card.answer;

@@ -359,7 +359,7 @@ def test_a_figure_to_touch_loads_when_it_is_asked_to_and_moves_nothing(chromium,
         shown = values.inner_text()
         slider.press(key)
         expect(values).not_to_have_text(shown)
-    end = f"After {slider.get_attribute('max')}" if chapter == "05_attacks" else "0 % 9 + 100 %"
+    end = f"After {slider.get_attribute('max')}" if chapter == "05_attacks" else "0% 9 + 100%"
     expect(said).to_contain_text(end, timeout=120_000)
     # A pixel for the rounding of fractions.
     after = widget.bounding_box()["height"], page.evaluate("document.documentElement.scrollHeight")
