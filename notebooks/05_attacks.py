@@ -334,7 +334,7 @@ words = attack_tables.verdicts(rho_subjects.loc[strongest])
 words.loc[words.index.isin(open_ended, level="threat"), "verdict"] = "no verdict, not converged"
 chapter.show_table(attack_tables.flat(words, "class", "model", "threat"),
                    "The models as they are: ρ with its 95% interval; the gap between the baseline and the controls, in "
-                   "standard deviations of the controls; and the verdict. Mending may change it.")
+                   "standard deviations of the controls; and the verdict, with what would probably settle it. Mending may change it.")
 
 # %% tags=["remove-input"]
 metrics = {"target": target, "rho": attack_tables.nested(rho_subjects), "held_out": attack_tables.nested(rho_never)}

@@ -186,10 +186,11 @@ judged = {key: r for key, r in rho.items()
 # %% tags=["remove-input"]
 attacked = pd.DataFrame([{
     "class": k, "threat model": threat, "state": state, "ρ": str(r), "resolution": r.resolution,
-    "shortfall": f"{shortfall[k, threat]:.1%}", "verdict": findings[k, threat, state].verdict}
+    "shortfall": f"{shortfall[k, threat]:.1%}", "verdict": findings[k, threat, state].wording}
     for (k, threat, state), r in rho.items()])
 chapter.show_table(attacked.set_index("class"), "The attacks on this model: ρ with its 95% interval; the gap between the "
-                   "baseline and the controls; the shortfall, measured on the models as they are; and the verdict.")
+                   "baseline and the controls; the shortfall, measured on the models as they are; and the verdict, with what "
+                   "would probably settle it.")
 
 # %% [markdown]
 # A guided attacker, here with y free, has no real images, and follows the

@@ -18,7 +18,7 @@ from .checks import check_names, check_types, shorten
 from .judges import Judge
 from .measures import write
 from .quantiles import student
-from .residual import Residual, both, interval, residual_knowledge, verdict
+from .residual import Residual, both, interval, residual_knowledge, wording
 
 __all__ = ["by_threat", "errors", "flat", "inputs", "nested", "points", "probe_effects", "relearning", "residuals",
            "scores", "verdicts", "verdicts_on_both"]
@@ -115,11 +115,11 @@ def residuals(errors: pd.Series, never: Mapping[str, Sequence[str]], baseline: s
 
 
 def verdicts(table: pd.DataFrame) -> pd.DataFrame:
-    """rho with its interval, its resolution and its `verdict`, for each row of `residuals`, as text."""
+    """rho with its interval, its resolution and its verdict, see `wording`, for each row of `residuals`, as text."""
     residuals = _residuals_of(table)
     return pd.DataFrame({"rho": map(str, residuals),
                          "resolution": [write("resolution", one.resolution) for one in residuals],
-                         "verdict": map(verdict, residuals)}, index=table.index)
+                         "verdict": map(wording, residuals)}, index=table.index)
 
 
 def verdicts_on_both(as_is: pd.DataFrame, mended: pd.DataFrame) -> pd.DataFrame:

@@ -16,7 +16,18 @@ import torch
 from . import __version__
 from .audit_loss import Losses
 from .checks import check_types
-from .residual import CONVERGED, MARGIN, RESOLUTION, VERDICTS, Residual, is_equivalent, power, seeds_needed, verdict
+from .residual import (
+    CONVERGED,
+    MARGIN,
+    RESOLUTION,
+    VERDICTS,
+    Residual,
+    is_equivalent,
+    power,
+    seeds_needed,
+    verdict,
+    wording,
+)
 from .store import write_atomically
 from .threats import AttackResult
 
@@ -61,6 +72,11 @@ class Finding:
         if self.reach < REACH:
             return "unresolved"
         return NOT_CONVERGED if self.shortfall > CONVERGED else verdict(self.residual, self.margin)
+
+    @property
+    def wording(self) -> str:
+        """The verdict, as `residual.wording` has it."""
+        return wording(self.residual, self.margin) if self.verdict == "inconclusive" else self.verdict
 
     @property
     def needed(self) -> float:

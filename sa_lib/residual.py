@@ -17,7 +17,7 @@ from .checks import LARGEST, check_number, check_types, shorten
 from .quantiles import root, student, student_quantile
 
 __all__ = ["CONVERGED", "MARGIN", "RESOLUTION", "VERDICTS", "Residual", "both", "interval", "is_equivalent",
-           "pooled_spread", "power", "residual_knowledge", "seeds_needed", "verdict"]
+           "pooled_spread", "power", "residual_knowledge", "seeds_needed", "verdict", "wording"]
 
 # A model is as good as one that never saw the class if its rho is this near to 0. The margin is half of the rho
 # that counts as knowledge: a model that saw ten images of the class has a rho of about 0.3.
@@ -293,6 +293,20 @@ def verdict(residual: Residual, margin: float = MARGIN) -> str:
     if equivalent:
         return "gone"
     return "residue" if residual.low > 0 else "over-forgotten" if residual.high < 0 else "inconclusive"
+
+
+def wording(residual: Residual, margin: float = MARGIN) -> str:
+    """The `verdict`; and with "inconclusive", what it would probably take to settle it if rho is 0: `seeds_needed`.
+
+    Returns:
+        "inconclusive (9 controls)", for example: seeds if there are several unlearned models, or more images.
+    """
+    word = verdict(residual, margin)
+    if word != "inconclusive":
+        return word
+    count = seeds_needed(residual, margin)
+    kind = "seeds" if residual.models > 1 else "controls"
+    return f"inconclusive ({count} {kind})" if math.isfinite(count) else "inconclusive (more images)"
 
 
 def both(as_is: Residual, mended: Residual, margin: float = MARGIN) -> str:

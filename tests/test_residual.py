@@ -29,6 +29,7 @@ from sa_lib.residual import (
     residual_knowledge,
     seeds_needed,
     verdict,
+    wording,
 )
 from sa_lib.training import TrainingConfig
 from sa_lib.unlearning import UnlearningConfig
@@ -249,6 +250,14 @@ CLEAR = Residual(0.0, -0.1, 0.1, -0.08, 0.08, 1.0, 3, 1, 10.0, 0.5, 0.1)
     ({"low": -math.inf, "low90": -math.inf}, "inconclusive")])
 def test_rho_in_a_word(change, word):
     assert verdict(replace(CLEAR, **change)) == word
+
+
+def test_what_is_inconclusive_says_what_would_settle_it():
+    wide = replace(CLEAR, high90=0.2)
+    assert wording(CLEAR) == "gone"
+    assert wording(wide) == f"inconclusive ({seeds_needed(wide)} controls)"
+    assert wording(replace(wide, models=3)) == f"inconclusive ({seeds_needed(replace(wide, models=3))} seeds)"
+    assert wording(replace(wide, image_error=9.0)) == "inconclusive (more images)"
 
 
 def test_the_margin_can_be_another():

@@ -365,6 +365,7 @@ CALLS = {
         dict(never=ROWS + 9, unlearned=ROWS[0] + 8, baseline=ROWS[0] + 1, pooled=(1.0, 3)),
         dict(never=errors, unlearned=errors, baseline=errors, pooled=st.sampled_from([(0, 1), (1.0,), [1.0, 2], 3]))),
     residual.verdict: (dict(residual=RESIDUAL, margin=0.1), dict(residual=no_tensor, margin=rate)),
+    residual.wording: (dict(residual=RESIDUAL, margin=0.1), dict(residual=no_tensor, margin=rate)),
     residual.is_equivalent: (dict(residual=RESIDUAL, margin=0.1), dict(residual=no_tensor, margin=rate)),
     residual.both: (
         dict(as_is=RESIDUAL, mended=RESIDUAL, margin=0.1), dict(as_is=no_tensor, mended=no_tensor, margin=rate)),
