@@ -46,7 +46,7 @@ from sa_lib import (attack_tables, chapter, experiment, figures,
 from sa_lib.comparison import holm
 from sa_lib.figures.style import names
 from sa_lib.residual import (CONVERGED, MARGIN, both, interval,
-                             residual_knowledge, verdict)
+                             residual_knowledge, verdict, wording)
 from sa_lib.unlearning import UnlearningConfig
 
 started = time.perf_counter()
@@ -122,7 +122,7 @@ chapter.show_figure(
 
 # %% tags=["remove-input"]
 words = pd.Series(response).map(str).unstack(0, sort=False).rename("{:,}".format)
-words["verdict on the simplex"] = [verdict(response[first, k]) for k in between]
+words["verdict on the simplex"] = [wording(response[first, k]) for k in between]
 chapter.show_table(words.rename_axis("images seen"), "ρ by dose, with its 95% interval over three seeds.")
 rises = [threat for threat in threats if (np.diff([0, *curves[threat]["rho"], 1]) > 0).all()]
 chapter.say("The means rise with every step of the dose under {where}. Within a seed, three seeds show the step {shown} on the "
@@ -189,9 +189,9 @@ chapter.say("The gap between baseline and controls is {gaps} times the spread of
 # ## Has the attacker arrived?
 #
 # Ten times the rounds, from the answers, on a fifth of the targets. The share
-# by which that lowers the error is the shortfall, in the table below. We give
-# no verdict above 2%. [The chapter on attacks](05_attacks.ipynb) measures it on
-# unlearned models.
+# by which that lowers the error is the shortfall: in the table below for the
+# models so far, and after it for all of this chapter. We give no verdict above
+# 2%.
 
 # %%
 own = rows[rows["part"].isin(["dose", "hidden"])]
@@ -203,8 +203,12 @@ short = own.pivot_table(
 short.index = [f"saw {dose:,} {'image' if dose == 1 else 'images'}" if model == "saw" else model for _, model, dose in short.index]
 chapter.show_table(short.rename_axis("model"), "Shortfall, mean over three seeds.", dict.fromkeys(threats, "{:.1%}"))
 
-late = [threat for threat in threats if short[threat].max() > CONVERGED]
-chapter.say("The limit is {limit:.0%}. So there is no verdict for {late}.", limit=CONVERGED, late=names(late) or "none of them")
+of_z = rows["part"].str.startswith(("latent", "prior"))
+farthest_off = rows[~of_z].groupby(["threat", "part", "model", "dose"])["shortfall"].mean().groupby("threat").max()
+late = [threat for threat in threats if farthest_off[threat] > CONVERGED]
+chapter.say("The limit is {limit:.0%}. Of all models of this chapter but those with other lengths of z, it is at most {most}. So "
+            "there is no verdict for {late}.", limit=CONVERGED, late=names(late) or "none of them",
+            most=names(f"{farthest_off[threat]:.1%} ({threat})" for threat in threats))
 
 # %% [markdown]
 # ## Damage can hide a residue
@@ -251,12 +255,9 @@ def signed(mean, low, high):
 
 
 listed = courses.map(str).rename(columns="{:,} updates".format)
-lag = rows.query("part == 'mending'").groupby(["threat", "model", "dose"])["shortfall"].mean().groupby("threat").max()
-listed[f"verdict on 0 and {updates[1]}"] = ["–" if lag[threat] > CONVERGED else both(*one[updates[:2]])
+listed[f"verdict on 0 and {updates[1]}"] = ["–" if threat in late else both(*one[updates[:2]])
                                             for (threat, _), one in courses.iterrows()]
 chapter.show_table(attack_tables.flat(listed, "method", "threat"), "ρ by further updates, with 95% intervals over three seeds.")
-chapter.say("Ten times the rounds lower the error of these models, means over three seeds, by at most {most}.",
-            most=" and ".join(f"{lag[threat]:.1%} ({threat})" for threat in threats))
 chapter.say("On the simplex, {count} further updates move ρ, seed by seed, by {moved}: means over three seeds with 95% "
             "intervals.", count=updates[1], moved="; ".join(f"{signed(*of)} ({name})" for name, of in moved.items()))
 
@@ -321,7 +322,7 @@ shift = {name: change(keys, book) for name, keys in choices.items()}
 # %% tags=["remove-input"]
 verdicts = {name: verdict(one) for name, one in chosen.items()}
 shifts = {name: signed(*of) if choices[name] != book else "–" for name, of in shift.items()}
-chapter.show_table(pd.DataFrame({"ρ": pd.Series(chosen).map(str), "verdict": verdicts, "change within a seed": shifts})
+chapter.show_table(pd.DataFrame({"ρ": pd.Series(chosen).map(str), "verdict": pd.Series(chosen).map(wording), "change within a seed": shifts})
                    .rename_axis("choice"), f"ρ of {digit} in the models that were pushed to gray, as they are, on the simplex, and "
                    "how far each choice moves it. With 95% intervals over three seeds; the verdict rests on the 90% interval.")
 

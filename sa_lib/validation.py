@@ -104,12 +104,11 @@ def read(path: str | Path = RESULTS / "validation.csv") -> pd.DataFrame:
 
     Returns:
         Columns `part`, `class`, `seed`, `model`, `dose` (images of the class that the model saw, or updates),
-        `threat`, `errors`: the attacker's error on each target, as JSON; and `shortfall`, see `trained.shortfall`,
-        for "mending", "dose", "hidden", the sequence, the latents and the priors. The parts: "dose"; "alike", of images that look
-        alike; "hidden"; "mending"; "updates" of models that never saw the class; "sequence 9" and "sequence 2", of
-        models that forgot 9 and then 2, attacked for one of them; "latent 2" and so on, by the length of z; "prior 8"
-        and so on, the same with the errors of `decoders.with_prior`; and by the targets "first images", "first half"
-        and "second half" of the test set.
+        `threat`, `errors`: the attacker's error on each target, as JSON; and `shortfall`, see
+        `trained.shortfall`. The parts: "dose"; "alike", of images that look alike; "hidden"; "mending"; "updates" of
+        models that never saw the class; "sequence 9" and "sequence 2", of models that forgot 9 and then 2, attacked for
+        one of them; "latent 2" and so on, by the length of z; "prior 8" and so on, the same with the errors of
+        `decoders.with_prior`; and by the targets "first images", "first half" and "second half" of the test set.
 
     Raises:
         FileNotFoundError: there is no such file.
