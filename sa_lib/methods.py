@@ -227,9 +227,9 @@ METHODS = {
     # The paper's code sums over batches of 128 and has a weight of 1000, hence 1000 / 128 for our means. Its few
     # dozen updates at a constant 1e-3 are too few to change what a label draws.
     "uno": Method(uno, UnlearningConfig(
-        steps=1600, forget_batch=128, peak_lr=8e-3, replay=0.0, ewc=0.0, gray=0.0, forget=7.8125)),
+        steps=1600, forget_batch=128, peak_lr=4e-3, replay=0.0, ewc=0.0, gray=0.0, forget=7.8125)),
     "fine_tune": Method(fine_tune, UnlearningConfig(
-        batch=256, peak_lr=8e-3, replay=0.0, ewc=0.0, gray=0.0)),
+        steps=3200, batch=256, peak_lr=1.6e-2, replay=0.0, ewc=0.0, gray=0.0)),
     # The images that its steps see are at most a quarter of those of a training.
     "distillation": Method(distillation, UnlearningConfig(
         steps=1371, peak_lr=1e-2, ewc=0.0, gray=0.0, fresh=0.85)),
