@@ -15,7 +15,7 @@ import pandas as pd
 from .chapter import read_metrics
 from .checks import check_name, check_number, check_types, shorten
 from .measures import write
-from .residual import MARGIN, VERDICTS, Residual, verdict
+from .residual import MARGIN, VERDICTS, Residual, verdict, wording
 
 __all__ = ["CLAIMS", "LIMITS", "Claim", "check", "is_forgotten", "outcomes", "report_card", "verdicts"]
 
@@ -258,15 +258,15 @@ def outcomes(summary: pd.DataFrame, rho: Mapping[str, Mapping[str, Residual]], n
         Index as in `summary`; columns
 
         - `probability`, and `forgotten`: "yes" or "no", see `is_forgotten`, of what it is above `never`;
-        - one for each threat: `residual.verdict` of its rho, or rho itself where one control gives no interval;
-        - `nats_lost`, and `cost`: "within the limit" or "above the limit" of the nats lost on the retained classes.
+        - one for each threat: `residual.wording` of its rho, or rho itself where one control gives no interval;
+        - `nats_lost` on the retained classes, and `cost`: whether its limit is "kept" or "exceeded".
     """
     check_types(summary=(summary, pd.DataFrame), rho=(rho, Mapping))
     check_number(never=never)
     forgotten = ["yes" if is_forgotten(value - never) else "no" for value in summary["probability"]]
-    residue = {threat: [write("rho", residuals[name].rho) if residuals[name].controls == 1 else verdict(residuals[name])
+    residue = {threat: [write("rho", residuals[name].rho) if residuals[name].controls == 1 else wording(residuals[name])
                         for name in summary.index] for threat, residuals in rho.items()}
-    cost = ["within the limit" if value <= LIMITS["nats_lost"] else "above the limit" for value in summary["nats_lost"]]
+    cost = ["kept" if value <= LIMITS["nats_lost"] else "exceeded" for value in summary["nats_lost"]]
     return summary[["probability"]].assign(forgotten=forgotten, **residue, nats_lost=summary["nats_lost"], cost=cost)
 
 

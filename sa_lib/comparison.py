@@ -29,11 +29,10 @@ from .evidence import (
 )
 from .residual import VERDICTS, Residual, seeds_needed, verdict
 
-__all__ = ["CONTROLS", "PLACEBO", "claims", "counts", "holm", "metrics", "other_data", "placebo", "rho_table", "scores",
-           "search", "settings", "shifts", "summary", "totals"]
+__all__ = ["CONTROLS", "claims", "counts", "holm", "metrics", "other_data", "placebo", "rho_table", "search",
+           "settings", "shifts", "summary", "totals"]
 
 CONTROLS = ("baseline", "retrain")
-PLACEBO = "never saw (placebo)"
 SEARCHED = ["cell_abs_rho", "nats_lost", "points_lost", "probability"]
 
 
@@ -210,40 +209,6 @@ def settings(scored: pd.Series) -> pd.DataFrame:
         others = [f"{text} ({name})" for name, text in texts.items() if name != "own"]
         table[method] = {"own": texts.get("own", "–"), **dict(enumerate(others, 1))}
     return pd.DataFrame.from_dict(table, orient="index").fillna("–").rename_axis("method")
-
-
-def scores(rows: pd.DataFrame) -> pd.DataFrame:
-    """All methods in the cells that have them all, each from the same baseline.
-
-    Returns:
-        Index (forget, seed, model), with `PLACEBO` and without the controls; columns `probability`; `cell_rho` and
-        `cell_abs_rho`: the mean of rho and of its size under all conditions, against the never-saw models of the
-        cell; `nats_lost` and `points_lost`: on the retained classes, from the baseline; `seconds`; and `sooner`:
-        relearning less that of a retrained model. Of the placebo, the never-saw models of other seeds, only rho.
-    """
-    check_rows(rows)
-    count = len(rows.index.unique("model"))
-    table = {}
-    for (digit, seed), cell in rows.groupby(level=["forget", "seed"]):
-        models = cell.droplevel([name for name in cell.index.names if name != "model"])
-        if len(models) == count:
-            baseline, never = (models.loc[name] for name in CONTROLS)
-            for name, model in models.drop(list(CONTROLS)).iterrows():
-                rho = _cell_rho(model)
-                table[digit, seed, name] = {
-                    "probability": model["probability"], "cell_rho": rho.mean(), "cell_abs_rho": np.abs(rho).mean(),
-                    "nats_lost": model["nelbo"] - baseline["nelbo"],
-                    "points_lost": 100 * (baseline["accuracy"] - model["accuracy"]), "seconds": model["seconds"],
-                    "sooner": model["relearning"] - never["relearning"]}
-            others = rows.xs((digit, "retrain"), level=("forget", "model"))
-            others = others[others.index.get_level_values("seed") != seed]
-            rho = np.array([[(never[name] - other[name]).mean() / (never[name] - baseline[name]).mean()
-                             for name in (f"errors.{condition}" for condition in conditions(rows))]
-                            for _, other in others.iterrows()])
-            if len(rho):
-                table[digit, seed, PLACEBO] = {"cell_rho": rho.mean(), "cell_abs_rho": np.abs(rho).mean()}
-    return _frame(table, ["forget", "seed", "model"], ["probability", "cell_rho", "cell_abs_rho", "nats_lost",
-                                                       "points_lost", "seconds", "sooner"])
 
 
 def summary(rows: pd.DataFrame, rho: pd.DataFrame) -> pd.DataFrame:

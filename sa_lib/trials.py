@@ -1,8 +1,9 @@
 """Trials: the confirmatory measurements, under a protocol that was frozen before any was seen.
 
 ``results/protocol.json`` has the estimand, the margin, the claims and the seeds; ``results/trials.csv`` the rows that
-are there so far. `sa_lib.book.trials` makes them, and `sa_lib.comparison` compares them. ``results/recipe.csv`` has
-the same measures of the notebook's recipe, which `sa_lib.book.recipe` makes.
+are there so far. ``results/methods.csv`` has rows of other methods, on the same baselines. `sa_lib.book.trials` makes
+both, and `sa_lib.comparison` compares them. ``results/recipe.csv`` has the same measures of the notebook's recipe,
+which `sa_lib.book.recipe` makes.
 """
 
 import json

@@ -254,32 +254,6 @@ def test_settings_are_listed_best_first():
     assert listed.loc["b"].tolist() == ["1.0", "failed (x 1)", "–"]
 
 
-def test_scores_are_of_the_cells_that_have_all_methods(tmp_path):
-    table = [cell(1, 0), cell(1, 1), cell(2, 0, known={"unseen": (0.5, 0.1)})]
-    rows = evidence.tidy(evidence.read(written(tmp_path, table))).droplevel(["dataset", "architecture"])
-    scores = comparison.scores(rows)
-    assert scores.index.tolist() == [(1, seed, name) for seed in (0, 1)
-                                     for name in ("ewc_gray", "unseen", comparison.PLACEBO)]
-    assert abs(scores.loc[(1, 1, comparison.PLACEBO), "cell_rho"]) < 0.05
-    assert scores.loc[(1, 1, comparison.PLACEBO)].drop(["cell_rho", "cell_abs_rho"]).isna().all()
-    assert scores.loc[(1, 1, "unseen")].to_dict() == pytest.approx({
-        "probability": 0.01, "cell_rho": 0.1, "cell_abs_rho": 0.1, "nats_lost": 0.5, "points_lost": 0.5,
-        "seconds": 10.5, "sooner": -0.375})
-
-
-def test_scores_may_be_of_rows_that_name_their_data(table):
-    named = evidence.tidy(evidence.split(table)[0])
-    own = named.droplevel(["dataset", "architecture"])
-    pd.testing.assert_frame_equal(comparison.scores(named), comparison.scores(own))
-
-
-def test_scores_may_have_no_rows(tmp_path):
-    table = [cell(1, 0, known={"ewc_gray": (0.25, 0.4)}), cell(1, 1, known={"unseen": (0.5, 0.1)})]
-    rows = evidence.tidy(evidence.read(written(tmp_path, table))).droplevel(["dataset", "architecture"])
-    scores = comparison.scores(rows)
-    assert scores.empty
-
-
 def test_a_summary_has_the_numbers_that_the_claims_are_about(rows):
     summary = comparison.summary(rows, comparison.rho_table(rows, ["unseen", "ewc_gray"]))
     assert summary.loc["ewc_gray", ["looks", "gone", "residues"]].tolist() == [6, 2, 4]
@@ -359,7 +333,6 @@ def test_of_the_committed_results_the_chapter_makes_whole_tables():
     methods = evidence.complete(rows, ["ewc_gray", "unseen", "saliency"])
     assert methods == ["ewc_gray", "unseen", "saliency"]
     assert (comparison.search(search).groupby("method").size() == 5).all()
-    assert comparison.scores(rows).groupby("model").size().nunique() == 1
     assert comparison.counts(comparison.rho_table(rows, methods))["looks"].tolist() == [10] * 6
     assert all(one.defined for one in comparison.other_data(others, methods)[FREE])
 
@@ -376,7 +349,6 @@ NOT_CELLS = [None, 3, "x", pd.DataFrame(), pd.DataFrame({"low": [1.0]})]
     (lambda bad, rows: comparison.shifts(bad, ["unseen"]), "rows"),
     (lambda bad, rows: comparison.counts(bad), "rho"), (lambda bad, rows: comparison.totals(rows, bad), "rho"),
     (lambda bad, rows: comparison.search(bad), "cells"), (lambda bad, rows: comparison.settings(bad), "scored"),
-    (lambda bad, rows: comparison.scores(bad), "rows"),
     (lambda bad, rows: comparison.summary(rows, bad), "rho"),
     (lambda bad, rows: comparison.claims(bad), "summarized"),
     (lambda bad, rows: comparison.other_data(bad, ["unseen"]), "cells")])

@@ -174,8 +174,8 @@ def test_the_outcomes_of_the_methods_are_words():
     rows = claims.outcomes(summary, rho)
     assert list(rows) == ["probability", "forgotten", "y free", "y on the simplex", "nats_lost", "cost"]
     words = rows.drop(columns=["probability", "nats_lost"])
-    assert words.loc["good"].tolist() == ["yes", "gone", "undefined", "within the limit"]
-    assert words.loc["dear"].tolist() == ["no", "over-forgotten", "undefined", "above the limit"]
+    assert words.loc["good"].tolist() == ["yes", "gone", "undefined", "kept"]
+    assert words.loc["dear"].tolist() == ["no", "over-forgotten", "undefined", "exceeded"]
     pd.testing.assert_frame_equal(rows[["probability", "nats_lost"]], summary[["probability", "nats_lost"]])
 
 

@@ -60,6 +60,16 @@ def test_a_seed_alone_is_the_first_of_a_stack(measured, digits):
         assert np.mean(json.loads(both[key])) == pytest.approx(np.mean(json.loads(alone[key])), rel=0.2)
 
 
+def test_other_methods_have_rows_without_controls(digits):
+    names = [*making.OTHERS, making.PUBLISHED]
+    rows = pd.DataFrame(making.measured(3, [10], digits, SMALL, names, controls=False))
+    assert set(names) == METHODS.keys() - set(trials.protocol()["methods"])
+    states = {(name, state) for name in names for state in trials.STATES}
+    assert set(zip(rows["model"], rows["state"])) == states
+    assert rows["shortfall"].notna().all() and len(rows) == 2 * len(names)
+    assert rows.loc[rows["state"] == "as is", "digest"].nunique() == len(names)
+
+
 @pytest.mark.parametrize("name, share", [("unseen", 0.525), ("distillation", 0.225), ("ewc_gray", 0.148)])
 def test_the_share_counts_what_the_steps_see(name, share):
     assert making.share(METHODS[name].config) == pytest.approx(share, abs=0.001)

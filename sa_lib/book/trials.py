@@ -1,8 +1,9 @@
-"""Make the confirmatory trials of ``results/protocol.json``; see `sa_lib.trials`.
+"""Make the confirmatory trials of ``results/protocol.json``, and those of other methods; see `sa_lib.trials`.
 
 The models of a class are trained, made to forget, mended and attacked side by side, see `sa_lib.stack`: on a GPU those
-of all seeds at once, on processor cores those of one seed at a time. Finished seeds are kept in ``runs/trials``, so a
-run that was stopped goes on where it was. Rows of the committed table are there already: delete it to make all again.
+of all seeds at once, on processor cores those of one seed at a time. Finished seeds are kept in ``runs/trials``, or
+``runs/methods``, so a run that was stopped goes on where it was. Rows of the committed table are there already: delete
+it to make all again.
 """
 
 import datetime
@@ -37,10 +38,16 @@ from ..unlearning import UnlearningConfig
 from .cluster import connected, workers_for
 from .execution import machine
 
-__all__ = ["Size", "check_today", "further", "make", "measured", "measures_of", "share"]
+__all__ = ["OTHERS", "Size", "check_today", "further", "make", "measured", "measures_of", "share"]
 
 SAMPLES = 500  # drawn for each class to measure a model
 FEW = 100  # training images of the class to learn it again
+# Methods beside the protocol's: they get its baselines, its models that never saw the class, and its measures.
+OTHERS = ("ewc_gray_replay", "selective_amnesia_tuned", "gradient_ascent", "neggrad_plus", "gradient_surgery", "salun",
+          "uno", "fine_tune")
+OTHER_SEEDS = 3  # the first of the protocol
+PUBLISHED = "selective_amnesia"  # takes 10,000 updates, so it is measured on some classes alone
+PUBLISHED_CLASSES = (2, 5, 9)
 BLOCK = 64  # models at once, as far as the memory of a GPU allows
 CHECKED = 3  # the convergence of the attack is checked on each class that is a multiple of it, for the first seed
 
@@ -63,30 +70,32 @@ class Size:
         return replace(config, steps=min(config.steps, self.longest))
 
 
-def make(root: Path, seeds: int | None = None, scheduler: str | None = None) -> int:
+def make(root: Path, seeds: int | None = None, scheduler: str | None = None, others: bool = False) -> int:
     """Make the missing rows on a cluster, and write the table; return the number of classes times seeds in it.
 
     Args:
         seeds: only the first of the protocol.
+        others: make the table of `OTHERS`, ``methods.csv``, not that of the protocol.
     """
-    frozen = protocol()
-    chosen = frozen["seeds"][:seeds]
-    folder = root / "runs" / "trials"
+    frozen, path = protocol(), RESULTS / ("methods.csv" if others else "trials.csv")
+    chosen = frozen["seeds"][:OTHER_SEEDS if others else None][:seeds]
+    measure = _measured_others if others else measured
+    folder = root / "runs" / path.stem
     folder.mkdir(parents=True, exist_ok=True)
-    _adopt(folder)
+    _adopt(path, folder)
     missing = [(label, seed) for seed in chosen for label in frozen["classes"] if not _kept(folder, label, seed)]
-    print(f"trials: {len(missing)} of {len(frozen['classes']) * len(chosen)} are missing", flush=True)
+    print(f"{path.stem}: {len(missing)} of {len(frozen['classes']) * len(chosen)} are missing", flush=True)
     if device().type == "cuda":  # in this process, for a GPU is faster with one large stack than with several small
         for label in dict.fromkeys(label for label, _ in missing):
-            _keep(folder, label, measured(label, [seed for own, seed in missing if own == label]))
+            _keep(folder, label, measure(label, [seed for own, seed in missing if own == label]))
     else:
         with connected(scheduler, workers_for(os.cpu_count() or 1)) as client:
-            futures = {client.submit(measured, label, [seed], pure=False, priority=-place): label
+            futures = {client.submit(measure, label, [seed], pure=False, priority=-place): label
                        for place, (label, seed) in enumerate(missing)}
             for future in as_completed(futures):
                 _keep(folder, futures[future], future.result())
     kept = [row for seed in chosen for label in frozen["classes"] for row in _kept(folder, label, seed)]
-    with write_atomically(RESULTS / "trials.csv") as temporary:
+    with write_atomically(path) as temporary:
         pd.DataFrame(kept).to_csv(temporary, index=False)
     return len({(row["class"], row["seed"]) for row in kept})
 
@@ -98,10 +107,10 @@ def _keep(folder: Path, label: int, rows: Sequence[Mapping[str, Any]]) -> None:
         print(f"class {label}, seed {seed}", flush=True)
 
 
-def _adopt(folder: Path) -> None:
-    """Keep the committed rows in the folder too, where it has none of their class and seed."""
-    if (RESULTS / "trials.csv").is_file():
-        for (label, seed), rows in pd.read_csv(RESULTS / "trials.csv").groupby(["class", "seed"]):
+def _adopt(path: Path, folder: Path) -> None:
+    """Keep the rows of a committed table in the folder too, where it has none of their class and seed."""
+    if path.is_file():
+        for (label, seed), rows in pd.read_csv(path).groupby(["class", "seed"]):
             if not _kept(folder, label, seed):
                 _keep(folder, label, rows.astype(object).where(rows.notna(), None).to_dict("records"))
 
@@ -114,35 +123,48 @@ def _kept(folder: Path, label: int, seed: int) -> list[dict]:
         return []
 
 
+def _measured_others(label: int, seeds: Sequence[int]) -> list[dict]:
+    """The rows of a class by `OTHERS`, and by `PUBLISHED` if it is one of its classes."""
+    methods = [*OTHERS, PUBLISHED] if label in PUBLISHED_CLASSES else OTHERS
+    return measured(label, seeds, methods=methods, controls=False)
+
+
 def measured(label: int, seeds: Sequence[int], dataset: Dataset | None = None, size: Size = Size(),
-             methods: Sequence[str] | None = None) -> list[dict]:
+             methods: Sequence[str] | None = None, controls: bool = True) -> list[dict]:
     """The rows of a class: for each seed, one for each model as it is, and one for each mended model.
 
     Args:
         dataset: the protocol's by default.
         size: of the models and of their training, by default that of the book.
         methods: the protocol's by default.
+        controls: whether there are rows of the baseline, which is not mended, and of a model that never saw the class.
     """
     frozen, dataset = protocol(), dataset or _images()
     chosen = {name: replace(METHODS[name], config=size.capped(METHODS[name].config))
               for name in methods or frozen["methods"]}
     base = _baselines(tuple(seeds), dataset, size)
-    never = stack.train(dataset, size.shape, size.training, seeds, [label])
-    plain = further(size.capped(UnlearningConfig()))
-    models = {"baseline": base, "never saw": stack.forget(never, dataset, label, plain, seeds)}
+    models = {}
+    if controls:
+        never = stack.train(dataset, size.shape, size.training, seeds, [label])
+        plain = further(size.capped(UnlearningConfig()))
+        models = {"baseline": base, "never saw": stack.forget(never, dataset, label, plain, seeds)}
     counts = {k: int((dataset.train_labels == k).sum()) for k in retain_set(label)}
     protect = ([fisher.combine(own, counts) for own in _fishers(tuple(seeds), dataset, size)]
                if any(method.config.ewc for method in chosen.values()) else [])
+    of_samples = ([fisher.own_fisher(model, seed) for model, seed in zip(base.models(), seeds, strict=True)]
+                  if any(method.own for method in chosen.values()) else [])
     for name, method in chosen.items():
-        models[name] = stack.forget(base, dataset, label, method, seeds, protect if method.config.ewc else ())
+        models[name] = stack.forget(base, dataset, label, method, seeds,
+                                    (of_samples if method.own else protect) if method.config.ewc else ())
     together = stack.joined([*models.values()])
     places = [(name, seed) for name in models for seed in seeds]
     rows = [{"class": label, "seed": seed, "model": name, "state": "as is", **values,
              "share": share(METHODS[name].config) if name in METHODS else None}
             for (name, seed), values in zip(places, _measures(together, dataset, label), strict=True)]
-    others = places[len(seeds):]
+    whole = len(seeds) if controls else 0  # baselines, which are not mended
+    others = places[whole:]
     mended = stack.joined([
-        stack.forget(together[first + len(seeds):last + len(seeds)], dataset, label, further(size.capped(MENDING)),
+        stack.forget(together[first + whole:last + whole], dataset, label, further(size.capped(MENDING)),
                      [seed for _, seed in others[first:last]]) for first, last in _blocks(len(others))])
     rows += [{"class": label, "seed": seed, "model": name, "state": "mended"} for name, seed in others]
     targets = data.held_out(dataset, label, frozen["targets"], 0).to(device())
