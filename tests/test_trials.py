@@ -70,6 +70,16 @@ def test_other_methods_have_rows_without_controls(digits):
     assert rows.loc[rows["state"] == "as is", "digest"].nunique() == len(names)
 
 
+def test_the_committed_rows_of_other_methods_are_whole_and_on_the_seeds_of_the_protocol():
+    frozen, rows = trials.protocol(), trials.read(trials.RESULTS / "methods.csv")
+    seeds = rows.index.unique("seed")
+    assert set(seeds) <= set(frozen["seeds"]) & set(trials.read().index.unique("seed"))
+    counts = rows.groupby("model").size()
+    assert counts.to_dict() == {name: 10 * len(seeds) for name in making.OTHERS} | {
+        making.PUBLISHED: len(making.PUBLISHED_CLASSES) * len(seeds)}
+    assert {len(errors) for state in trials.STATES for errors in rows[f"errors.{state}"]} == {frozen["targets"]}
+
+
 @pytest.mark.parametrize("name, share", [("unseen", 0.525), ("distillation", 0.225), ("ewc_gray", 0.148)])
 def test_the_share_counts_what_the_steps_see(name, share):
     assert making.share(METHODS[name].config) == pytest.approx(share, abs=0.001)
