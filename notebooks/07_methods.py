@@ -394,7 +394,8 @@ if passed:
 # %% tags=["remove-input"]
 words = claims.outcomes(summary.drop(index="baseline"), rho, seen["retrain"])
 chapter.show_table(
-    words.assign(**{state: words[state].mask(late.loc[words.index, state], "not converged") for state in rho}),
+    words.drop(columns="nats_lost").assign(**{
+        state: words[state].mask(late.loc[words.index, state], "not converged") for state in rho}),
     "How each method ends. Forgotten: judge B's probability of the class is at most "
     f"{claims.LIMITS['probability']} above that of retrain. Cost: the limit is {claims.LIMITS['nats_lost']} nats lost. In "
     "brackets: what would probably settle it.")

@@ -364,11 +364,12 @@ beaten = {model: [other for other in passed if beats(other, model)]
 
 # %% tags=["remove-input"]
 chapter.show_table(
-    pd.DataFrame({"probability": seen}).loc[every].join(left).join(cost).assign(**{"beaten by": [
-        (", ".join(beaten[model]) or "none") if model in beaten else "not forgotten" for model in every]}).rename_axis("method"),
+    pd.DataFrame({"probability": seen}).loc[every].join(left).join(cost).rename_axis("method"),
     f"All methods, on {'one seed' if len(common) == 1 else f'the same {len(common)} seeds'}. ρ is the ratio of sums. With "
     "one seed, its interval is about these models; with several, about the method.")
-
+chapter.say("Not forgotten: {kept}. Of the others, these are not beaten: {front}.",
+            kept=names(model for model in every if model not in passed) or "none",
+            front=names(model for model in passed if not beaten[model]) or "none")
 if "shortfall" in rows:
     short = rows["shortfall"].dropna().groupby("model").mean()[every]
     chapter.say("On the digits where that was measured, ten times the rounds lower the error of these methods by {typical:.1%} on "
