@@ -408,7 +408,7 @@ def test_the_page_can_be_used_by_keyboard_and_with_a_screen_reader(chromium, sit
     with opened(chromium, site, reduced_motion="reduce") as page:
         page.get_by_role("button", name="label 4 alone").press("Enter")
         expect(page.locator("[data-part=said]")).to_have_text(
-            re.compile(r"The judge sees: baseline: .* \d+ %; forgot 9: .*; never saw 9"))
+            re.compile(r"The judge sees: baseline: .* \d+%; forgot 9: .*; never saw 9"))
         assert page.get_by_label("y4", exact=True).get_attribute("aria-valuetext") == "1.00"
         page.get_by_label("y7", exact=True).press("End")
         expect(page.get_by_label("y4", exact=True)).to_have_attribute("aria-valuetext", "0.50")
@@ -521,7 +521,7 @@ def test_the_figure_of_labels_draws_and_judges_as_pytorch_does(chromium, site, e
                 page.get_by_role("button", name="New draws of z").press("Enter")
             for key in keys:
                 share.press(key)
-            mixture = f"{100 - round(100 * of_other)} % 9 + {round(100 * of_other)} % 3"
+            mixture = f"{100 - round(100 * of_other)}% 9 + {round(100 * of_other)}% 3"
             expect(share).to_have_attribute("aria-valuetext", mixture)
             expect(page.locator("[data-part=said]")).to_contain_text(f"{mixture}. baseline: judge B sees 9 in ")
             y = (1 - of_other) * torch.eye(10)[9] + of_other * torch.eye(10)[3]
