@@ -612,6 +612,6 @@ chapter.say(
 # ## Try next
 #
 # - Add `yours` to the candidates: black instead of gray. Is black any better?
-# - `papermill -p methods '["fine_tune"]' -p changes '{"steps": 4000}'
-#   -p longest 4000`: does neglect forget the class in the end?
+# - `papermill -p methods '["fine_tune"]' -p changes '{"steps": 6400}'
+#   -p longest 6400`: does neglect forget the class in the end?
 # - Forget 1 instead of 9. Which methods change places?

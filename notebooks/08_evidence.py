@@ -325,9 +325,10 @@ chapter.show_table(price.rename_axis("model"), "Lost on the retained classes, fr
 every = [model for model in evidence.complete(
     rows, [*rows.index.unique("model")])
     if model not in comparison.CONTROLS]
-common = set.intersection(*(
+shared = set.intersection(*(
     set(rows.xs(model, level="model").index.unique("seed"))
     for model in every))
+common = shared or set(seeds)
 # The models that never saw the digit are those of all seeds.
 fair = rows[rows.index.isin(common, level="seed")
             | rows.index.isin(comparison.CONTROLS, level="model")]
@@ -365,8 +366,8 @@ beaten = {model: [other for other in passed if beats(other, model)]
 # %% tags=["remove-input"]
 chapter.show_table(
     pd.DataFrame({"probability": seen}).loc[every].join(left).join(cost).rename_axis("method"),
-    f"All methods, on {'one seed' if len(common) == 1 else f'the same {len(common)} seeds'}. ρ is the ratio of sums. With "
-    "one seed, its interval is about these models; with several, about the method.")
+    f"All methods, on {'one seed' if len(shared) == 1 else f'the same {len(shared)} seeds' if shared else 'seeds of their own'}. "
+    "ρ is the ratio of sums. With one seed, its interval is about these models; with several, about the method.")
 chapter.say("Not forgotten: {kept}. Of the others, these are not beaten: {front}.",
             kept=names(model for model in every if model not in passed) or "none",
             front=names(model for model in passed if not beaten[model]) or "none")
