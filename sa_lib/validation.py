@@ -129,8 +129,8 @@ def read_probes(path: str | Path = RESULTS / "probes.csv") -> pd.DataFrame:
     """The committed table of further probes, a row for each probe and model; `sa_lib.book.probing` makes it.
 
     Returns:
-        Columns `class`, `seed`, `model`, `probe`, and either `errors`, the attacker's on each target as JSON, or
-        `value`.
+        Columns `class`, `seed`, `model`, `probe`, and either `errors`, the attacker's on each target as JSON, and
+        `shortfall`, see `trained.shortfall`, of attacks; or `value`.
 
     Raises:
         FileNotFoundError: there is no such file.

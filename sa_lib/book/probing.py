@@ -17,8 +17,9 @@ from ..judges import JudgeConfig
 from ..labels import CLASSES
 from ..methods import METHODS
 from ..model import CVAE, device
-from ..reconstruction import SearchConfig, reconstruct
+from ..reconstruction import SearchConfig
 from ..store import tensor_digest, write_atomically
+from ..threats import AttackResult
 from ..trained import Trained
 from ..validation import RESULTS
 from .cluster import rows_of
@@ -44,6 +45,8 @@ def measured(name: str, seed: int, dataset: Dataset | None = None, search: Searc
              models: Callable[[Dataset, int, str], Trained] | None = None) -> list[dict]:
     """The rows of a model: of each probe, a `value`, or the attacker's `errors` on each target as JSON.
 
+    Of an attack there is also the `shortfall`, see `trained.shortfall`.
+
     Args:
         dataset: MNIST by default.
         models: (data, seed, name) -> a model; those of the book by default.
@@ -51,8 +54,8 @@ def measured(name: str, seed: int, dataset: Dataset | None = None, search: Searc
     dataset, models = dataset or data.load("mnist"), models or _model
     model = models(dataset, seed, name)
     targets = data.held_out(dataset, DIGIT, COUNT).to(device())
-    rows = [{"probe": probe, "errors": json.dumps([round(error, 4) for error in errors.tolist()])}
-            for probe, errors in _errors(model, dataset, targets, search)]
+    rows = [{"probe": probe, "errors": json.dumps([round(error, 4) for error in errors.tolist()]), "shortfall": short}
+            for probe, errors, short in _errors(model, dataset, targets, search)]
     another = SEEDS[(SEEDS.index(seed) + 1) % len(SEEDS)]
     others = {"baseline": models(dataset, seed, "baseline"),
               "never saw": models(dataset, another if name == "never saw" else seed, "never saw")}
@@ -69,23 +72,31 @@ def _model(dataset: Dataset, seed: int, name: str) -> Trained:
 
 
 def _errors(model: Trained, dataset: Dataset, targets: torch.Tensor,
-            search: SearchConfig) -> Iterator[tuple[str, torch.Tensor]]:
-    """The attacker's errors on the model, on other images, on changed weights, and by other rulers."""
-    attack = trained.reconstruction(model, targets, DIGIT, THREATS[THREAT], search)
-    yield "as it is", attack.errors
-    others = data.held_out(dataset, DIGIT, COUNT, 1).to(device())
-    yield "other images", trained.reconstruction(model, others, DIGIT, THREATS[THREAT], search).errors
-    yield "z kept to the prior", reconstruct(model.net, targets, DIGIT, Threat("prior", "simplex"), search).errors
+            search: SearchConfig) -> Iterator[tuple[str, torch.Tensor, float | None]]:
+    """The attacker's errors on the model, on other images, on changed weights, and by other rulers; and the shortfall.
+
+    The other rulers measure the answers of the first attack, so they have none.
+    """
+    def attack(source: Trained, images: torch.Tensor, threat: Threat = THREATS[THREAT]) -> tuple[AttackResult, float]:
+        return (trained.reconstruction(source, images, DIGIT, threat, search),
+                trained.shortfall(source, images, DIGIT, threat, search))
+
+    first, short = attack(model, targets)
+    yield "as it is", first.errors, short
+    cases = {"other images": (model, data.held_out(dataset, DIGIT, COUNT, 1).to(device())),
+             "z kept to the prior": (model, targets, Threat("prior", "simplex"))}
     for change, net in (("weights of 8 bits", probes.quantized(model.net, 8)),
                         ("weights of 4 bits", probes.quantized(model.net, 4)),
                         ("half of the weights", probes.pruned(model.net, 0.5))):
-        changed = Trained(net, model.log, model.seconds, tensor_digest(net.state_dict()))
-        yield change, trained.reconstruction(changed, targets, DIGIT, THREATS[THREAT], search).errors
+        cases[change] = Trained(net, model.log, model.seconds, tensor_digest(net.state_dict())), targets
+    for probe, case in cases.items():
+        result, short = attack(*case)
+        yield probe, result.errors, short
     judge = trained.judge(dataset, JudgeConfig("features"))
-    answers = attack.images[-1]
-    yield "features", (judge.features(answers) - judge.features(targets)).square().sum(1)
+    answers = first.images[-1]
+    yield "features", (judge.features(answers) - judge.features(targets)).square().sum(1), None
     likelihood = F.binary_cross_entropy(answers.clamp(1e-6, 1 - 1e-6), targets, reduction="none")
-    yield "Bernoulli likelihood", likelihood.flatten(1).sum(1)
+    yield "Bernoulli likelihood", likelihood.flatten(1).sum(1), None
 
 
 def _values(net: CVAE, others: dict[str, Trained], dataset: Dataset) -> Iterator[tuple[str, float]]:

@@ -29,6 +29,7 @@ def test_a_model_has_a_row_for_each_probe(rows):
     attacks = [probe for probe, row in rows.items() if "errors" in row]
     assert attacks == ["as it is", "other images", "z kept to the prior", "weights of 8 bits", "weights of 4 bits",
                        "half of the weights", "features", "Bernoulli likelihood"]
+    assert [probe for probe in rows if rows[probe].get("shortfall") is not None] == attacks[:-2]
     assert [probe for probe in rows if probe not in attacks] == [
         "membership inference", "barrier to baseline", "barrier to never saw", "relearning", "learning another class"]
     assert {(row["class"], row["seed"], row["model"]) for row in rows.values()} == {(making.DIGIT, 0, "never saw")}
