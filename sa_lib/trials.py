@@ -2,11 +2,12 @@
 
 ``results/protocol.json`` has the estimand, the margin, the claims and the seeds; ``results/trials.csv`` the rows that
 are there so far. ``results/methods.csv`` has rows of other methods, on the same baselines. `sa_lib.book.trials` makes
-both, and `sa_lib.comparison` compares them. ``results/recipe.csv`` has the same measures of the notebook's recipe,
-which `sa_lib.book.recipe` makes.
+both, and `sa_lib.comparison` compares them. ``results/convolutional.csv`` has some methods on a model of the notebook's
+layers; ``results/recipe.csv`` has the same measures of the notebook's recipe, which `sa_lib.book.recipe` makes.
 """
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,11 @@ def protocol() -> dict[str, Any]:
     return json.loads((RESULTS / "protocol.json").read_text(encoding="utf-8"))
 
 
-def read(path: str | Path = RESULTS / "trials.csv") -> pd.DataFrame:
-    """The committed rows of the seeds that have every class of the protocol, in the form of `evidence.tidy`.
+def read(path: str | Path = RESULTS / "trials.csv", classes: Collection[int] | None = None) -> pd.DataFrame:
+    """The committed rows of the seeds that have every class, in the form of `evidence.tidy`.
+
+    Args:
+        classes: that a seed must have; by default those of the protocol.
 
     Returns:
         Index (forget, seed, model), where "retrain" stands for the models that never saw the class; columns
@@ -45,7 +49,7 @@ def read(path: str | Path = RESULTS / "trials.csv") -> pd.DataFrame:
     """
     table = read_table(path, "make evidence SWEEPS=trials makes one", "the trials",
                        ("class", "seed", "model", "state", "errors", "shortfall"))
-    classes = protocol()["classes"]
+    classes = protocol()["classes"] if classes is None else classes
     table = table[table["seed"].map(table.groupby("seed")["class"].agg(lambda own: set(own) >= set(classes)))]
     if table.empty:
         raise ValueError(f"{path} must have a seed with all of the classes {', '.join(map(str, classes))}, got none")

@@ -97,13 +97,14 @@ def test_a_run_goes_on_where_it_was_and_counts_complete_seeds(tmp_path, monkeypa
     monkeypatch.setattr(making, "device", lambda: type("GPU", (), {"type": "cuda"}))
     asked = []
 
-    def fake(label, seeds):
+    def fake(label, seeds, **about):
+        assert about == {"size": making.Size(), "methods": trials.protocol()["methods"], "controls": True}
         asked.append((label, tuple(seeds)))
         rows = measured[measured["seed"].isin(seeds)].astype(object).where(measured.notna(), None)
         return [{**row, "class": label} for row in rows.to_dict("records")]
 
     monkeypatch.setattr(making, "measured", fake)
-    assert making.make(tmp_path, 1) == 2
+    assert making.make(tmp_path, seeds=1) == 2
     (tmp_path / "runs" / "trials" / "4-10.json").write_text("half a fi")
     assert making.make(tmp_path) == 4
     assert sorted(asked) == [(3, (10,)), (3, (11,)), (4, (10,)), (4, (11,))]  # for half a file there is the table
@@ -162,7 +163,8 @@ def test_a_table_without_a_complete_seed_is_refused(tmp_path):
 def again(tmp_path, monkeypatch):
     """A committed table, and the rows of it that are made again; a test may change them."""
     monkeypatch.setattr(making, "RESULTS", tmp_path)
-    table = pd.read_csv(known(tmp_path / "trials.csv", range(10)))
+    table = pd.read_csv(known(tmp_path / "trials.csv", range(10))).assign(processor="any")
+    table.to_csv(tmp_path / "trials.csv", index=False)
     changes = {}
 
     def fake(label, seeds, methods):
@@ -190,3 +192,40 @@ def test_what_is_no_table_is_refused(tmp_path, text, message):
         path.write_text(text)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         trials.read(path)
+
+
+def test_limits_hold_for_every_method():
+    size = making.Size(longest=50, peak_lr=1e-3)
+    assert size.capped(UnlearningConfig(steps=80, peak_lr=2e-3)) == UnlearningConfig(steps=50, peak_lr=1e-3)
+    assert size.capped(UnlearningConfig(steps=30, peak_lr=5e-4)) == UnlearningConfig(steps=30, peak_lr=5e-4)
+
+
+def test_a_convolutional_model_is_measured_the_same_way(digits):
+    shape = ModelConfig("conv", latent_dim=3, hidden=(2, 3), image_shape=digits.image_shape)
+    size = making.Size(shape, TrainingConfig(epochs=1), SMALL.search, longest=2)
+    rows = pd.DataFrame(making.measured(2, [10], digits, size, ["distillation"]))
+    assert list(zip(rows["model"], rows["state"])) == [
+        ("baseline", "as is"), ("never saw", "as is"), ("distillation", "as is"), ("never saw", "mended"),
+        ("distillation", "mended")]
+    assert rows["share"].notna().sum() == 1 and rows["processor"].nunique() == 1
+
+
+def test_a_table_may_have_seeds_that_lack_classes():
+    some = trials.read(trials.RESULTS / "convolutional.csv", ())
+    assert set(some.index.unique("forget")) < set(trials.protocol()["classes"])
+    with pytest.raises(ValueError, match="must have a seed with all of the classes 0, 1"):
+        trials.read(trials.RESULTS / "convolutional.csv")
+
+
+def test_the_check_takes_a_row_of_its_own_kind_of_device(monkeypatch):
+    asked = []
+    monkeypatch.setattr(making, "measured", lambda label, seeds, methods: asked.append((label, *seeds)) or [])
+    for day in range(40):
+        class Day(making.datetime.date):
+            @classmethod
+            def today(cls, day=day):
+                return cls.fromordinal(739_000 + day)
+        monkeypatch.setattr(making.datetime, "date", Day)
+        assert making.check_today() == []
+    made = pd.read_csv(trials.RESULTS / "trials.csv").groupby(["class", "seed"])["processor"].first()
+    assert len(set(asked)) > 10 and not made.loc[asked].str.startswith("NVIDIA").any()

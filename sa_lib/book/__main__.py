@@ -121,7 +121,7 @@ def _sweep(options: argparse.Namespace) -> int:
 def _evidence(options: argparse.Namespace) -> int:
     from . import evidence, probing, recipe, trials, validation
     if options.what == "make":
-        others = ("validation", "probes", "recipe", "trials", "methods")
+        others = ("validation", "probes", "recipe", *trials.TABLES)
         names = options.sweeps or [*evidence.SWEEPS, *others]
         if "validation" in names:
             validation.make(options.scheduler)
@@ -129,10 +129,8 @@ def _evidence(options: argparse.Namespace) -> int:
             probing.make(options.scheduler)
         if "recipe" in names:
             recipe.make()
-        if "trials" in names:
-            trials.make(Path.cwd(), options.seeds, options.scheduler)
-        if "methods" in names:
-            trials.make(Path.cwd(), options.seeds, options.scheduler, others=True)
+        for table in filter(trials.TABLES.get, names):
+            trials.make(Path.cwd(), table, options.seeds, options.scheduler)
         sweeps = [name for name in names if name not in others]
         return int(bool(sweeps) and evidence.make(Path.cwd(), sweeps, options.seeds, options.scheduler) > 0)
     day = datetime.date.today().toordinal()
@@ -231,8 +229,8 @@ def _parser() -> argparse.ArgumentParser:
     grid.add_argument("--workers", type=int, help="workers on this machine; by default one a core")
     results = verb("evidence", _evidence, "make the committed results again, or check one cell of them")
     results.add_argument("what", choices=("make", "check"))
-    results.add_argument("--sweeps", nargs="+", help="only these, validation, probes, recipe, trials or methods; all "
-                         "by default")
+    results.add_argument("--sweeps", nargs="+", help="only these, validation, probes, recipe, trials, methods or "
+                         "convolutional; all by default")
     results.add_argument("--seeds", type=int, default=5, help="number of seeds, from 0")
     results.add_argument("--scheduler", **scheduler)
     verb("models", _models, "pack the trained models of a run into one file").add_argument("--run", **name)

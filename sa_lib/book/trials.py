@@ -1,9 +1,10 @@
-"""Make the confirmatory trials of ``results/protocol.json``, and those of other methods; see `sa_lib.trials`.
+"""Make the confirmatory trials of ``results/protocol.json``, those of other methods, and of another model.
+
+`sa_lib.trials` says what the tables are.
 
 The models of a class are trained, made to forget, mended and attacked side by side, see `sa_lib.stack`: on a GPU those
-of all seeds at once, on processor cores those of one seed at a time. Finished seeds are kept in ``runs/trials``, or
-``runs/methods``, so a run that was stopped goes on where it was. Rows of the committed table are there already: delete
-it to make all again.
+of all seeds at once, on processor cores those of one seed at a time. Finished seeds are kept in ``runs/<table>``, so a
+run that was stopped goes on where it was. Rows of the committed table are there already: delete it to make all again.
 """
 
 import datetime
@@ -26,7 +27,7 @@ from ..fisher import Diagonal
 from ..judges import Judge, JudgeConfig
 from ..labels import CLASSES, retain_set
 from ..methods import METHODS, Method, distance_to_gray, fine_tune
-from ..model import ModelConfig, device
+from ..model import ARCHITECTURES, ModelConfig, device
 from ..reconstruction import SearchConfig
 from ..stack import Stack
 from ..store import tensor_digest, write_atomically
@@ -38,17 +39,18 @@ from ..unlearning import UnlearningConfig
 from .cluster import connected, workers_for
 from .execution import machine
 
-__all__ = ["OTHERS", "Size", "check_today", "further", "make", "measured", "measures_of", "share"]
+__all__ = ["OTHERS", "TABLES", "Size", "Table", "check_today", "further", "make", "measured", "measures_of", "share"]
 
 SAMPLES = 500  # drawn for each class to measure a model
 FEW = 100  # training images of the class to learn it again
 # Methods beside the protocol's: they get its baselines, its models that never saw the class, and its measures.
 OTHERS = ("ewc_gray_replay", "selective_amnesia_tuned", "gradient_ascent", "neggrad_plus", "gradient_surgery", "salun",
           "uno", "fine_tune")
-OTHER_SEEDS = 3  # the first of the protocol
+FEWER_SEEDS = 3  # the first of the protocol, for tables that confirm no claim
 PUBLISHED = "selective_amnesia"  # takes 10,000 updates, so it is measured on some classes alone
 PUBLISHED_CLASSES = (2, 5, 9)
-BLOCK = 64  # models at once, as far as the memory of a GPU allows
+# Models at once, as far as the memory of a GPU allows.
+BLOCKS = {"mlp": 64, "conv": 8}
 CHECKED = 3  # the convergence of the attack is checked on each class that is a multiple of it, for the first seed
 
 
@@ -58,39 +60,73 @@ class Size:
 
     Attributes:
         longest: the most updates of a method or of mending.
+        peak_lr: the highest learning rate of a method or of mending.
     """
 
     shape: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
     search: SearchConfig = SearchConfig()
     longest: int = 10_000
+    peak_lr: float = 1.0
 
     def capped(self, config: UnlearningConfig) -> UnlearningConfig:
-        """A configuration with at most `longest` updates."""
-        return replace(config, steps=min(config.steps, self.longest))
+        """A configuration within the limits."""
+        return replace(config, steps=min(config.steps, self.longest), peak_lr=min(config.peak_lr, self.peak_lr))
 
 
-def make(root: Path, seeds: int | None = None, scheduler: str | None = None, others: bool = False) -> int:
+@dataclass(frozen=True)
+class Table:
+    """What a table has: every class of the protocol, and of these:
+
+    Attributes:
+        methods: by default those of the protocol.
+        seeds: the first of the protocol, by default all.
+        controls: see `measured`.
+        published: whether some classes also have `PUBLISHED`.
+    """
+
+    methods: tuple[str, ...] = tuple(protocol()["methods"])
+    seeds: int | None = None
+    controls: bool = True
+    published: bool = False
+    size: Size = Size()
+
+    def rows(self, label: int, seeds: Sequence[int]) -> list[dict]:
+        """The rows of a class."""
+        some = self.published and label in PUBLISHED_CLASSES
+        return measured(label, seeds, size=self.size, methods=[*self.methods, *[PUBLISHED] * some],
+                        controls=self.controls)
+
+
+TABLES = {
+    "trials": Table(),
+    "methods": Table(OTHERS, FEWER_SEEDS, controls=False, published=True),
+    # The notebook's layers. The updates have half the learning rate of the training, as the mlp's.
+    "convolutional": Table(("ewc_gray", "distillation"), FEWER_SEEDS, size=Size(
+        ARCHITECTURES["conv"], TrainingConfig(epochs=20, batch=128, peak_lr=6e-3), peak_lr=3e-3)),
+}
+
+
+def make(root: Path, name: str = "trials", seeds: int | None = None, scheduler: str | None = None) -> int:
     """Make the missing rows on a cluster, and write the table; return the number of classes times seeds in it.
 
     Args:
+        name: in `TABLES`.
         seeds: only the first of the protocol.
-        others: make the table of `OTHERS`, ``methods.csv``, not that of the protocol.
     """
-    frozen, path = protocol(), RESULTS / ("methods.csv" if others else "trials.csv")
-    chosen = frozen["seeds"][:OTHER_SEEDS if others else None][:seeds]
-    measure = _measured_others if others else measured
-    folder = root / "runs" / path.stem
+    frozen, table, path = protocol(), TABLES[name], RESULTS / f"{name}.csv"
+    chosen = frozen["seeds"][:table.seeds][:seeds]
+    folder = root / "runs" / name
     folder.mkdir(parents=True, exist_ok=True)
     _adopt(path, folder)
     missing = [(label, seed) for seed in chosen for label in frozen["classes"] if not _kept(folder, label, seed)]
-    print(f"{path.stem}: {len(missing)} of {len(frozen['classes']) * len(chosen)} are missing", flush=True)
+    print(f"{name}: {len(missing)} of {len(frozen['classes']) * len(chosen)} are missing", flush=True)
     if device().type == "cuda":  # in this process, for a GPU is faster with one large stack than with several small
         for label in dict.fromkeys(label for label, _ in missing):
-            _keep(folder, label, measure(label, [seed for own, seed in missing if own == label]))
+            _keep(folder, label, table.rows(label, [seed for own, seed in missing if own == label]))
     else:
         with connected(scheduler, workers_for(os.cpu_count() or 1)) as client:
-            futures = {client.submit(measure, label, [seed], pure=False, priority=-place): label
+            futures = {client.submit(table.rows, label, [seed], pure=False, priority=-place): label
                        for place, (label, seed) in enumerate(missing)}
             for future in as_completed(futures):
                 _keep(folder, futures[future], future.result())
@@ -123,12 +159,6 @@ def _kept(folder: Path, label: int, seed: int) -> list[dict]:
         return []
 
 
-def _measured_others(label: int, seeds: Sequence[int]) -> list[dict]:
-    """The rows of a class by `OTHERS`, and by `PUBLISHED` if it is one of its classes."""
-    methods = [*OTHERS, PUBLISHED] if label in PUBLISHED_CLASSES else OTHERS
-    return measured(label, seeds, methods=methods, controls=False)
-
-
 def measured(label: int, seeds: Sequence[int], dataset: Dataset | None = None, size: Size = Size(),
              methods: Sequence[str] | None = None, controls: bool = True) -> list[dict]:
     """The rows of a class: for each seed, one for each model as it is, and one for each mended model.
@@ -159,19 +189,19 @@ def measured(label: int, seeds: Sequence[int], dataset: Dataset | None = None, s
     together = stack.joined([*models.values()])
     places = [(name, seed) for name in models for seed in seeds]
     rows = [{"class": label, "seed": seed, "model": name, "state": "as is", **values,
-             "share": share(METHODS[name].config) if name in METHODS else None}
+             "share": share(chosen[name].config, size.training) if name in chosen else None}
             for (name, seed), values in zip(places, _measures(together, dataset, label), strict=True)]
     whole = len(seeds) if controls else 0  # baselines, which are not mended
     others = places[whole:]
     mended = stack.joined([
         stack.forget(together[first + whole:last + whole], dataset, label, further(size.capped(MENDING)),
-                     [seed for _, seed in others[first:last]]) for first, last in _blocks(len(others))])
+                     [seed for _, seed in others[first:last]]) for first, last in _blocks(len(others), size.shape)])
     rows += [{"class": label, "seed": seed, "model": name, "state": "mended"} for name, seed in others]
     targets = data.held_out(dataset, label, frozen["targets"], 0).to(device())
     found = _attacked(stack.joined([together, mended]), targets, label, size.search,
                       [place for place, row in enumerate(rows)
                        if row["seed"] == frozen["seeds"][0] and label % CHECKED == 0])
-    made = {"date": datetime.date.today().isoformat(), "processor": machine()["processor"]}
+    made = {"date": datetime.date.today().isoformat(), "processor": _processor()}
     return [row | own | made for row, own in zip(rows, found, strict=True)]
 
 
@@ -194,6 +224,11 @@ def _images() -> Dataset:
     return data.load(protocol()["data"])
 
 
+def _processor() -> str:
+    """The GPU's name, or the processor's."""
+    return torch.cuda.get_device_name() if device().type == "cuda" else machine()["processor"]
+
+
 def further(config: UnlearningConfig) -> Method:
     """Further ordinary training on the retained classes, with the updates of a configuration."""
     return Method(fine_tune, UnlearningConfig(steps=config.steps, batch=config.batch, peak_lr=config.peak_lr,
@@ -212,13 +247,13 @@ def _attacked(models: Stack, targets: torch.Tensor, label: int, search: SearchCo
     """The errors of the attack on each model, and the shortfall of the `checked` ones; see `trained.shortfall`."""
     threat = THREATS[protocol()["threat"]]
     blocks = [stack.reconstruct(models[first:last], targets, label, threat, search)
-              for first, last in _blocks(len(models))]
+              for first, last in _blocks(len(models), models.config)]
     errors, z, y = (torch.cat(parts).unflatten(0, (len(models), -1))
                     for parts in zip(*((block.loss[0], block.z[0], block.y[0]) for block in blocks)))
     found: list[dict[str, float | str]] = [
         {"errors": json.dumps([round(error, 2) for error in own])} for own in errors.tolist()]
     some = max(1, len(targets) // 5)
-    for first, last in _blocks(len(checked)):
+    for first, last in _blocks(len(checked), models.config):
         rows = torch.tensor(checked[first:last], device=errors.device)
         short = AttackResult([0], *(part[rows, :some].flatten(0, 1)[None] for part in (errors, z, y)), torch.empty(0))
         long = stack.reconstruct(models[rows.tolist()], targets[:some], label, threat,
@@ -229,12 +264,12 @@ def _attacked(models: Stack, targets: torch.Tensor, label: int, search: SearchCo
     return found
 
 
-def _blocks(count: int) -> list[tuple[int, int]]:
+def _blocks(count: int, shape: ModelConfig) -> list[tuple[int, int]]:
     """The first and the last row, exclusive, of the models that are handled at once.
 
     On a GPU those that its memory takes; on processor cores one, since products of stacks are slower there.
     """
-    size = BLOCK if device().type == "cuda" else 1
+    size = BLOCKS[shape.architecture] if device().type == "cuda" else 1
     return [(first, min(first + size, count)) for first in range(0, count, size)]
 
 
@@ -242,7 +277,7 @@ def _measures(models: Stack, dataset: Dataset, label: int) -> list[dict[str, flo
     """The measures of each model, and its digest."""
     judge = trained.judge(dataset, JudgeConfig("B", epochs=60 if dataset.name == "digits" else JudgeConfig.epochs), 0)
     few = data.training_sample(dataset, label, FEW)
-    rows = [row for first, last in _blocks(len(models))
+    rows = [row for first, last in _blocks(len(models), models.config)
             for row in measures_of(models[first:last], dataset, label, judge, few)]
     return [{**row, "digest": tensor_digest(net.state_dict())}
             for row, net in zip(rows, models.models(), strict=True)]
@@ -276,12 +311,15 @@ def measures_of(models: Stack, dataset: Dataset, label: int, judge: Judge,
 def check_today() -> list[str]:
     """Make one method for one class and seed of the committed table again, chosen by the date, and print its numbers.
 
+    A GPU draws other random numbers, as another seed would. So the row is one that was made on the same kind of device.
+
     Returns:
         the numbers that differ from the committed ones by more than `TOLERANCE`.
     """
     table = pd.read_csv(RESULTS / "trials.csv").set_index(["class", "seed", "model", "state"]).sort_index()
     day = datetime.date.today().toordinal()
-    cells = table.loc[table["share"].notna()].index  # the methods, as they are
+    alike = table["processor"].str.startswith("NVIDIA") == (device().type == "cuda")
+    cells = table.loc[table["share"].notna() & alike].index  # the methods, as they are
     label, seed, method, _ = cells[7 * day % len(cells)]  # the next day has another class or seed
     print(f"{method}: forget {label}, seed {seed}, made {table.loc[(label, seed, method), 'date'].iloc[0]}")
     differing = []
