@@ -69,7 +69,8 @@ def speed(path: Path, folder: Path, seconds: Mapping[str, float], tasks: Sequenc
             "unlearning": _unlearning(groups["Unlearning, mlp"]),
             "attacks": _attacks(groups["Attack, mlp"]), "embedding": _embedding(groups.get("t-SNE")),
             "growth": _growth(groups, folder), "profile": _profile(groups["Profile, mlp"]["shares"]),
-            "install": _install(groups), "book": _book(seconds), "cores": _cores(tasks)}
+            "install": _install(groups), "book": _book(seconds), "cores": _cores(tasks),
+            "gpu": _gpu(path.with_name("gpu.json"))}
 
 
 def _time(seconds: float) -> str:
@@ -96,6 +97,19 @@ def _machine(bench: Mapping[str, Any]) -> str:
     tools = ", ".join(f"{name} {version}" for name, version in bench["tools"].items() if version) or "none"
     return (f"Measured {bench['date']} on {machine['processor']}, cores: {machine['cores']}, threads: "
             f"{bench['threads']}; Python {machine['python']}, PyTorch {machine['torch']}. Other tools: {tools}.")
+
+
+def _gpu(path: Path) -> str:
+    """Seconds on the clock of the larger works, on a GPU and on a core of the same machine, if they were measured."""
+    if not path.is_file():
+        return "Not measured yet."
+    found = json.loads(path.read_text(encoding="utf-8"))
+    machine, seconds = found["machine"], found["seconds"]
+    rows = [(name, _time(seconds["core"][name]) if name in seconds["core"] else "", _time(own))
+            for name, own in seconds["gpu"].items()]
+    about = (f"Measured {found['date']} on {machine['processor']}, cores: {machine['cores']}, and on a GPU; Python "
+             f"{machine['python']}, PyTorch {machine['torch']}. Other work ran on the other cores.")
+    return about + "\n\n" + table(["", f"a core of {machine['processor']}", found["gpu"]], rows)
 
 
 def _goals(groups: Bench) -> str:

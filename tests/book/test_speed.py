@@ -107,6 +107,16 @@ def test_the_page_shows_the_measurements(bench, tmp_path):
     assert [alt for alt in pictures.values() if len(alt) <= 50] == []
 
 
+def test_a_work_on_a_gpu_stands_beside_the_same_on_a_core(bench, tmp_path):
+    assert page(bench, tmp_path)["gpu"] == "Not measured yet."
+    about = {"date": "2026-01-02", "gpu": "A GPU", "machine": bench["machine"]}
+    found = {**about, "seconds": {"gpu": {"train": 0.5, "many": 3.0}, "core": {"train": 20.0}}}
+    (tmp_path / "gpu.json").write_text(json.dumps(found))
+    text = page(bench, tmp_path)["gpu"]
+    assert "2026-01-02" in text and "| A GPU |" in text
+    assert "| train | 20 s | 500 ms |" in text and "| many |  | 3 s |" in text
+
+
 @pytest.mark.parametrize("part, group", [("fisher", "Fisher, mlp"), ("fisher", "Fisher, conv"),
                                          ("training", "Training step, mlp"), ("unlearning", "Unlearning, mlp"),
                                          ("embedding", "t-SNE")])
