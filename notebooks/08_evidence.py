@@ -156,8 +156,8 @@ chapter.show_table(rules.astype(str).str.replace(r"[\[\]']", "", regex=True).to_
 chapter.say("The table here has the seeds {seeds}: **{count} of the {planned}** planned.", count=len(planned),
             planned=len(frozen["seeds"]), seeds=names(f"{seed:g}" for seed in sorted(seeds)))
 if "processor" in rows:
-    made = rows["processor"].groupby("seed").first()
-    of_seeds = (by_seed(above_never(methods[0], last)) / gap).groupby(made).agg(["size", "mean"])
+    left_of = by_seed(above_never(methods[0], last)) / gap
+    of_seeds = left_of.groupby(rows["processor"].groupby("seed").first()).agg(["size", "mean"])
     chapter.say("Seeds were made on {devices}. Random numbers differ from one to the other, as between seeds. {last}, ρ of {method} over all "
                 "digits is {values}.", last=last.capitalize(), method=methods[0], devices=names(of_seeds.index), values="; ".join(
                     f"{one['mean']:+.2f} over {one['size']:.0f} seeds on {name}" for name, one in of_seeds.iterrows()))
@@ -390,13 +390,9 @@ chapter.say("Of the {count} methods that have forgotten and whose attack has arr
             gone=names(words.index[(words == "gone").all(axis=1)]) or "none")
 
 # %% tags=["remove-input"]
-partly = rows.drop(index=[*every, *comparison.CONTROLS], level="model").index.droplevel("seed").unique()
+partly = comparison.on_some(rows, every)
 if len(partly):
-    chapter.show_table(pd.DataFrame([{
-        "method": model, "digit": digit, "probability": rows.xs((digit, model), level=("forget", "model"))["probability"].mean(),
-        **{f"ρ, {state}": evidence.residual(rows, model, digit, state) for state in conditions},
-        "nats_lost": differences(rows, "nelbo", model, "baseline")[digit].mean()} for digit, model in partly]).set_index("method"),
-        "Methods on a few digits.")
+    chapter.show_table(partly, "Methods on a few digits.")
 
 # %% [markdown]
 # ## Other layers
@@ -423,10 +419,9 @@ conv_nats = {model: estimate(by_seed(differences(
     conv, "nelbo", model, "baseline"))) for model in tested}
 
 # %% tags=["remove-input"]
-layered = pd.DataFrame({f"ρ, {state}": conv_totals.xs(state, level=-1) for state in trials.STATES})
-chapter.show_table(layered.join(layered.iloc[:, -1].map(verdict).rename("verdict, mended")).join(
-    pd.Series(conv_nats, name="nats_lost")).rename_axis("method"),
-    f"The notebook's layers: ρ over the digits {names(conv.index.unique('forget'))}, three seeds each.")
+layered = conv_totals.unstack()[[*trials.STATES]].add_prefix("ρ, ").loc[tested]
+chapter.show_table(layered.assign(verdict=layered.iloc[:, -1].map(verdict), nats_lost=conv_nats).rename_axis("method").rename_axis(columns=None),
+                   f"The notebook's layers, over the digits {names(conv.index.unique('forget'))}; verdict: when mended.")
 conv_held = (conv_rho["gap"] / conv_rho["spread"]).xs(tested[0], level="model")
 chapter.say("The baselines have a test negative ELBO of {nats:.1f} nats. The gap is {least:.1f} to {most:.0f} times the spread of "
             "the models that never saw the digit; it is below {limit} in {count} of {all} digits and states. Ten times the rounds lower the error by "

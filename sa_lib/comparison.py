@@ -29,8 +29,8 @@ from .evidence import (
 )
 from .residual import VERDICTS, Residual, seeds_needed, verdict
 
-__all__ = ["CONTROLS", "claims", "counts", "holm", "metrics", "other_data", "placebo", "rho_table", "search",
-           "settings", "shifts", "summary", "totals"]
+__all__ = ["CONTROLS", "claims", "counts", "holm", "metrics", "on_some", "other_data", "placebo", "rho_table",
+           "search", "settings", "shifts", "summary", "totals"]
 
 CONTROLS = ("baseline", "retrain")
 SEARCHED = ["cell_abs_rho", "nats_lost", "points_lost", "probability"]
@@ -152,6 +152,26 @@ def shifts(rows: pd.DataFrame, methods: Sequence[str]) -> pd.Series:
     gap = (never - base)[f"errors.{first}"].mean()
     return pd.Series({model: estimate(by_seed((never - means.xs(model, level="model")).diff(axis=1).iloc[:, -1] / gap))
                       for model in methods}, dtype=object).rename_axis("model")
+
+
+def on_some(rows: pd.DataFrame, known: Sequence[str]) -> pd.DataFrame:
+    """The methods that were measured on some of the classes only, so that nothing is said over all of them.
+
+    Args:
+        known: models that are left out; those of `CONTROLS` are, too.
+
+    Returns:
+        For each class and method, index `method`; columns `digit`; `probability`, a mean over seeds; the `Residual`
+        ``ρ, <condition>`` for each; and `nats_lost`, from the baseline. Empty if there is no such method.
+    """
+    check_rows(rows)
+    check_names(rows.index.unique("model"), known=known)
+    some = rows.drop(index=[*known, *CONTROLS], level="model", errors="ignore")
+    table = [{"method": model, "digit": digit, "probability": own["probability"].mean(),
+              **{f"ρ, {condition}": residual(rows, model, digit, condition) for condition in conditions(rows)},
+              "nats_lost": differences(rows, "nelbo", model, "baseline")[digit].mean()}
+             for (digit, model), own in some.groupby(["forget", "model"])]
+    return pd.DataFrame(table).set_index("method") if table else pd.DataFrame()
 
 
 def search(cells: pd.DataFrame) -> pd.DataFrame:

@@ -131,6 +131,18 @@ def test_a_seed_counts_once_and_only_with_every_class():
         evidence.by_seed(pd.Series([1.0]))
 
 
+def test_a_method_of_some_classes_has_its_own_table(rows):
+    few = rows.drop(index=[key for key in rows.index if key[-1] == "unseen" and key[0] != 2])
+    table = comparison.on_some(few, ["ewc_gray"])
+    assert table.index.tolist() == ["unseen"] and table["digit"].tolist() == [2]
+    for condition in evidence.conditions(rows):
+        assert table[f"ρ, {condition}"].iloc[0] == evidence.residual(rows, "unseen", 2, condition)
+    assert table["nats_lost"].iloc[0] == evidence.differences(rows, "nelbo", "unseen", "baseline")[2].mean()
+    assert comparison.on_some(rows, ["ewc_gray", "unseen"]).empty
+    with pytest.raises(ValueError, match="^known must be"):
+        comparison.on_some(rows, ["nothing"])
+
+
 def test_over_all_classes_rho_is_a_ratio_of_sums(rows):
     doubled = rows.copy()
     for place in doubled.index[doubled.index.get_level_values("forget") == 2]:
@@ -351,6 +363,7 @@ NOT_CELLS = [None, 3, "x", pd.DataFrame(), pd.DataFrame({"low": [1.0]})]
     (lambda bad, rows: comparison.search(bad), "cells"), (lambda bad, rows: comparison.settings(bad), "scored"),
     (lambda bad, rows: comparison.summary(rows, bad), "rho"),
     (lambda bad, rows: comparison.claims(bad), "summarized"),
+    (lambda bad, rows: comparison.on_some(bad, []), "rows"),
     (lambda bad, rows: comparison.other_data(bad, ["unseen"]), "cells")])
 def test_a_wrong_table_is_refused_by_name(call, name, wrong, rows):
     with pytest.raises((TypeError, ValueError), match=rf"^{name} (must|is not)"):
