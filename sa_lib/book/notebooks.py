@@ -151,6 +151,8 @@ def _title(source: str, tags: set[str]) -> str:
     """A few words for a folded cell: its purpose, by its tags and its calls."""
     if "in-short" in tags:
         return "In short"
+    if "takeaways" in tags:
+        return "Takeaways"
     if "hide-cell" in tags:
         return "Solution"
     for call, title in TITLES.items():

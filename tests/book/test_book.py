@@ -403,6 +403,9 @@ SHORT_AND_DRAWN = '''
 
 # %% tags=["remove-input", "in-short"]
 chapter.say("**In short**\\n\\n- The share is {share:.2f}.", share=forget / 8)
+
+# %% tags=["remove-input", "takeaways"]
+chapter.say("- A share of {share:.2f} is much.", share=forget / 8)
 '''
 
 
@@ -413,9 +416,10 @@ def test_findings_come_first_and_a_drawing_is_a_figure_in_the_colors_of_its_page
     written = (tiny / "notebooks" / "01_tiny.ipynb").read_text()
     assert f"](https://raw.githubusercontent.com/{SLUG}/main/book/_static/drawings/rho.svg?sanitize=true)" in written
     assert "# @title In short" in written
+    assert "# @title Takeaways" in written
     text = (site.render(tiny, RUN).parent / "notebooks" / "01_tiny.html").read_text()
     assert text.count("The share is 0.75.") == 1
-    assert text.index("The share is 0.75.") < text.index("It rises to 6.")
+    assert text.index("The share is 0.75.") < text.index("It rises to 6.") < text.index("A share of 0.75 is much.")
     assert re.search(r"Fig\. 2\s*</span><span[^>]*>A line of numbers\.", text)
     assert '<svg class="drawing" role="img" aria-label="Two controls on a line."' in text
     assert "<title>" not in text.partition('<svg class="drawing"')[2].partition("</svg>")[0]
