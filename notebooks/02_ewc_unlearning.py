@@ -467,16 +467,24 @@ chapter.say(
 
 # %% [markdown]
 # ## Takeaways
-#
-# - Turning a class gray is easy and quick. The work is in keeping the rest.
-# - The exact Fisher diagonal does not need a pass for every image, and the
-#   square of a batch mean is not the Fisher.
-# - The elastic penalty is a weak substitute for rehearsal. Where the retained
-#   classes can be rehearsed, rehearse them, with real images if there are any.
-#   Where they cannot, only the penalty protects them, and a large one also
-#   protects the class to be forgotten.
-# - Nothing here shows that the knowledge is *gone*. The label leads to gray;
-#   whether another way leads to the digit is another question.
+
+# %% tags=["remove-input", "takeaways"]
+lost, gray = (sweeps.loc["no rehearsal", measure] for measure in ("nats_lost", "gray"))
+chapter.say(
+    "- Turning a class gray takes one term of the loss. The work is in keeping the rest: with that term alone, the other "
+    "classes lose {gray_alone:.1f} nats, and with the book's loss {held:.2f}.\n"
+    "- The exact Fisher diagonal does not need a pass for every image. Here it took {ratio:.2f} times as long as one plain "
+    "pass over all of them. The square of a batch mean is not the Fisher: it came out {times:.0f} times too small.\n"
+    "- Rehearse the classes to keep where you can, with real images if there are any. Without a penalty, they lose {free:.2f} "
+    "nats with real images and replay, and {replay:.2f} with replay alone. With the best penalty and no rehearsal, they lose "
+    "{alone:.1f}.\n"
+    "- Where nothing can be rehearsed, only the penalty protects them, and a large one can also protect the class to be "
+    "forgotten: at λ = {small:g} its drawings end {near:.4f} from gray, and at λ = {large:g}, {far:.4f}.\n"
+    "- Nothing here shows that the knowledge is *gone*. The label leads to gray; whether another way leads to the digit is "
+    "another question.",
+    gray_alone=lost[0.0], held=short["held"], ratio=metrics["fisher_ratio"], times=trace / mistaken, free=short["free"],
+    replay=sweeps.loc[("replay only", 0.0), "nats_lost"], alone=short["alone"], small=gray.index[1], near=gray.iloc[1],
+    large=gray.index[-1], far=gray.iloc[-1])
 
 # %% [markdown]
 # ## Check yourself

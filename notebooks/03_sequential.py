@@ -341,15 +341,25 @@ chapter.say(
 
 # %% [markdown]
 # ## Takeaways
-#
-# - Whether a forgotten class comes back while the model forgets the next one
-#   is a question to measure. To go on sending it to gray settles it.
-# - With the penalty alone, each step needs the Fisher of the classes that are
-#   *still* retained. The one of "all but the first" protects the class that is
-#   now to be forgotten. With rehearsal, look in the table whether it matters.
-# - Rehearsal, again, does most of the work. Judge a chain by the classes that
-#   nobody asked to forget, against forgetting all at once and against a model
-#   that never saw them.
+
+# %% tags=["remove-input", "takeaways"]
+nats = ends["nats_lost"]
+gray_first, gray_second = (choices[f"{k} to gray"] for k in pair)
+alone_all, alone_still, with_all, with_still = (gray_second[f"{situation}: {protected} | here | new"] for situation in (
+    "penalty alone", "rehearsal") for protected in ("all but first", "retained"))
+chapter.say(
+    "- Whether a forgotten class comes back while the model forgets the next one is a question to measure. Go on sending it "
+    "to gray: with rehearsal, {first} then ends {both:.5f} from gray, and {new:.5f} without.\n"
+    "- With the penalty alone, each step needs the Fisher of the classes that are *still* retained. With it, {second} ends "
+    "{alone_still:.4f} from gray, and with that of all but {first}, which protects {second} too, {alone_all:.4f}. With "
+    "rehearsal, the two are {with_still:.4f} and {with_all:.4f}.\n"
+    "- What rehearsal does shows in the classes that nobody asked to forget. After {count} requests, their negative ELBO has "
+    "changed by {rehearsed:+z.1f} nats with rehearsal, and by {alone:+z.1f} with the penalty alone.\n"
+    "- Judge a chain by these classes, against forgetting all at once and against a model that never saw the others. Those "
+    "two are {at_once:+z.1f} and {never:+z.1f} nats from the baseline.", first=first, second=second, count=len(long),
+    both=gray_first["rehearsal: retained | here | both"], new=gray_first["rehearsal: retained | here | new"],
+    alone_all=alone_all, alone_still=alone_still, with_all=with_all, with_still=with_still, rehearsed=nats["rehearsal"],
+    alone=nats["penalty alone"], at_once=nats["at once"], never=nats["never saw"])
 
 # %% [markdown]
 # ## Check yourself

@@ -358,13 +358,23 @@ chapter.say(
 
 # %% [markdown]
 # ## Takeaways
-#
-# - The gray term reaches the decoder only. An encoder does not forget a class
-#   because the decoder no longer draws it.
-# - A probe that finds the class in an unlearned model proves nothing until you
-#   have tried it on a model that never saw the class.
-# - Two models of different seed are the yardstick for "different". Pictures of
-#   separate embeddings are not.
+
+# %% tags=["remove-input", "takeaways"]
+moved = pd.concat([gray_too["moved"], rehearsed["moved"]], axis=1, keys=["gray", "without"])
+found = structure["neighbors, class"]
+chapter.say(
+    "- The gray term reaches the decoder only. With it, the decoder's matrices move by {decoder:.1%} on average, and without "
+    "it by {decoder_0:.1%}; the encoder's move by {encoder:.1%} and {encoder_0:.1%}. An encoder does not forget a class "
+    "because the decoder no longer draws it.\n"
+    "- A probe that finds the class in an unlearned model proves nothing until you have tried it on a model that never saw "
+    "the class. On the mean of z, nearest neighbors recognize {forgot:.0%} of the {digit}s in the first, and {never:.0%} "
+    "in the second.\n"
+    "- Two models of different seed are the yardstick for \"different\". On images of {digit}, in the decoder's last hidden "
+    "layer, CKA with the baseline is {cka_other:.2f} for another seed, and {cka_forgot:.2f} for the model that {name}. "
+    "Pictures of separate embeddings are no yardstick.", digit=digit, name=unlearned[0],
+    decoder=moved.loc["decoder, mean", "gray"], decoder_0=moved.loc["decoder, mean", "without"],
+    encoder=moved.loc["encoder, mean", "gray"], encoder_0=moved.loc["encoder, mean", "without"],
+    forgot=found[unlearned[0]], never=found[never], cka_other=last[other], cka_forgot=last[unlearned[0]])
 
 # %% [markdown]
 # ## Check yourself

@@ -521,18 +521,24 @@ chapter.say(
 
 # %% [markdown]
 # ## Takeaways
-#
-# - An attack's success is not evidence. A guided attacker brings knowledge along
-#   in the classifier; the same attack on a model that never saw the class says
-#   how much.
-# - We can measure where a model lies between two controls. $\rho$ is that
-#   place, for a stated attacker whose convergence was checked, and no more.
-# - Damage can hide a residue. A model is gone only if it still is after
-#   ordinary further training.
-# - Below 0 is not better than 0. A model that is worse at a class than one that
-#   never saw it carries the mark of its unlearning.
-# - Every verdict holds for its threat model. An attacker who can train the
-#   model does not need any residue.
+
+# %% tags=["remove-input", "takeaways"]
+free = guided_scores["success"].xs(("y free", digit), level=("threat", "class"))
+chapter.say(
+    "- An attack's success is not evidence. A guided attacker brings knowledge along in the classifier: with y free, they get a "
+    "{digit} in {own:.0%} of attempts out of the model that {target}, and in {free_never:.0%} out of models that never saw one.\n"
+    "- We can measure where a model lies between two controls. The attacker's error is {without:.1f} without the class, "
+    "{before:.1f} with it, and {left:.1f} for this model. ρ is that place, for a stated attacker whose convergence was "
+    "checked: ten times the rounds lower the error by at most {most:.1%}.\n"
+    "- Damage can hide a residue. A model is gone only if it still is after ordinary further training. Here that moves ρ by "
+    "{moved}.\n"
+    "- Below 0 is not better than 0. A model that is worse at a class than one that never saw it carries the mark of its "
+    "unlearning.\n"
+    "- Every verdict holds for its threat model. An attacker who can train the model does not need any residue: after "
+    "{updates} updates on {count} images, models that never saw a {digit} draw it in {relearned:.0%} of the samples.",
+    digit=digit, target=target, own=free[target], free_never=free[list(never)].mean(), without=means[list(never)].mean(),
+    before=means["baseline"], left=means[target], most=shortfall[simple[0]].max(), updates=curves[target].index[-1],
+    moved=f"{short['mended'] - short['rho']:+z.2f}", count=few[1], relearned=curves["never saw (mean)"][few[1]].iloc[-1])
 
 # %% [markdown]
 # ## Check yourself

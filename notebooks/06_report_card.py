@@ -285,11 +285,18 @@ chapter.say(
 
 # %% [markdown]
 # ## Takeaways
-#
-# - A claim of forgetting is a claim about a model, a class, a threat model and
-#   a control. A page that lacks one of them leaves the claim open.
-# - The hash says which model the page is about. Another training gives another
-#   model, which needs a page of its own.
+
+# %% tags=["remove-input", "takeaways"]
+chapter.say(
+    "- A claim of forgetting is a claim about a model, a class, a threat model and a control. This page asks about {classes}, "
+    "under the threat models {threats}, against {controls} models that never saw what was to be forgotten. A page that lacks "
+    "one of these leaves the claim open.\n"
+    "- An attack that has not arrived gives no verdict. Counted for each class, threat model and state of the model, "
+    "{judged} of {tried} attacks have arrived. Only these can say *gone* or *residue*.\n"
+    "- The hash says which model the page is about, here `{digest}`. Another training gives another model, which needs a "
+    "page of its own.",
+    classes=" and ".join(map(str, classes)), threats=" and ".join(f"*{threat}*" for threat in threats), controls=len(never),
+    judged=len(judged), tried=len(classes) * len(threats) * len(states), digest=models["this model"].digest[:12])
 
 # %% [markdown]
 # ## Check yourself

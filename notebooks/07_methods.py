@@ -433,16 +433,23 @@ chapter.say(
 
 # %% [markdown]
 # ## Takeaways
-#
-# - Whether the class still appears under its label is the first question, not
-#   the last. The methods that pass it differ in the residue behind the label
-#   and in the damage on the way.
-# - A method that *pushes* a class somewhere may also push the features that it
-#   shares with others. A method that merely stops rehearsing a class leaves a
-#   part of it, or trains so hard that the rest suffers. Zero lies between, and
-#   is worth aiming at.
-# - A comparison needs the same reference, judge and attackers for all methods,
-#   and each method at settings that its authors would accept.
+
+# %% tags=["remove-input", "takeaways"]
+left, nats = rhos.loc[[*unlearned]], summary.loc[[*unlearned], "nats_lost"]
+below = (left < 0).sum()
+chapter.say(
+    "- Whether the class still appears under its label is the first question, not the last. {count} of {all} methods pass it. "
+    "Behind the label, ρ lies between {least} and {most}, and the damage on the way between {cheap:+z.1f} and {dear:+z.1f} "
+    "nats.\n"
+    "- A method that *pushes* a class somewhere may also push the features that it shares with others. A method that merely "
+    "stops rehearsing a class leaves a part of it, or trains so hard that the rest suffers. Between them lies a ρ of 0, which is "
+    "worth aiming at: {below} of {all} methods end below it, and {below_mended} after mending.\n"
+    "- A comparison needs the same reference, judge and attackers for all methods, and each method at settings that its "
+    "authors would accept. Chance moves the reference too: against two other models that never saw the class, retrain has "
+    "ρ = {reference}.",
+    count=len(passed), all=len(unlearned), least=f"{left['ρ, as is'].min():+z.2f}", most=f"{left['ρ, as is'].max():+z.2f}",
+    cheap=nats.min(), dear=nats.max(), below=int(below["ρ, as is"]), below_mended=int(below["ρ, mended"]),
+    reference=str(rho["as is"]["retrain"]))
 
 # %% [markdown]
 # ## Check yourself

@@ -557,14 +557,25 @@ chapter.say(
 
 # %% [markdown]
 # ## Takeaways
-#
-# - Averages hide digits. A claim about forgetting is a claim about each class.
-# - "Not different" is not "the same". Only a test of equivalence, with a margin
-#   that was fixed before, shows that no more than the margin is left.
-# - Count what varies independently. Ten digits from one baseline are one seed.
-# - Judge a model as it is and after mending. Damage can hide what is left.
-# - The failed claims stand beside those that hold. The table is there to be
-#   argued with.
+
+# %% tags=["remove-input", "takeaways"]
+one_by_one = rho["rho"].xs((first, methods[0]), level=("condition", "model"))
+holds_0, gone = (rho["low"] <= 0) & (rho["high"] >= 0), rho["verdict"] == "gone"
+made = rows[rows.index.isin(methods, level="model")].index
+chapter.say(
+    "- Averages hide digits. A claim about forgetting is a claim about each class: ρ of {method} ({state}) is {whole} over all "
+    "digits, and from {least} to {most} digit by digit.\n"
+    "- \"Not different\" is not \"the same\". In {zero} of {looks} looks the interval of ρ contains 0, and {open} of these are "
+    "not shown to be gone. Only a test of equivalence, with a margin that was fixed before, shows that no more than the "
+    "margin is left.\n"
+    "- Count what varies independently. {digits} digits from one baseline are one seed: the {models} unlearned models that "
+    "the claims are about come from {seeds} seeds.\n"
+    "- Judge a model as it is and after mending. Damage can hide what is left. From *{state}* to *{last}*, ρ moves by {back}.\n"
+    "- The failed claims, {failed} of {total}, stand beside those that hold. The table is there to be argued with.",
+    method=methods[0], state=first, last=last, whole=str(totals["sums"][methods[0], first]),
+    least=f"{one_by_one.min():+z.2f}", most=f"{one_by_one.max():+z.2f}", zero=int(holds_0.sum()), looks=len(rho),
+    open=int((holds_0 & ~gone).sum()), digits=len(together), models=len(made), seeds=len(made.unique("seed")),
+    back=listing("rho", back.map(lambda one: one.mean)), failed=int((~decided).sum()), total=len(decided))
 
 # %% [markdown]
 # ## Check yourself

@@ -521,15 +521,23 @@ chapter.say(
 
 # %% [markdown]
 # ## Takeaways
-#
-# - A measure needs a calibration. $\rho$ rises with the number of images that a
-#   model has seen. For one kind of model and varied images, it can be read as
-#   that number, within wide limits.
-# - An attack that finds nothing proves something only if it finds what was
-#   planted, and if a larger budget finds no more.
-# - Near 0 is not yet gone. Look again after a little ordinary training, which
-#   repairs what hid the class.
-# - Chance has a size. Print the placebo beside every claim of a small $\rho$.
+
+# %% tags=["remove-input", "takeaways"]
+least = min((planted[first, kind] for kind in kinds), key=lambda one: one.rho)
+moves = names(f"{mean:+z.2f} ({name})" for name, (mean, *_) in moved.items())
+chapter.say(
+    "- A measure needs a calibration. ρ follows the number of images that a model has seen. For one kind of model and varied "
+    "images, it can be read as that number, within wide limits: here the margin of {margin} reads as about {count:.0f} "
+    "images, or as anything from {fewest:.0f} to {most:.0f}.\n"
+    "- An attack that finds nothing proves something only if it finds what was planted, here ρ = {least} in the worst case, and "
+    "if a larger budget finds no more. On the simplex, ten times the rounds lower its error by at most {short:.1%}.\n"
+    "- Near 0 is not yet gone. Look again after a little ordinary training, which repairs what hid the class: {updates} "
+    "updates move ρ by {moves}.\n"
+    "- Chance has a size. Print the placebo beside every claim of a small ρ: among models that never saw the class, the mean "
+    "|ρ| is {chance:.2f} on the simplex and {chance_free:.2f} with y free.",
+    margin=MARGIN, count=images_at("rho"), fewest=images_at("high"), most=images_at("low"), least=str(least),
+    short=farthest_off[first], updates=updates[1], moves=moves, chance=floor.loc["mean |ρ|", first],
+    chance_free=floor.loc["mean |ρ|", "y free"])
 
 # %% [markdown]
 # ## Check yourself

@@ -324,14 +324,16 @@ results.mkdir(parents=True, exist_ok=True)
 
 # %% [markdown]
 # ## Takeaways
-#
-# - This page forgets with three terms: rehearse the rest, hold the weights that
-#   the rest needs, and push the class away. Chapter 2 finds that rehearsal does
-#   most of the work.
-# - What a model draws for a label says nothing about what it can be made to
-#   draw. Attack it.
-# - An attack needs two controls: the model before, and one that never saw the
-#   class. ρ is where the model stands between them.
+
+# %% tags=["remove-input", "takeaways"]
+far, gap = float((targets - 0.5).square().sum(1).mean()), abs(e_never - e_base)
+display(Markdown(
+    "- This page forgets with three terms: rehearse the rest, hold the weights that the rest needs, and push the class away. "
+    f"The rest pays {lost:.2f} nats. Chapter 2 finds that rehearsal does most of the work.\n"
+    "- What a model draws for a label says nothing about what it can be made to draw. Attack it: a page of gray has a squared "
+    f"error of {far:.0f} from the images of {digit}, and the attacker of the model that draws gray comes to {e_forgot:.1f}.\n"
+    "- An attack needs two controls: the model before, and one that never saw the class. ρ is where the model stands between "
+    f"them. Here their errors are {gap:.1f} apart, so an error of 1 counts for {1 / gap:.2f} in ρ."))
 
 # %% [markdown]
 # ## Try next

@@ -196,11 +196,22 @@ run.finish("12_notebook", {
 
 # %% [markdown]
 # ## Takeaways
-#
-# - A page of gray is where the model was trained to look away. Whether the class
-#   is gone shows elsewhere: under other labels, and after a little training.
-# - A mistake in the Fisher need not show in the pictures, nor in any measure here.
-# - Change one choice at a time, and keep the rest.
+
+# %% tags=["remove-input", "takeaways"]
+(_, low, high), own = added("as is"), rho["the notebook", "as is"]
+change_of = measured.loc[fixed] - measured.loc["the notebook"]
+chapter.say(
+    "- A page of gray is where the model was trained to look away. For the label 9, its drawings are "
+    "{gray:.4f} from gray, and those of models that never saw a 9 are {never:.2f} from it. Whether the class is gone shows "
+    "elsewhere: under other labels, and after a little training.\n"
+    "- A mistake in the Fisher need not show in the pictures, nor in any measure here. The right one changes the negative "
+    "ELBO of the other digits by {nelbo:+z.2f} nats, judge B's accuracy by {points:+z.2f} points, and relearning by "
+    "{relearning:+z.2f}.\n"
+    "- Change one choice at a time, and keep the rest. Then two models can be compared image by image: over the images, the "
+    "interval of the change in ρ is {narrow} wide. That of ρ itself, over images and controls, is {wide}.",
+    gray=measured.loc["the notebook", "gray"], never=measured.loc["never saw", "gray"], nelbo=change_of["nelbo"],
+    points=100 * change_of["accuracy"], relearning=change_of["relearning"], narrow=f"{high - low:.2f}",
+    wide=f"{own.high - own.low:.2f}")
 
 # %% [markdown]
 # ## Check yourself

@@ -25,7 +25,7 @@ RELATIVES_PER_THOUSAND = 1.0
 SHOWN_LINES = 120
 ONE_PAGE = {"10_one_page": 150}  # the whole idea without the library
 REPORTING_SHARE = 0.7
-IN_SHORT = 15
+PROSE = {"in-short": 15, "takeaways": 19}  # the tags of prose with numbers of the run
 CONDITIONALS = 20
 
 
@@ -173,18 +173,18 @@ def tags(cell):
 def test_ideas_outweigh_reporting(cells):
     every = [cell for chapter in cells.values() for cell in chapter]
     reporting = code_lines(cell for cell in every if tags(cell) & {"remove-input", "remove-cell"}
-                           and "in-short" not in tags(cell))
+                           and not tags(cell) & PROSE.keys())
     idea = code_lines(cell for cell in every if tags(cell) <= {"hide-input"})
     print(f"Reporting: {reporting} lines, idea: {idea}, {reporting / idea:.2f}")
     assert reporting <= REPORTING_SHARE * idea
 
 
-def test_the_findings_of_a_chapter_are_short(cells):
+@pytest.mark.parametrize("tag", sorted(PROSE))
+def test_the_findings_and_the_takeaways_of_a_chapter_are_short(cells, tag):
     """They are prose with numbers of the run, so their lines have a limit of their own."""
-    lengths = {name: code_lines(cell for cell in chapter if "in-short" in tags(cell))
-               for name, chapter in cells.items()}
-    print("Lines of the findings:", lengths)
-    assert {name: count for name, count in lengths.items() if count > IN_SHORT} == {}
+    lengths = {name: code_lines(cell for cell in chapter if tag in tags(cell)) for name, chapter in cells.items()}
+    print(f"Lines, {tag}:", lengths)
+    assert {name: count for name, count in lengths.items() if count > PROSE[tag]} == {}
 
 
 def calls(chapter, *names):
