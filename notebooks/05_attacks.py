@@ -527,9 +527,9 @@ free = guided_scores["success"].xs(("y free", digit), level=("threat", "class"))
 chapter.say(
     "- An attack's success is not evidence. A guided attacker brings knowledge along in the classifier: with y free, they get a "
     "{digit} in {own:.0%} of attempts out of the model that {target}, and in {free_never:.0%} out of models that never saw one.\n"
-    "- We can measure where a model lies between two controls. The attacker's error is {without:.1f} without the class, "
-    "{before:.1f} with it, and {left:.1f} for this model. ρ is that place, for a stated attacker whose convergence was "
-    "checked: ten times the rounds lower the error by at most {most:.1%}.\n"
+    "- We can measure where a model lies between two controls. The attacker's error is {without:.1f} for models that "
+    "never saw the class, {before:.1f} for the baseline, and {left:.1f} for this model. ρ is that place, for a stated attacker "
+    "whose convergence was checked: ten times the rounds lower the error by at most {most:.1%}.\n"
     "- Damage can hide a residue. A model is gone only if it still is after ordinary further training. Here that moves ρ by "
     "{moved}.\n"
     "- Below 0 is not better than 0. A model that is worse at a class than one that never saw it carries the mark of its "

@@ -421,8 +421,8 @@ chapter.say(
     "- An audit needs errors, or a function from inputs to images. The kind of the generator does not matter to it: the same "
     "audit has {gan} findings on the GAN, and {flow} on the flow.\n"
     "- The range of a generator matters. Where models that never saw a class can be made to draw it, being made to draw it "
-    "proves nothing. Here their error is {narrow:.0%} of the images' variance with the {few} inputs of the GAN, and {wide:.2%} "
-    "with the {many} of the flow.\n"
+    "proves nothing. Here their error is {narrow:.0%} of the images' variance with the {few} random numbers of the GAN, and "
+    "{wide:.2%} with the {many} of the flow.\n"
     "- A loss at fixed noise takes this freedom away. With it, the baseline of the flow is {by_loss} spreads from the "
     "controls, and with the attack {by_attack}.",
     gan=len(of_gan.findings) + len(of_nearest.findings), flow=len(of_flow.findings) + len(of_loss.findings),
