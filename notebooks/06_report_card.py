@@ -292,7 +292,7 @@ chapter.say(
     "under the threat models {threats}, against {controls} models that never saw what was to be forgotten. A page that lacks "
     "one of these leaves the claim open.\n"
     "- An attack that has not arrived gives no verdict. Counted for each class, threat model and state of the model, "
-    "{judged} of {tried} attacks have arrived. Only these can say *gone* or *residue*.\n"
+    "{judged} of {tried} attacks have arrived. Only one that has can say *gone* or *residue*.\n"
     "- The hash says which model the page is about, here `{digest}`. Another training gives another model, which needs a "
     "page of its own.",
     classes=" and ".join(map(str, classes)), threats=" and ".join(f"*{threat}*" for threat in threats), controls=len(never),
