@@ -162,7 +162,7 @@ def sweep(root: Path, out: Path, chapter: str, cells: Sequence[Cell], scheduler:
         out: the sweep's folder.
         cells: of the grid, see the function `cells`.
         scheduler: the address of a cluster; by default a cluster on this machine.
-        workers: number of workers on this machine; by default one per core.
+        workers: number of workers on this machine, by default one per core; at most one per cell is started.
 
     Returns:
         a row for each cell, see `table`.
@@ -172,7 +172,7 @@ def sweep(root: Path, out: Path, chapter: str, cells: Sequence[Cell], scheduler:
     out.mkdir(parents=True, exist_ok=True)  # first, so that a folder that cannot be made is an error before any cell
     try:
         if missing:
-            with connected(scheduler, workers or machine()["cores"]) as client:
+            with connected(scheduler, min(workers or machine()["cores"], len(missing))) as client:
                 _run(client, root, out, chapter, missing)
     finally:
         results = table(out, cells)

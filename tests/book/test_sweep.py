@@ -117,6 +117,18 @@ def test_a_failed_cell_stops_no_other_and_is_the_only_one_to_run_again(project, 
     assert changed == {"forget-7"}
 
 
+@pytest.mark.parametrize("grid, workers", [("forget=6", 1), ("forget=0:3", 2)])
+def test_no_worker_is_started_without_a_cell(project, monkeypatch, grid, workers):
+    def connected(scheduler, count):
+        raise BookError(f"{count} workers")
+
+    monkeypatch.setattr(sweep, "connected", connected)
+    monkeypatch.setattr(sweep, "machine", lambda: {"cores": 2})
+    cells = sweep.cells(project, "01_tiny", dict([sweep.read_grid(grid)]), {})
+    with pytest.raises(BookError, match=f"^{workers} workers$"):
+        sweep.sweep(project, project / "runs" / "mine", "01_tiny", cells)
+
+
 def test_a_scheduler_that_does_not_answer_is_named(project, capsys, monkeypatch):
     monkeypatch.setattr(cluster, "CONNECT", 1)
     assert main(["sweep", "--chapter", "01_tiny", "--scheduler", "tcp://127.0.0.1:9"]) == 2
