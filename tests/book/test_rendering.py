@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from test_book import RUN, tiny_project
+from test_book import RUN, few_results, tiny_project
 
 from sa_lib.book import run, site
 from sa_lib.book.notebooks import BookError
@@ -28,28 +28,38 @@ class Rendered(Exception):
     """Stands for a rendering."""
 
 
+def copies(root):
+    """The library and its results as copies in the project, which sites are made with from then on."""
+    patch = pytest.MonkeyPatch()
+    for name in ("LIBRARY", "RESULTS"):
+        patch.setattr(site, name, root / name)
+    return patch
+
+
 @pytest.fixture(scope="module")
-def executed(tmp_path_factory):
-    """A project whose one chapter has been run."""
+def kept(tmp_path_factory):
+    """A project whose one chapter has been run, with its site and what Sphinx keeps."""
     root = tiny_project(tmp_path_factory.mktemp("rendering"))
+    for name, text in PAGES.items():
+        (root / "book" / name).write_text(text)
     run.run(root, RUN, {"forget": 6})
-    shutil.copytree(root / RUN, root / "executed")
+    shutil.copytree(site.LIBRARY, root / "LIBRARY", ignore=shutil.ignore_patterns("__pycache__"))
+    few_results(root / "RESULTS")
+    patch = copies(root)
+    site.render(root, RUN)
+    patch.undo()
+    shutil.copytree(root, root.with_name("as it was"))
     return root
 
 
 @pytest.fixture
-def project(executed, monkeypatch):
-    """The project as it was, with its site and what Sphinx keeps. The library and its results are copies."""
-    for name, text in PAGES.items():
-        (executed / "book" / name).write_text(text)
-    shutil.copytree(executed / "executed", executed / RUN, dirs_exist_ok=True)
-    for name, folder in (("LIBRARY", site.LIBRARY), ("RESULTS", site.RESULTS)):
-        shutil.copytree(folder, executed / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-        monkeypatch.setattr(site, name, executed / name)
-    if not (executed / "_build" / "sphinx" / "good").is_file():  # as a test of warnings leaves it
-        shutil.rmtree(executed / "_build", ignore_errors=True)
-    site.render(executed, RUN)
-    return executed
+def project(kept):
+    """The project as it was. The library and its results are copies."""
+    shutil.rmtree(kept)
+    shutil.copytree(kept.with_name("as it was"), kept)  # with the times of its files
+    patch = copies(kept)
+    yield kept
+    patch.undo()
 
 
 @pytest.fixture
