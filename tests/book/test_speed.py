@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 from functools import partial
+from unittest import mock
 
 import pytest
 import torch
@@ -87,14 +88,16 @@ def test_a_ratio_is_that_of_the_same_round():
 
 # The page ----------------------------------------------------------------------------------
 
-def page(bench, folder, **seconds):
+def page(bench, folder, figure=lambda figure, name, *_: name, **seconds):
+    """The parts of the page; its figures are drawn only by their own function, for that takes time."""
     (folder / "bench.json").write_text(json.dumps(bench))
     tasks = [Task("a", "cvae", (), (), 60.0), Task("b", "attack", (), ("a",), 120.0)]
-    return pages.speed(folder / "bench.json", folder, seconds or {"01_baseline": 10.0, "02_other": 30.0}, tasks)
+    with mock.patch.object(pages, "_figure", figure):
+        return pages.speed(folder / "bench.json", folder, seconds or {"01_baseline": 10.0, "02_other": 30.0}, tasks)
 
 
 def test_the_page_shows_the_measurements(bench, tmp_path):
-    parts = page(bench, tmp_path)
+    parts = page(bench, tmp_path, pages._figure)
     text = (PROJECT / "book" / "speed.md").read_text()
     assert set(re.findall(r"{{speed of (\w+)}}", text)) == parts.keys()
     assert re.findall(r"\d+\.\d", text) == [], "no measured number is typed by hand"
