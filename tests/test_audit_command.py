@@ -17,6 +17,7 @@ from sa_lib.audit_command import main
 from sa_lib.checkpoints import save_model
 from sa_lib.images import load_images
 from sa_lib.model import ModelConfig, build
+from sa_lib.reconstruction import SearchConfig
 from test_audit import columns, write
 
 MODELS = """
@@ -72,8 +73,9 @@ THREES = ["mymodels.py:make", "--label", "3", "--images", "real.npz"]
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """A folder with a table, models and images, as the working folder."""
+    """A folder with a table, models and images, as the working folder; attacks on such models need no large budget."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(SearchConfig.__init__, "__defaults__", (256, 2, 10, 8))
     monkeypatch.setattr(sys, "path", [*sys.path])
     write(tmp_path / "errors.csv", columns(0.4))
     (tmp_path / "mymodels.py").write_text(MODELS)

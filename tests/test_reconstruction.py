@@ -117,8 +117,8 @@ def planted(digits):
     behind = trained.cvae(validation.hidden(digits, 3, 8), config=TRAINING)
     nets = {"known": known.net, "never 0": without[0].net, "never 1": without[1].net, "label": behind.net,
             "mixture": validation.behind_mixture(behind.net, 8, 9), "rotation": validation.behind_rotation(behind.net)}
-    images = data.held_out(digits, 3, 20)
-    search = SearchConfig(pool=1024, iterations=20, rounds=4)
+    images = data.held_out(digits, 3, 10)
+    search = SearchConfig(pool=1024, iterations=15, rounds=2)
     return {name: reconstruct(net, images, 3, THREATS["y on the simplex"], search).errors for name, net in nets.items()}
 
 

@@ -211,7 +211,7 @@ def errors(digits):
     models = {"baseline": baseline, "forgot": forgot} | {
         seed: trained.never_saw(digits, DIGIT, MODEL, TRAINING, UNLEARNING, seed=seed) for seed in range(3)}
     return {name: trained.reconstruction(model, targets, DIGIT, THREATS["y on the simplex"],
-                                         SearchConfig(256, 2, 10, 2)).errors
+                                         SearchConfig(256, 2, 8, 1)).errors
             for name, model in models.items()}
 
 

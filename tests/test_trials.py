@@ -1,6 +1,7 @@
 """The confirmatory trials: the protocol, the rows of a class, and rho over seeds."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -18,11 +19,19 @@ from sa_lib.training import TrainingConfig
 from sa_lib.unlearning import UnlearningConfig
 
 SMALL = making.Size(ModelConfig(latent_dim=3, hidden=(16, 12)), TrainingConfig(epochs=3),
-                    SearchConfig(pool=64, starts=2, iterations=3, rounds=2), longest=3)
+                    SearchConfig(pool=64, starts=2, iterations=2, rounds=1), longest=3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def soon():
+    """Relearning ends soon."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(making.stack, "relearn", partial(making.stack.relearn, steps=20))
+        yield
 
 
 @pytest.fixture(scope="module")
-def measured(digits):
+def measured(digits, soon):
     return pd.DataFrame(making.measured(3, [10, 11], digits, SMALL))
 
 
