@@ -1,6 +1,7 @@
 """Fixtures for all tests: a store of their own, a small data set, a browser, and runs of chapters."""
 
 import datetime
+import fcntl
 import json
 import os
 import shutil
@@ -23,11 +24,18 @@ settings.register_profile("steady", deadline=None, derandomize=True, database=No
 settings.load_profile("steady")
 
 
+@pytest.fixture(scope="session")
+def common_folder(tmp_path_factory):
+    """A folder that the processes of pytest-xdist have in common."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
 @pytest.fixture(scope="session", autouse=True)
-def small_cache(tmp_path_factory):
-    """A store for the tests alone: nothing that they train gets into the user's cache."""
+def small_cache(common_folder):
+    """A store for the tests alone, in which a model is trained once: nothing gets into the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("SA_CACHE", str(common_folder / "cache"))
         yield
 
 
@@ -80,11 +88,22 @@ def tally():
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory, amount):
-    """An undisturbed run with an empty store: of the quickest chapter that trains, or of all chapters."""
+def undisturbed(common_folder, amount):
+    """An undisturbed run with an empty store: of the quickest chapter that trains, or of all chapters.
+
+    One process makes it, and the others wait for it. No test changes it.
+    """
     from sa_lib.book.notebooks import chapters
-    run = runs.copied(tmp_path_factory.mktemp("undisturbed"), amount(["01_baseline"], chapters(runs.PROJECT)))
-    return runs.ended(run, runs.book_run(run))
+    folder, names = common_folder / "undisturbed", amount(["01_baseline"], chapters(runs.PROJECT))
+    folder.mkdir(exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (took := folder / "seconds").is_file():
+            return runs.Run(folder / "root", folder / "cache", names, float(took.read_text()))
+        run = runs.copied(folder, names)
+        run = runs.ended(run, runs.book_run(run))
+        took.write_text(str(run.seconds))
+        return run
 
 
 def pytest_sessionfinish(session, exitstatus):
