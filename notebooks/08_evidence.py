@@ -332,12 +332,9 @@ chapter.show_table(price.rename_axis("model"), "Lost on the retained classes, fr
 every = [model for model in evidence.complete(
     rows, [*rows.index.unique("model")])
     if model not in comparison.CONTROLS]
-shared = set.intersection(*(
-    set(rows.xs(model, level="model").index.unique("seed"))
-    for model in every))
-common = shared or set(seeds)
+shared = comparison.shared_seeds(rows, every)
 # The models that never saw the digit are those of all seeds.
-fair = rows[rows.index.isin(common, level="seed")
+fair = rows[rows.index.isin(shared or seeds, level="seed")
             | rows.index.isin(comparison.CONTROLS, level="model")]
 left = pd.DataFrame({f"ρ, {state}": {
     model: evidence.overall(fair, model, state)
@@ -415,10 +412,9 @@ tested = [model for model in frozen["methods"]
           if model in conv.index.unique("model")]
 conv_rho = comparison.rho_table(conv, tested)
 conv_totals = comparison.totals(conv, conv_rho)["sums"]
-conv_nats = {model: estimate(by_seed(differences(
-    conv, "nelbo", model, "baseline"))) for model in tested}
 
 # %% tags=["remove-input"]
+conv_nats = {model: estimate(by_seed(differences(conv, "nelbo", model, "baseline"))) for model in tested}
 layered = conv_totals.unstack()[[*trials.STATES]].add_prefix("ρ, ").loc[tested]
 chapter.show_table(layered.assign(verdict=layered.iloc[:, -1].map(verdict), nats_lost=conv_nats).rename_axis("method").rename_axis(columns=None),
                    f"The notebook's layers, over the digits {names(conv.index.unique('forget'))}; verdict: when mended.")
@@ -469,10 +465,10 @@ own, rest = score[is_own].droplevel("setting"), score[~is_own]
 better = {key[0]: key for key in rest.groupby("method").idxmin()
           if own[key[0]] - rest[key] >= 1}
 kept = [method for method in own.index if method not in better]
-stays = searched["probability"].groupby("method").min()
-stays = stays[stays > 0.5]  # in every setting
 
 # %% tags=["remove-input"]
+stays = searched["probability"].groupby("method").min()
+stays = stays[stays > 0.5]  # in every setting
 if len(score):
     chapter.show_table(comparison.settings(score), "Scores: with the method's own setting, and the others, best first.")
     chapter.say("For {kept}, none of the four others in the table above is better by as much as one limit. For the rest: "
@@ -530,7 +526,7 @@ elsewhere = comparison.other_data(
 if len(elsewhere):
     chapter.show_table(elsewhere, "Other data and models: ρ as a ratio of sums, and the largest distance to gray.")
 metrics = {"parameters": {"profile": run.profile, "table": table}, "seeds": len(seeds), "planned": len(frozen["seeds"]),
-           "compared": "one" if len(common) == 1 else str(len(common)),
+           "compared": "one" if len(shared) == 1 else str(len(shared or seeds)),
            "beside": "; ".join(f"{model} {left.loc[model].iloc[0]} and {left.loc[model].iloc[-1]}"
                                for model in passed if model not in methods) or "none",
            "left": {name: "little, but not nothing" if sums.loc[name]["low"].min() > 0 else

@@ -30,7 +30,7 @@ from .evidence import (
 from .residual import VERDICTS, Residual, seeds_needed, verdict
 
 __all__ = ["CONTROLS", "claims", "counts", "holm", "metrics", "on_some", "other_data", "placebo", "rho_table",
-           "search", "settings", "shifts", "summary", "totals"]
+           "search", "settings", "shared_seeds", "shifts", "summary", "totals"]
 
 CONTROLS = ("baseline", "retrain")
 SEARCHED = ["cell_abs_rho", "nats_lost", "points_lost", "probability"]
@@ -152,6 +152,14 @@ def shifts(rows: pd.DataFrame, methods: Sequence[str]) -> pd.Series:
     gap = (never - base)[f"errors.{first}"].mean()
     return pd.Series({model: estimate(by_seed((never - means.xs(model, level="model")).diff(axis=1).iloc[:, -1] / gap))
                       for model in methods}, dtype=object).rename_axis("model")
+
+
+def shared_seeds(rows: pd.DataFrame, methods: Sequence[str]) -> list[int]:
+    """The seeds that all methods have, in order; a comparison on them alone is fair."""
+    check_rows(rows)
+    check_names(rows.index.unique("model"), methods=methods)
+    seeds = [set(rows.xs(method, level="model").index.unique("seed")) for method in methods]
+    return sorted(set.intersection(*seeds)) if seeds else []
 
 
 def on_some(rows: pd.DataFrame, known: Sequence[str]) -> pd.DataFrame:

@@ -131,6 +131,14 @@ def test_a_seed_counts_once_and_only_with_every_class():
         evidence.by_seed(pd.Series([1.0]))
 
 
+def test_methods_share_the_seeds_that_all_of_them_have(rows):
+    some = rows.drop(index=[key for key in rows.index if key[-1] == "unseen" and key[1] == 0])
+    assert 0 in rows.index.unique("seed")
+    assert comparison.shared_seeds(rows, ["ewc_gray", "unseen"]) == list(rows.index.unique("seed"))
+    assert comparison.shared_seeds(some, ["ewc_gray", "unseen"]) == list(rows.index.unique("seed"))[1:]
+    assert comparison.shared_seeds(rows, []) == []
+
+
 def test_a_method_of_some_classes_has_its_own_table(rows):
     few = rows.drop(index=[key for key in rows.index if key[-1] == "unseen" and key[0] != 2])
     table = comparison.on_some(few, ["ewc_gray"])
@@ -364,6 +372,7 @@ NOT_CELLS = [None, 3, "x", pd.DataFrame(), pd.DataFrame({"low": [1.0]})]
     (lambda bad, rows: comparison.summary(rows, bad), "rho"),
     (lambda bad, rows: comparison.claims(bad), "summarized"),
     (lambda bad, rows: comparison.on_some(bad, []), "rows"),
+    (lambda bad, rows: comparison.shared_seeds(bad, []), "rows"),
     (lambda bad, rows: comparison.other_data(bad, ["unseen"]), "cells")])
 def test_a_wrong_table_is_refused_by_name(call, name, wrong, rows):
     with pytest.raises((TypeError, ValueError), match=rf"^{name} (must|is not)"):

@@ -1,6 +1,6 @@
 """Make the confirmatory trials of ``results/protocol.json``, those of other methods, and of another model.
 
-`sa_lib.trials` says what the tables are.
+`sa_lib.trials` describes the tables.
 
 The models of a class are trained, made to forget, mended and attacked side by side, see `sa_lib.stack`: on a GPU those
 of all seeds at once, on processor cores those of one seed at a time. Finished seeds are kept in ``runs/<table>``, so a
@@ -76,7 +76,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Table:
-    """What a table has: every class of the protocol, and of these:
+    """A table of all classes of the protocol.
 
     Attributes:
         methods: by default those of the protocol.
