@@ -437,7 +437,8 @@ rulers = ["as it is", "other images", "z kept to the prior",
 def written(probes):
     """Each effect with its interval; marked by Holm's p."""
     rows = effects.loc[(slice(None), probes), :]
-    text = [f"{one.effect:+.2f} [{one.low:+.2f}, {one.high:+.2f}]"
+    text = [f"{one.effect:+z.2f} "
+            f"[{one.low:+z.2f}, {one.high:+z.2f}]"
             + (" *" if one.p <= 0.05 else "")
             for one in rows.itertuples()]
     return pd.Series(text, rows.index).unstack("model").loc[
