@@ -314,9 +314,9 @@ chapter.show_table(price.rename_axis("model"), "Lost on the retained classes, fr
 # ## Other methods
 #
 # The protocol tests four methods. The table below has the others of [the
-# chapter on methods](07_methods.ipynb) too, on the same baselines, against the
-# same models that never saw the digit, with the same attacker and in the same
-# states. No claim about them was made before their numbers were seen, so they
+# chapter on methods](07_methods.ipynb) too, on baselines of the same seeds,
+# against the same models that never saw the digit, with the same attacker and
+# in the same states. No claim about them was made before their numbers were seen, so they
 # explore. selective_amnesia as published takes 10,000 updates. So it was
 # measured on a few digits, in the second table below.
 #
