@@ -15,7 +15,7 @@ from sa_lib import data, fisher, stack, training, unlearning
 from sa_lib.attacks import THREATS
 from sa_lib.labels import retain_set
 from sa_lib.methods import METHODS
-from sa_lib.model import ARCHITECTURES, ModelConfig, build, device
+from sa_lib.model import ARCHITECTURES, ModelConfig, device
 from sa_lib.reconstruction import reconstruct
 from sa_lib.training import TrainingConfig
 
@@ -55,7 +55,6 @@ def seconds(job, times):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    build(ModelConfig(), 0).to(device())
     rounds = 2 if device().type == "cuda" else 1
     found = {}
     for name, job in works(data.load("mnist")).items():
