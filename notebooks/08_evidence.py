@@ -397,9 +397,10 @@ if len(partly):
 # So far, all models have dense layers. The course notebook that this book
 # follows has convolutions, and 25 latent numbers in place of 8. The table below
 # has two methods on its layers, on several digits and seeds, with the
-# protocol's attacker, targets and states, but at a lower learning rate. Nobody
-# searched for settings there, and no claim came first: this explores too. [The
-# last chapter](12_notebook.ipynb) has the notebook's own recipe.
+# protocol's attacker, targets and states. No update has more than half of the
+# training's learning rate; else the settings are the ones above. Nobody
+# searched for others, and no claim came first: this explores too. [The last
+# chapter](12_notebook.ipynb) has the notebook's own recipe.
 #
 # Such a decoder reaches nearly every digit, also one that it never saw. So the
 # gap between the controls is small, and with so few of them the gap of some

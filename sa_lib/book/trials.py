@@ -101,7 +101,7 @@ class Table:
 TABLES = {
     "trials": Table(),
     "methods": Table(OTHERS, FEWER_SEEDS, controls=False, published=True),
-    # The notebook's layers. The updates have half the learning rate of the training, as the mlp's.
+    # The notebook's layers. No update has more than half of the training's learning rate.
     "convolutional": Table(("ewc_gray", "distillation"), FEWER_SEEDS, size=Size(
         ARCHITECTURES["conv"], TrainingConfig(epochs=20, batch=128, peak_lr=6e-3), peak_lr=3e-3)),
 }
