@@ -20,7 +20,7 @@ from .data import Dataset
 from .decoders import decoder_of
 from .fisher import Diagonal
 from .judges import Judge
-from .labels import check_label, one_hot, retain_set, select
+from .labels import check_label, forget_set, one_hot, retain_set, select
 from .methods import Method
 from .model import CVAE, ModelConfig, build, device
 from .reconstruction import Problem, SearchConfig, by_each, search
@@ -157,32 +157,33 @@ def train(dataset: Dataset, model: ModelConfig, config: TrainingConfig, seeds: S
     return _frozen(stack)
 
 
-def forget(stack: Stack, dataset: Dataset, label: int, method: Method, seeds: Sequence[int],
+def forget(stack: Stack, dataset: Dataset, forget: int | Sequence[int], method: Method, seeds: Sequence[int],
            fishers: Sequence[Diagonal] = ()) -> Stack:
-    """The models after a method has made them forget a class, as `unlearning.unlearn` does it.
+    """The models after a method has made them forget classes, as `unlearning.unlearn` does it.
 
     Args:
+        forget: classes to forget now, and those forgotten before.
         seeds: one for each model, of its new weights; the first is that of all random numbers.
         fishers: of the classes to protect, one for each model, if the method has such a term.
     """
     check_types(stack=(stack, Stack), method=(method, Method))
     shape = stack.config
-    check_label(label, shape.classes)
+    forget = tuple(sorted(forget_set(forget, classes=shape.classes)))
     check_fits(dataset, shape)
-    config, where, retain = method.config, stack.where, retain_set(label, shape.classes)
+    config, where, retain = method.config, stack.where, retain_set(forget, shape.classes)
     kept = labeled(shape, dataset.train_images, dataset.train_labels, retain, where) if config.real else None
-    gone = (labeled(shape, dataset.train_images, dataset.train_labels, [label], where)
+    gone = (labeled(shape, dataset.train_images, dataset.train_labels, forget, where)
             if config.forget or config.salient < 1 else None)
     models = stack.models()
     generator = torch.Generator(where).manual_seed(check_seed(seeds[0]))
     if config.fresh:
         for model, seed in zip(models, seeds, strict=True):
-            refresh(model, [label], config.fresh, check_seed(seed))
+            refresh(model, forget, config.fresh, check_seed(seed))
     masks = _stacked([salient_masks(model.requires_grad_(True), *gone, config.salient, generator)
                       for model in models]) if config.salient < 1 else {}
     student = _trainable(stacked(models))
     numbers = draws(shape, len(kept[0]) if kept else 0, len(gone[0]) if gone else 0, retain,
-                    [label], config, generator, len(stack))
+                    forget, config, generator, len(stack))
     protect = _stacked([{name: f.to(where) for name, f in own.items()} for own in fishers]) if config.ewc else {}
 
     def terms(one, numbers, original, protect):
@@ -191,7 +192,7 @@ def forget(stack: Stack, dataset: Dataset, label: int, method: Method, seeds: Se
         return method.loss(one, batch, config, original, protect)
 
     _minimize(student, lambda step: next(numbers), terms, (stack.weights, protect), config.steps, config.peak_lr,
-              f"forget {label}, {len(stack)} models", config.schedule, method.combine, masks)
+              f"forget {', '.join(map(str, forget))}, {len(stack)} models", config.schedule, method.combine, masks)
     return _frozen(student)
 
 

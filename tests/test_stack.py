@@ -56,6 +56,17 @@ def test_forgetting(digits, pair, name):
         assert any(not torch.equal(weight, old) for weight, old in zip(alone.parameters(), model.parameters()))
 
 
+def test_forgetting_several(digits, pair):
+    """One after another, as chapter 3 does it: earlier classes are neither rehearsed nor left alone."""
+    method = replace(METHODS["ewc_gray"], config=replace(METHODS["ewc_gray"].config, steps=3, ewc=0.0))
+    for seed, model in zip(SEEDS, pair.models(), strict=True):
+        together = stack.forget(stack.stacked([model]), digits, [LABEL, 1], method, [seed])
+        alone, _ = unlearning.unlearned_copy(model, digits, [LABEL, 1], {}, method.config, seed, method.loss)
+        close(together.models()[0], alone)
+    with pytest.raises(ValueError, match="forget must be a class"):
+        stack.forget(pair, digits, [LABEL, LABEL], method, SEEDS)
+
+
 def test_the_models_of_a_stack_do_not_touch_each_other(digits, pair):
     """Beside another model, a model takes the steps that it takes beside itself."""
     for name in METHODS:
