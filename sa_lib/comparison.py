@@ -29,8 +29,8 @@ from .evidence import (
 )
 from .residual import VERDICTS, Residual, seeds_needed, verdict
 
-__all__ = ["CONTROLS", "claims", "counts", "holm", "metrics", "on_some", "other_data", "placebo", "rho_table",
-           "search", "settings", "shared_seeds", "shifts", "summary", "totals"]
+__all__ = ["CONTROLS", "by_processor", "claims", "counts", "holm", "metrics", "on_some", "other_data", "placebo",
+           "rho_table", "search", "settings", "shared_seeds", "shifts", "shortfalls", "summary", "totals"]
 
 CONTROLS = ("baseline", "retrain")
 SEARCHED = ["cell_abs_rho", "nats_lost", "points_lost", "probability"]
@@ -180,6 +180,35 @@ def on_some(rows: pd.DataFrame, known: Sequence[str]) -> pd.DataFrame:
               "nats_lost": differences(rows, "nelbo", model, "baseline")[digit].mean()}
              for (digit, model), own in some.groupby(["forget", "model"])]
     return pd.DataFrame(table).set_index("method") if table else pd.DataFrame()
+
+
+def shortfalls(rows: pd.DataFrame) -> pd.Series:
+    """How far the attack is from its end, where that was measured; see `trained.shortfall`.
+
+    Returns:
+        Index (forget, seed, model, condition); empty for rows without the columns of `trials.read`.
+    """
+    check_rows(rows)
+    columns = {f"shortfall.{condition}": condition for condition in conditions(rows)}
+    own = rows.reindex(columns=list(columns)).rename(columns=columns).rename_axis(columns="condition")
+    return own.stack().dropna().rename("shortfall")
+
+
+def by_processor(rows: pd.DataFrame, model: str, condition: str) -> pd.DataFrame:
+    """rho of a method over the seeds that were made on each kind of processor.
+
+    Returns:
+        Index `processor`; columns `seeds`, their number, and `rho`, the mean over seeds and classes as a share of the
+        mean gap of all. Empty for rows without the column `processor`.
+    """
+    check_rows(rows)
+    check_names(rows.index.unique("model"), model=[model])
+    if "processor" not in rows:
+        return pd.DataFrame(columns=["seeds", "rho"])
+    error = rows[f"errors.{condition}"].map(np.mean).astype(float).unstack("model")
+    left = by_seed(error["retrain"] - error[model]) / by_seed(error["retrain"] - error["baseline"]).mean()
+    of_seeds = left.groupby(rows["processor"].groupby("seed").first())
+    return pd.DataFrame({"seeds": of_seeds.size(), "rho": of_seeds.mean()})
 
 
 def search(cells: pd.DataFrame) -> pd.DataFrame:

@@ -279,16 +279,17 @@ def recipe_cvae(dataset: Dataset, config: RecipeConfig = NOTEBOOK, seed: int = 0
 
 @with_defaults()
 def recipe_forgotten(source: Trained, dataset: Dataset, digit: int, config: RecipeConfig = NOTEBOOK,
-                     seed: int = 0) -> Trained:
+                     seed: int = 0, previous: int | Sequence[int] = ()) -> Trained:
     """A copy of `source` that has forgotten a class by the notebook's recipe; see `recipe.forget`."""
     check_types(source=(source, Trained), dataset=(dataset, Dataset), config=(config, RecipeConfig))
     check_label(digit, dataset.classes)
     seed = check_seed(seed)
-    wanted = {"source": source.digest, "forget": digit, "training": asdict(config), "seed": seed,
-              "data": dataset.digest,
+    previous = tuple(sorted(forget_set(previous, least=0, name="previous", classes=dataset.classes)))
+    wanted = {"source": source.digest, "forget": digit, "previous": list(previous), "training": asdict(config),
+              "seed": seed, "data": dataset.digest,
               "code": store.code_digest(labels, model, settings, training, fisher, unlearning, recipe)}
     return _loaded(store.get_or_make("recipe", wanted, lambda: _state(*recipe.forget(
-        source.net, dataset, digit, seed, config=config))))
+        source.net, dataset, digit, seed, previous, config))))
 
 
 @with_defaults()

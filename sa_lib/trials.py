@@ -1,9 +1,10 @@
 """Trials: the confirmatory measurements, under a protocol that was frozen before any was seen.
 
 ``results/protocol.json`` has the estimand, the margin, the claims and the seeds; ``results/trials.csv`` the rows that
-are there so far. ``results/methods.csv`` has rows of other methods, on the same baselines. `sa_lib.book.trials` makes
-both, and `sa_lib.comparison` compares them. ``results/convolutional.csv`` has some methods on a model of the notebook's
-layers; ``results/recipe.csv`` has the same measures of the notebook's recipe, which `sa_lib.book.recipe` makes.
+are there so far. ``results/methods.csv`` has other methods, on the same baselines; ``results/convolutional.csv`` some
+methods on a model of the notebook's layers; ``results/sequential.csv`` two classes, forgotten one after another.
+`sa_lib.book.trials` makes these, and `sa_lib.comparison` compares them. ``results/recipe.csv`` has the same measures
+of the notebook's recipe, which `sa_lib.book.recipe` makes.
 """
 
 import json
@@ -39,9 +40,9 @@ def read(path: str | Path = RESULTS / "trials.csv", classes: Collection[int] | N
     Returns:
         Index (forget, seed, model), where "retrain" stands for the models that never saw the class; columns
         `errors.as is` and `errors.mended`: an array [N] of the attacker's errors; `probability`, `gray`, `accuracy`,
-        `nelbo` and `relearning` of the model as it is; `share`: see `sa_lib.book.trials.share`; `shortfall`: the most
-        of both states, NaN where it was not measured; `digest`, `date` and `processor`. A baseline is not mended:
-        under both conditions it is the same.
+        `nelbo` and `relearning` of the model as it is; `share`: see `sa_lib.book.measuring.share`; `shortfall.as is`
+        and `shortfall.mended`: see `trained.shortfall`, NaN where it was not measured; `digest`, `date` and
+        `processor`. A baseline is not mended: under both conditions it is the same.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -57,17 +58,19 @@ def read(path: str | Path = RESULTS / "trials.csv", classes: Collection[int] | N
     table = table.rename(columns={"class": "forget"}).set_index(["forget", "seed", "model"]).sort_index()
     as_is, mended = (table[table["state"] == state].drop(columns="state") for state in STATES)
     errors = as_is["errors"].map(_numbers)
-    return as_is.drop(columns="errors").assign(
-        shortfall=np.fmax(as_is["shortfall"], mended["shortfall"].reindex(as_is.index)),
-        **{"errors.as is": errors, "errors.mended": mended["errors"].map(_numbers).reindex(as_is.index).fillna(errors)})
+    again = {"errors.mended": mended["errors"].map(_numbers).reindex(as_is.index).fillna(errors),
+             "shortfall.mended": mended["shortfall"].reindex(as_is.index)}
+    return as_is.rename(columns={"shortfall": "shortfall.as is"}).drop(columns="errors").assign(
+        **{"errors.as is": errors}, **again)
 
 
 def read_recipe(path: str | Path = RESULTS / "recipe.csv") -> pd.DataFrame:
     """The committed table of the notebook's recipe in full; see `sa_lib.recipe`.
 
     Returns:
-        Index (model, state), with the states "as is" and, for all but baselines, "mended". Columns: `role`: "baseline",
-        "subject" or "never"; `errors`: an array [N] of the attacker's errors; `probability`, `gray`, `accuracy`,
+        Index (class, model, state): the class that the attacker wants; "as is" and, for all but baselines, "mended".
+        Columns: `role`: "baseline", "subject" or "never"; `gone`: all classes that the model was made to forget or
+        never saw, such as "9 2"; `errors`: an array [N] of the attacker's errors; `probability`, `gray`, `accuracy`,
         `nelbo` and `relearning`; `shortfall`, `digest`, `date` and `processor`.
 
     Raises:
@@ -75,8 +78,9 @@ def read_recipe(path: str | Path = RESULTS / "recipe.csv") -> pd.DataFrame:
         ValueError: the file is not such a table.
     """
     table = read_table(path, "make evidence SWEEPS=recipe makes one", "the recipe",
-                       ("model", "role", "state", "errors", "nelbo", "probability"))
-    return table.set_index(["model", "state"]).assign(errors=lambda rows: rows["errors"].map(_numbers))
+                       ("class", "model", "role", "gone", "state", "errors", "nelbo", "probability"))
+    table = table.assign(gone=table["gone"].astype(str), errors=table["errors"].map(_numbers))
+    return table.set_index(["class", "model", "state"])
 
 
 def _numbers(text: str) -> np.ndarray:

@@ -373,6 +373,8 @@ NOT_CELLS = [None, 3, "x", pd.DataFrame(), pd.DataFrame({"low": [1.0]})]
     (lambda bad, rows: comparison.claims(bad), "summarized"),
     (lambda bad, rows: comparison.on_some(bad, []), "rows"),
     (lambda bad, rows: comparison.shared_seeds(bad, []), "rows"),
+    (lambda bad, rows: comparison.shortfalls(bad), "rows"),
+    (lambda bad, rows: comparison.by_processor(bad, "unseen", "as is"), "rows"),
     (lambda bad, rows: comparison.other_data(bad, ["unseen"]), "cells")])
 def test_a_wrong_table_is_refused_by_name(call, name, wrong, rows):
     with pytest.raises((TypeError, ValueError), match=rf"^{name} (must|is not)"):

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sa_lib import trials
+from sa_lib import comparison, trials
+from sa_lib.book import measuring
 from sa_lib.book import trials as making
 from sa_lib.evidence import conditions, overall, residual
 from sa_lib.methods import METHODS
@@ -18,7 +19,7 @@ from sa_lib.threats import THREATS
 from sa_lib.training import TrainingConfig
 from sa_lib.unlearning import UnlearningConfig
 
-SMALL = making.Size(ModelConfig(latent_dim=3, hidden=(16, 12)), TrainingConfig(epochs=3),
+SMALL = measuring.Size(ModelConfig(latent_dim=3, hidden=(16, 12)), TrainingConfig(epochs=3),
                     SearchConfig(pool=64, starts=2, iterations=2, rounds=1), longest=3)
 
 
@@ -26,13 +27,13 @@ SMALL = making.Size(ModelConfig(latent_dim=3, hidden=(16, 12)), TrainingConfig(e
 def soon():
     """Relearning ends soon."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(making.stack, "relearn", partial(making.stack.relearn, steps=20))
+        patch.setattr(measuring.stack, "relearn", partial(measuring.stack.relearn, steps=20))
         yield
 
 
 @pytest.fixture(scope="module")
 def measured(digits, soon):
-    return pd.DataFrame(making.measured(3, [10, 11], digits, SMALL))
+    return pd.DataFrame(measuring.measured(3, [10, 11], digits, SMALL))
 
 
 def test_the_protocol_has_the_limits_of_the_book():
@@ -63,7 +64,7 @@ def test_a_class_has_a_row_for_each_model_seed_and_state(measured, digits):
 
 def test_a_seed_alone_is_the_first_of_a_stack(measured, digits):
     """The baselines and the models that never saw the class begin with the weights of their seed."""
-    alone = pd.DataFrame(making.measured(3, [10], digits, SMALL)).set_index(["model", "state"])["errors"]
+    alone = pd.DataFrame(measuring.measured(3, [10], digits, SMALL)).set_index(["model", "state"])["errors"]
     both = measured[measured["seed"] == 10].set_index(["model", "state"])["errors"]
     for key in alone.index:
         assert np.mean(json.loads(both[key])) == pytest.approx(np.mean(json.loads(alone[key])), rel=0.2)
@@ -71,7 +72,7 @@ def test_a_seed_alone_is_the_first_of_a_stack(measured, digits):
 
 def test_other_methods_have_rows_without_controls(digits):
     names = [*making.OTHERS, making.PUBLISHED]
-    rows = pd.DataFrame(making.measured(3, [10], digits, SMALL, names, controls=False))
+    rows = pd.DataFrame(measuring.measured(3, [10], digits, SMALL, names, controls=False))
     assert set(names) == METHODS.keys() - set(trials.protocol()["methods"])
     states = {(name, state) for name in names for state in trials.STATES}
     assert set(zip(rows["model"], rows["state"])) == states
@@ -91,11 +92,11 @@ def test_the_committed_rows_of_other_methods_are_whole_and_on_the_seeds_of_the_p
 
 @pytest.mark.parametrize("name, share", [("unseen", 0.525), ("distillation", 0.225), ("ewc_gray", 0.148)])
 def test_the_share_counts_what_the_steps_see(name, share):
-    assert making.share(METHODS[name].config) == pytest.approx(share, abs=0.001)
+    assert measuring.share(METHODS[name].config) == pytest.approx(share, abs=0.001)
 
 
 def test_mending_has_no_other_term():
-    config = making.further(UnlearningConfig(steps=7, batch=9)).config
+    config = measuring.further(UnlearningConfig(steps=7, batch=9)).config
     assert (config.steps, config.batch, config.replay, config.ewc, config.gray) == (7, 9, 0.0, 0.0, 0.0)
 
 
@@ -107,7 +108,7 @@ def test_a_run_goes_on_where_it_was_and_counts_complete_seeds(tmp_path, monkeypa
     asked = []
 
     def fake(label, seeds, **about):
-        assert about == {"size": making.Size(), "methods": trials.protocol()["methods"], "controls": True}
+        assert about == {"size": measuring.Size(), "methods": trials.protocol()["methods"], "controls": True}
         asked.append((label, tuple(seeds)))
         rows = measured[measured["seed"].isin(seeds)].astype(object).where(measured.notna(), None)
         return [{**row, "class": label} for row in rows.to_dict("records")]
@@ -158,9 +159,28 @@ def test_a_known_rho_is_found(tmp_path):
     assert conditions(rows) == list(trials.STATES)
     assert overall(rows, "ewc_gray", "as is").rho == pytest.approx(0.25, abs=0.02)
     assert overall(rows, "ewc_gray", "mended").rho == pytest.approx(0.5, abs=0.02)
-    assert set(rows["shortfall"].xs("ewc_gray", level="model")) == {0.01}
+    shortfall = rows.xs("ewc_gray", level="model")[["shortfall.as is", "shortfall.mended"]]
+    assert set(shortfall.itertuples(index=False, name=None)) == {(0.0, 0.01)}
     base = rows.xs("baseline", level="model")
     assert base["errors.as is"].map(list).equals(base["errors.mended"].map(list))
+
+
+def test_shortfalls_are_those_that_were_measured(tmp_path):
+    rows = trials.read(known(tmp_path / "table.csv", range(10)))
+    rows.loc[(3, 1, "ewc_gray"), "shortfall.mended"] = np.nan
+    found = comparison.shortfalls(rows)
+    assert (3, 1, "ewc_gray", "as is") in found.index and (3, 1, "ewc_gray", "mended") not in found.index
+    assert found.xs("mended", level="condition").unique().tolist() == [0.01]
+    assert comparison.shortfalls(rows.drop(columns=["shortfall.as is", "shortfall.mended"])).empty
+
+
+def test_processors_are_compared_over_their_seeds(tmp_path):
+    rows = trials.read(known(tmp_path / "table.csv", range(10)))
+    assert comparison.by_processor(rows, "ewc_gray", "mended").empty
+    seeds = rows.index.get_level_values("seed")
+    found = comparison.by_processor(rows.assign(processor=np.where(seeds == 2, "one", "other")), "ewc_gray", "mended")
+    assert found["seeds"].to_dict() == {"one": 1, "other": 3}
+    assert found["rho"].tolist() == pytest.approx([0.5, 0.5], abs=0.02)
 
 
 def test_a_table_without_a_complete_seed_is_refused(tmp_path):
@@ -204,26 +224,38 @@ def test_what_is_no_table_is_refused(tmp_path, text, message):
 
 
 def test_limits_hold_for_every_method():
-    size = making.Size(longest=50, peak_lr=1e-3)
+    size = measuring.Size(longest=50, peak_lr=1e-3)
     assert size.capped(UnlearningConfig(steps=80, peak_lr=2e-3)) == UnlearningConfig(steps=50, peak_lr=1e-3)
     assert size.capped(UnlearningConfig(steps=30, peak_lr=5e-4)) == UnlearningConfig(steps=30, peak_lr=5e-4)
 
 
 def test_a_convolutional_model_is_measured_the_same_way(digits):
     shape = ModelConfig("conv", latent_dim=3, hidden=(2, 3), image_shape=digits.image_shape)
-    size = making.Size(shape, TrainingConfig(epochs=1), SMALL.search, longest=2)
-    rows = pd.DataFrame(making.measured(2, [10], digits, size, ["distillation"]))
+    size = measuring.Size(shape, TrainingConfig(epochs=1), SMALL.search, longest=2)
+    rows = pd.DataFrame(measuring.measured(2, [10], digits, size, ["distillation"]))
     assert list(zip(rows["model"], rows["state"])) == [
         ("baseline", "as is"), ("never saw", "as is"), ("distillation", "as is"), ("never saw", "mended"),
         ("distillation", "mended")]
     assert rows["share"].notna().sum() == 1 and rows["processor"].nunique() == 1
 
 
-def test_a_table_may_have_seeds_that_lack_classes():
-    some = trials.read(trials.RESULTS / "convolutional.csv", ())
-    assert set(some.index.unique("forget")) < set(trials.protocol()["classes"])
-    with pytest.raises(ValueError, match="must have a seed with all of the classes 0, 1"):
-        trials.read(trials.RESULTS / "convolutional.csv")
+def test_a_sequence_has_rows_of_each_of_its_classes(digits):
+    rows = pd.concat([pd.DataFrame(measuring.in_sequence(label, (3, 1), (10, 11), digits, SMALL)) for label in (3, 1)])
+    names = ["never saw", "one after another", "at once"]
+    expected = {(name, state) for name in names for state in trials.STATES} | {("baseline", "as is")}
+    for _, own in rows.groupby(["class", "seed"]):
+        assert set(zip(own["model"], own["state"])) == expected and len(own) == len(expected)
+    assert (rows["shortfall"].notna() == (rows["seed"] == 10)).all()
+    digests = rows[rows["state"] == "as is"].groupby(["model", "seed"])["digest"].nunique()
+    assert (digests == 1).all() and len(digests) == 8  # both classes are wanted of the same models
+    assert rows.loc[rows["state"] == "as is", "digest"].nunique() == 8
+
+
+def test_the_other_committed_tables_are_whole():
+    for name, table in making.TABLES.items():
+        rows = trials.read(trials.RESULTS / f"{name}.csv", table.classes)
+        assert set(rows.index.unique("forget")) == set(table.classes)
+        assert list(rows.index.unique("seed")) == trials.protocol()["seeds"][:table.seeds]
 
 
 def test_the_check_takes_a_row_of_its_own_kind_of_device(monkeypatch):

@@ -229,8 +229,8 @@ def _parser() -> argparse.ArgumentParser:
     grid.add_argument("--workers", type=int, help="workers on this machine; by default one a core")
     results = verb("evidence", _evidence, "make the committed results again, or check one cell of them")
     results.add_argument("what", choices=("make", "check"))
-    results.add_argument("--sweeps", nargs="+", help="only these, validation, probes, recipe, trials, methods or "
-                         "convolutional; all by default")
+    results.add_argument("--sweeps", nargs="+", help="only these, validation, probes, recipe, trials, methods, "
+                         "convolutional or sequential; all by default")
     results.add_argument("--seeds", type=int, default=5, help="number of seeds, from 0")
     results.add_argument("--scheduler", **scheduler)
     verb("models", _models, "pack the trained models of a run into one file").add_argument("--run", **name)

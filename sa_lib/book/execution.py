@@ -35,7 +35,8 @@ __all__ = ["FILES", "execute", "execute_chapter", "executed", "library_digest", 
 FILES = ("model", "table")
 # Module of the library -> the committed files that it reads.
 COMMITTED = {"comparison": ("evidence.csv",), "evidence": ("evidence.csv",),
-             "trials": ("trials.csv", "methods.csv", "protocol.json", "recipe.csv"),
+             "trials": ("trials.csv", "methods.csv", "convolutional.csv", "sequential.csv", "recipe.csv",
+                        "protocol.json"),
              "validation": ("validation.csv", "probes.csv")}
 LIBRARY = Path(__file__).parents[1]
 KERNEL_SECONDS = 300  # time limit for the start of a kernel; on a busy machine, papermill's 60 s are too few

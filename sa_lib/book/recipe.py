@@ -6,7 +6,8 @@ was. To make a row again, take it out of the table.
 
 import datetime
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pandas as pd
@@ -21,16 +22,29 @@ from ..reconstruction import SearchConfig
 from ..store import write_atomically
 from ..trained import Trained
 from ..trials import RESULTS
-from .execution import machine
-from .trials import FEW, measures_of
+from .measuring import FEW, measures_of, processor
 
-__all__ = ["DIGIT", "make", "measured"]
+__all__ = ["DIGIT", "NEXT", "Model", "make", "measured", "models", "rows_of"]
 
-DIGIT = 9  # that the notebook forgets first
-CONTROLS = (0, 1, 2)  # seeds of models that never saw it
+DIGIT, NEXT = 9, 2  # that the notebook forgets first, and then
+CONTROLS = (0, 1, 2)  # seeds of models that never saw them
 COUNT = 100  # targets
-CHECKED = ("the notebook", "never saw, seed 0")  # models on which the convergence of the attack is checked
 THREAT = "y on the simplex"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model of the table.
+
+    Attributes:
+        role: "baseline", "subject" or "never".
+        made: trains it, or finds it in the store.
+        gone: the classes that it was made to forget, or never saw.
+    """
+
+    role: str
+    made: Callable[[], Trained]
+    gone: tuple[int, ...] = (DIGIT,)
 
 
 def make() -> int:
@@ -41,13 +55,11 @@ def make() -> int:
     dataset, path = data.load("mnist"), RESULTS / "recipe.csv"
     kept = pd.read_csv(path).set_index("model") if path.is_file() else pd.DataFrame()
     rows: list[dict] = []
-    for name, (role, model) in _models(dataset).items():
-        states = ["as is"] if role == "baseline" else ["as is", "mended"]
+    for name, model in models(dataset).items():
+        states = ["as is"] if model.role == "baseline" else ["as is", "mended"]
         own = kept.loc[[name]].reset_index().to_dict("records") if name in kept.index else []
-        if [row["state"] for row in own] != states:
-            own = [{"model": name, "role": role, "state": state,
-                    **measured(trained.mended(model(), dataset, DIGIT) if state == "mended" else model(), dataset,
-                               name in CHECKED and state == "as is")} for state in states]
+        if [row["state"] for row in own] != states * len(model.gone):
+            own = rows_of(name, model, dataset)
             print(name, flush=True)
         rows += own
         with write_atomically(path) as temporary:
@@ -56,38 +68,57 @@ def make() -> int:
     return len(rows)
 
 
-def _models(dataset: Dataset) -> dict[str, tuple[str, Callable[[], Trained]]]:
-    """Name -> role and model, which is trained when it is asked for; those that need another training come last."""
+def models(dataset: Dataset) -> dict[str, Model]:
+    """Name -> model; those that need another training come last."""
     base = partial(trained.recipe_cvae, dataset)
-    models = {"baseline": ("baseline", base),
-              "the notebook": ("subject", partial(_changed, base, dataset, NOTEBOOK)),
-              **{f"never saw, seed {seed}": ("never", partial(base, seed=seed, without=DIGIT)) for seed in CONTROLS}}
+    first = partial(_changed, base, dataset, NOTEBOOK)
+    both = (DIGIT, NEXT)
+    controls = {f"never saw {' or '.join(map(str, gone))}, seed {seed}": Model(
+        "never", partial(base, seed=seed, without=gone), gone) for gone in ((DIGIT,), both) for seed in CONTROLS}
+    found = {"baseline": Model("baseline", base, both), "the notebook": Model("subject", first),
+             "the notebook, then 2": Model("subject", partial(_then, first, dataset, NOTEBOOK), both), **controls}
     for change, config in sorted(MENDED.items(), key=lambda item: item[1].kl_epochs != NOTEBOOK.kl_epochs):
         own = base
         if config.kl_epochs != NOTEBOOK.kl_epochs:
-            own = partial(base, config)
-            models[f"baseline: {change}"] = "baseline", own
-        models[change] = "subject", partial(_changed, own, dataset, config)
-    return models
+            own = partial(base, replace(NOTEBOOK, kl_epochs=config.kl_epochs))
+            found["baseline: the ELBO from the start"] = Model("baseline", own)
+        found[change] = Model("subject", partial(_changed, own, dataset, config))
+    # Without earlier classes it would change nothing.
+    change = "all forgotten classes to gray"
+    found[change] = Model("subject", partial(_then, first, dataset, MENDED[change]), both)
+    return found
 
 
 def _changed(base: Callable[[], Trained], dataset: Dataset, config: RecipeConfig) -> Trained:
     return trained.recipe_forgotten(base(), dataset, DIGIT, config)
 
 
-def measured(model: Trained, dataset: Dataset, checked: bool,
-             search: SearchConfig = SearchConfig()) -> dict[str, float | str | None]:
-    """The attacker's errors on a model, and its measures.
+def _then(first: Callable[[], Trained], dataset: Dataset, config: RecipeConfig) -> Trained:
+    return trained.recipe_forgotten(first(), dataset, NEXT, config, previous=DIGIT)
+
+
+def rows_of(name: str, model: Model, dataset: Dataset) -> list[dict]:
+    """The rows of a model: for each class that it was made to forget, as it is and, but for a baseline, mended."""
+    net = model.made()
+    mended = {} if model.role == "baseline" else {"mended": trained.mended(net, dataset, model.gone)}
+    return [{"model": name, "role": model.role, "class": digit, "gone": " ".join(map(str, model.gone)), "state": state,
+             **measured(own, dataset, digit, model.gone)}
+            for digit in model.gone for state, own in {"as is": net, **mended}.items()]
+
+
+def measured(model: Trained, dataset: Dataset, digit: int, gone: Sequence[int],
+             search: SearchConfig = SearchConfig()) -> dict[str, float | str]:
+    """The attacker's errors on a model, their convergence, and its measures.
 
     Args:
-        checked: whether the convergence of the attack is measured too, which takes longer than the attack.
+        digit: that the attacker wants.
+        gone: all classes that are not retained.
     """
     judge = trained.judge(dataset, JudgeConfig("B"))
-    few = data.training_sample(dataset, DIGIT, FEW)
-    targets = data.held_out(dataset, DIGIT, COUNT).to(device())
-    errors = trained.reconstruction(model, targets, DIGIT, THREATS[THREAT], search).errors
-    shortfall = trained.shortfall(model, targets, DIGIT, THREATS[THREAT], search) if checked else None
-    return {**measures_of(stack.stacked([model.net]), dataset, DIGIT, judge, few)[0],
+    few = data.training_sample(dataset, digit, FEW)
+    targets = data.held_out(dataset, digit, COUNT).to(device())
+    errors = trained.reconstruction(model, targets, digit, THREATS[THREAT], search).errors
+    return {**measures_of(stack.stacked([model.net]), dataset, digit, judge, few, gone)[0],
             "errors": json.dumps([round(error, 4) for error in errors.tolist()]),
-            "shortfall": shortfall, "digest": model.digest,
-            "date": datetime.date.today().isoformat(), "processor": machine()["processor"]}
+            "shortfall": trained.shortfall(model, targets, digit, THREATS[THREAT], search), "digest": model.digest,
+            "date": datetime.date.today().isoformat(), "processor": processor()}
