@@ -207,27 +207,34 @@ class Problem:
         """Random numbers for every target, drawn on the CPU."""
         return draw(len(self.targets), *shape).to(self.where)
 
-    def normal_equations(self, values: torch.Tensor, own: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """J'J [R, P, P] and J'(image - target) [R, P], with J the derivative of the image by its P unknowns."""
+    def normal_equations(self, values: torch.Tensor, difference: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """J'J [R, P, P] and J' difference [R, P], with J the derivative of the image by its P unknowns.
+
+        Args:
+            difference: the `differences` of the values, [R, D].
+        """
         chunk = CHUNK.get(self.where.type, ELSEWHERE)
         rows = max(1, min(chunk, MOST // (self.unknowns * math.prod(self.model.image_shape))))
-        parts = [self._equations(v, o) for v, o in zip(values.split(rows), own.split(rows), strict=True)]
+        parts = [self._equations(v, d) for v, d in zip(values.split(rows), difference.split(rows), strict=True)]
         return torch.cat([a for a, _ in parts]), torch.cat([g for _, g in parts])
 
-    def _equations(self, values: torch.Tensor, own: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _equations(self, values: torch.Tensor, difference: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         with with_native_products(self.where):
             jacobian = self.derivatives(values)
         # Products of the derivatives of a saturated pixel would be denormal numbers, which take many times as long.
         jacobian = F.hardshrink(jacobian.transpose(0, 1).to(values), TINY)
-        difference = self.differences(values, own)
         return jacobian @ jacobian.transpose(1, 2), (jacobian @ difference[:, :, None])[:, :, 0]
 
     def derivatives(self, values: torch.Tensor) -> torch.Tensor:
         """Derivatives of `images` by each of the P unknowns, [P, R, D]."""
         if self.model.derivatives is None:
             return by_each(self.images, values)
-        of_inputs = by_each(lambda rows: torch.cat(self.inputs(rows), 1), values)
-        return self.model.derivatives(*self.inputs(values), of_inputs).flatten(2)
+        z, y = self.inputs(values)
+        of_inputs = torch.eye(self.unknowns, self.latent + self.classes, device=self.where)
+        of_inputs = of_inputs[:, None].repeat(1, len(z), 1)
+        if self.threat.y == "simplex":  # of the softmax
+            of_inputs[self.latent:, :, self.latent:] = (y.diag_embed() - y[:, :, None] * y[:, None]).transpose(0, 1)
+        return self.model.derivatives(z, y, of_inputs).flatten(2)
 
 
 def by_each(function: Callable[[torch.Tensor], torch.Tensor], values: torch.Tensor) -> torch.Tensor:
@@ -243,20 +250,24 @@ def _descend(problem: Problem, values: torch.Tensor, own: torch.Tensor,
     The damping falls after a step that lowers the error, and rises after one that does not and is taken back.
     """
     values = problem.allowed(values)
-    error = problem.differences(values, own).square().sum(1)
-    curvature, slope = problem.normal_equations(values, own)
+    difference = problem.differences(values, own)
+    error = difference.square().sum(1)
+    curvature, slope = problem.normal_equations(values, difference)
     damping = torch.full_like(error, 1e-2)
     for step in range(iterations):
         scale = curvature.diagonal(dim1=1, dim2=2)
         scale = scale + 1e-3 * scale.mean(1, keepdim=True) + 1e-9
         factor, _ = torch.linalg.cholesky_ex(curvature + torch.diag_embed(damping[:, None] * scale))
         moved = problem.allowed(values - torch.cholesky_solve(slope[:, :, None], factor)[:, :, 0])
-        after = problem.differences(moved, own).square().sum(1)
+        differs = problem.differences(moved, own)
+        after = differs.square().sum(1)
         better = after < error  # never where it is NaN
-        values, error = torch.where(better[:, None], moved, values), torch.where(better, after, error)
+        values, difference = (torch.where(better[:, None], new, old)
+                              for new, old in ((moved, values), (differs, difference)))
+        error = torch.where(better, after, error)
         damping = torch.where(better, damping / 4, damping * 4).clamp(1e-6, 1e8)
         if step < iterations - 1:
-            curvature, slope = problem.normal_equations(values, own)
+            curvature, slope = problem.normal_equations(values, difference)
     return values, error
 
 
@@ -330,7 +341,7 @@ def _next(problem: Problem, answers: _Answers, turn: int, generator: torch.Gener
         pick = problem.for_each(lambda count: torch.randint(near.shape[1], (count,), generator=generator))
         return values[near[own, pick]]
     # A random step along which the error rises by about the same in all directions.
-    curvature, _ = problem.normal_equations(values, own)
+    curvature, _ = problem.normal_equations(values, problem.differences(values, own))
     typical = curvature.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
     factor, _ = torch.linalg.cholesky_ex(curvature + (1e-2 * typical + 1e-9) * torch.eye(problem.unknowns).to(typical))
     size = DISTURBANCE * answers.error.sqrt()[:, None, None]

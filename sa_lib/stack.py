@@ -334,10 +334,10 @@ class _Problem(Problem):
         own = draw(self.group, *shape).to(self.where)
         return own.repeat(len(self.stack), *[1] * (own.ndim - 1))
 
-    def normal_equations(self, values: torch.Tensor, own: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def normal_equations(self, values: torch.Tensor, difference: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if len(self.stack) == 1:
-            return super().normal_equations(values, own)
-        return self._equations(values, own)  # all at once: the rows of a model must stay together
+            return super().normal_equations(values, difference)
+        return self._equations(values, difference)  # all at once: the rows of a model must stay together
 
     def derivatives(self, values: torch.Tensor) -> torch.Tensor:
         return super().derivatives(values) if len(self.stack) == 1 else by_each(self.images, values)

@@ -151,7 +151,7 @@ def test_saturated_pixels_leave_no_denormal_numbers():
     net.decoder.layers[-1].bias -= 50  # the derivatives are about 1e-23
     problem = Problem(decoder_of(net, (1, 28, 28)), torch.rand(20, 1, 28, 28), 3, THREATS["z free"])
     values = random_unknowns(problem, 20, torch.Generator().manual_seed(0))
-    curvature, slope = problem.normal_equations(values, torch.arange(20))
+    curvature, slope = problem.normal_equations(values, problem.differences(values, torch.arange(20)))
     least = torch.finfo(torch.float32).tiny
     for numbers in (curvature, slope):
         assert ((numbers == 0) | (numbers.abs() >= least)).all()
