@@ -135,7 +135,8 @@ chapter.show_table(means[["accuracy", "nelbo", "reconstruction", "fid", "precisi
 # chapter on attacks](05_attacks.ipynb) introduces the threat models and $\rho$.
 # Damage can hide a class, so each model is attacked twice: as it is, and
 # *mended*, after a little further training on the retained classes alone. The
-# controls get the same training.
+# controls get the same training. Mending can also bring the class back in plain
+# sight: the card asks judge B what the mended model draws for its label.
 
 # %%
 threats = ["y on the simplex", "y free"]
@@ -146,6 +147,11 @@ with chapter.part("Mending"):
     mended = {name: run.mended(ds, models[name], classes)
               for name in ("this model", *never)}
     states["mended"] = {"baseline": models["baseline"], **mended}
+
+# %%
+back = pd.DataFrame({name: {k: evaluation.class_probability(
+    m.net, judge_b, k, run.samples, run.seed) for k in classes}
+    for name, m in states.get("mended", {}).items()}, index=classes)
 
 # %%
 def attacked_by(threat, k, state):
@@ -250,6 +256,10 @@ chapter.show_table(relearned.rename_axis("class").round(2), "Relearning: judge B
 #   leaves it open, *unresolved* means that the controls differ too much among
 #   themselves, *undefined* that the baseline is no better at the class than
 #   they are, and *not converged* that the attack has not arrived.
+# - *Back* means that the mended model draws the class for its label again: judge
+#   B's probability is above that of the controls, by more than the limit.
+#   $\rho$ asks for the best image of a decoder, and can [miss the usual
+#   one](12_notebook.ipynb).
 # - A guided attack that succeeds *more often* than on a model that never saw
 #   the class finds a trace of the class, unless the difference is chance.
 #   Exercise 2 measures how much chance leaves open.
@@ -259,7 +269,7 @@ chapter.show_table(relearned.rename_axis("class").round(2), "Relearning: judge B
 
 # %% tags=["remove-input"]
 unfinished = [f"{k}, {threat}" for (k, threat), share in shortfall.items() if not share <= residual.CONVERGED]
-card = claims.report_card("this model", list(never), summary, judged, guided, relearned, unfinished)
+card = claims.report_card("this model", list(never), summary, judged, guided, relearned, unfinished, back)
 chapter.show_table(card, f"The report card of this model ({source}), made to forget {classes}.")
 
 # %% tags=["remove-input"]
@@ -277,9 +287,11 @@ run.finish("06_report_card", {
 label, _, nats, _, attack = (card.iloc[row] for row in range(5))
 chapter.say(
     "**In short**\n\n"
-    "- This page is about one model: {source}, made to forget {classes}. Asked for by its label, the class that does worst is *{label}*.\n"
+    "- This page is about one model: {source}, made to forget {classes}. Asked for by its label, the class that does worst is "
+    "*{label}*; when mended: {back}.\n"
     "- Behind the label, {question}, among the attacks that have arrived, is {measured}: *{verdict}*.\n"
     "- The other classes lost {nats} nats; the limit is {limit}.",
+    back=", ".join(f"{k} *{answer}*" for k, answer in zip(classes, card["answer"].filter(like="when mended"))),
     source=source, classes=", ".join(map(str, classes)), label=label["answer"], question=attack.name.removeprefix("residue: "),
     measured=attack["measured"], verdict=attack["answer"], nats=nats["measured"], limit=nats["limit or control"].removeprefix("≤ "))
 

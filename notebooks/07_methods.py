@@ -280,7 +280,8 @@ chapter.say("That lowers the error by {mean} on average over the models, and by 
 # %% [markdown]
 # Then each model is trained on 100 images of the class. How soon does it draw
 # the class again? The table below has, beside $\rho$, the mean accuracy along
-# 200 updates. The second table below is about the retained classes. There the
+# 200 updates. It also has judge B's probability of the class under its label,
+# before and after mending: that alone may bring the class back. The second table below is about the retained classes. There the
 # time of the baseline and of retrain is that of the whole training, and that of
 # a method does not count the Fisher.
 
@@ -299,14 +300,19 @@ rhos = pd.DataFrame({f"ρ, {state}": {
     for state, own in rho.items()})
 summary = evaluation.summary(tables, digit, "baseline").join(rhos)
 summary["relearning"] = pd.DataFrame(curves).mean()
+summary["back"] = pd.Series({
+    name: evaluation.class_probability(
+        mended[name].net, judge_b, digit, run.samples, run.seed)
+    for name in models if name in mended})
 summary["seconds"] = pd.Series({
     name: m.seconds for name, m in models.items()})
 first = run.baseline(ds, without=[digit])  # retrain starts from it
 summary.loc["retrain", "seconds"] += first.seconds
 
 # %% tags=["remove-input"]
-chapter.show_table(summary[["probability", "gray", *rhos, "relearning"]],
-                   f"All methods, made to forget {digit}: the forgotten class.", dict.fromkeys(rhos, "{:+.2f}"))
+chapter.show_table(summary[["probability", "back", "gray", *rhos, "relearning"]].rename(columns={"back": "probability, mended"}),
+                   f"All methods, made to forget {digit}: the forgotten class.",
+                   dict.fromkeys(rhos, "{:+.2f}") | {"probability, mended": "{:.3f}"})
 chapter.show_table(summary[["accuracy", "nelbo", "nats_lost", "seconds"]], "The retained classes, and the time.")
 
 # %% [markdown]
@@ -424,10 +430,12 @@ spans = (f"{own.min():+.2f} to {own.max():+.2f} {name.removeprefix('ρ, ')}" for
 chapter.say(
     "**In short**\n\n"
     "- {count} of {all} methods make the {digit} disappear under its label: {names}. That means that judge B's "
-    "probability of it is at most {limit} above that of a model that never saw it, {never:.3f}.\n"
+    "probability of it is at most {limit} above that of a model that never saw it, {never:.3f}. When mended, by the same rule, the "
+    "label draws it again for {again}.\n"
     "- What they leave differs: over these methods, ρ is {spans}. Mending raises it for {raised} of them.\n"
     "- Not beaten in residue and cost together: {front}.",
     limit=claims.LIMITS["probability"], never=seen["retrain"], count=len(passed), all=len(unlearned), digit=digit,
+    again=", ".join(name for name in passed if not claims.is_forgotten(summary["back"][name] - summary["back"]["retrain"])) or "none",
     names=", ".join(passed) or "none", spans=", ".join(spans) if passed else "not measured",
     raised=int((rhos["ρ, mended"] > rhos["ρ, as is"])[passed].sum()), front=", ".join(metrics["front"]) or "none")
 

@@ -175,7 +175,8 @@ def _row(claim: Claim, metrics: Metrics) -> dict[str, str]:
 
 
 def report_card(model: str, never: Sequence[str], summary: pd.DataFrame, rho: Mapping[tuple[int, str], Residual],
-                guided: pd.DataFrame, relearned: pd.DataFrame, unfinished: Sequence[str] = ()) -> pd.DataFrame:
+                guided: pd.DataFrame, relearned: pd.DataFrame, unfinished: Sequence[str] = (),
+                drawn: pd.DataFrame | None = None) -> pd.DataFrame:
     """The report card of one model: a row for each question, with the number and the answer.
 
     Args:
@@ -187,6 +188,8 @@ def report_card(model: str, never: Sequence[str], summary: pd.DataFrame, rho: Ma
         relearned: mean accuracy while the class is learned again, 0-1; index and columns as in `guided`.
         unfinished: names of the attacks that have not arrived and are not in `rho`. With one, a model is gone only
             under the others.
+        drawn: judge B's probability of a class in what the mended models draw for its label, 0-1; index and columns
+            as in `guided`.
 
     Returns:
         Index `question`; columns `measured`, `limit or control` and `answer`, all text. A control's number is the
@@ -213,6 +216,11 @@ def report_card(model: str, never: Sequence[str], summary: pd.DataFrame, rho: Ma
         if rows[-1][-1] == "gone":
             rows[-1] = (*rows[-1][:-1], "gone under these attacks")
         rows.append(("residue: attacks that have not arrived", "; ".join(unfinished), "none", "no verdict"))
+    for k, probability, control in _controlled(drawn, model, never) if drawn is not None else []:
+        spread = LIMITS["probability"]
+        rows.append((f"label {k} when mended: judge B's probability", write("probability", probability),
+                     f"never saw: {write('probability', control)} + {spread}",
+                     _answer(probability - control, spread, "back", "not back", "not back")))
     for k, success, control in _controlled(guided, model, never):
         rows.append((f"guided attack on {k}: success", write("success", success),
                      f"never saw: {write('success', control)}",

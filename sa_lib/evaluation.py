@@ -8,13 +8,13 @@ import torch
 from .checks import check_images, check_name, check_seed, check_table, check_types, check_values, check_whole, shorten
 from .data import Dataset
 from .judges import Judge
-from .labels import MOST_CLASSES, check_labels, forget_set, one_hot, retain_set
+from .labels import MOST_CLASSES, check_label, check_labels, forget_set, one_hot, retain_set
 from .methods import distance_to_gray
 from .model import CVAE
 from .training import check_fits
 
-__all__ = ["answers", "evaluate", "expected_calibration_error", "fidelity", "frechet_distance", "negative_elbo",
-           "prior_samples", "rehearsal", "relapse", "retained_means", "summary"]
+__all__ = ["answers", "class_probability", "evaluate", "expected_calibration_error", "fidelity", "frechet_distance",
+           "negative_elbo", "prior_samples", "rehearsal", "relapse", "retained_means", "summary"]
 
 NEIGHBORS = 5
 BINS = 15  # of confidence
@@ -35,6 +35,15 @@ def prior_samples(model: CVAE, labels: torch.Tensor, seed: int = 0) -> torch.Ten
     with torch.no_grad():
         return torch.cat([model.decode(*part) for part in
                           zip(z.split(4096), one_hot(labels, model.config.classes).to(where).split(4096))])
+
+
+def class_probability(model: CVAE, judge: Judge, label: int, samples: int = 1000, seed: int = 0) -> float:
+    """The judge's mean probability, 0-1, of a class in what the model draws for its label."""
+    check_types(judge=(judge, Judge))
+    check_label(label, model.config.classes)
+    check_whole(samples=samples)
+    drawn = prior_samples(model, torch.full((samples,), label), seed)
+    return float(judge.probabilities(drawn)[:, label].mean())
 
 
 @torch.no_grad()

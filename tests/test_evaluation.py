@@ -77,6 +77,17 @@ def test_a_row_has_the_measures_of_its_class_alone(model, digits, networks, monk
     assert row.to_dict() == pytest.approx({name: float(value) for name, value in expected.items()}, rel=1e-4)
 
 
+def test_the_probability_of_a_class_is_that_of_its_own_drawings(model, networks):
+    judge, _ = networks
+    drawn = prior_samples(model, torch.full((20,), 4), 5)
+    expected = judge.probabilities(drawn)[:, 4].mean()
+    assert evaluation.class_probability(model, judge, 4, 20, 5) == pytest.approx(float(expected), rel=1e-5)
+    with pytest.raises(ValueError, match="label must be"):
+        evaluation.class_probability(model, judge, 10)
+    with pytest.raises(ValueError, match="samples must be a whole number from 1"):
+        evaluation.class_probability(model, judge, 4, 0)
+
+
 def test_the_seed_draws_the_samples_and_the_latent_noise(model, digits, networks):
     one, other = (evaluate(model, digits, *networks, seed=seed, samples=20) for seed in (0, 1))
     for column in ("probability", "gray", "nelbo", "fid"):

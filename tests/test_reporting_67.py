@@ -126,6 +126,16 @@ def test_the_residue_is_that_of_the_worst_attack_with_a_defined_rho(summary):
     assert row.tolist() == ["+0.60 [+0.50, +0.70]", f"0 ± {MARGIN}", "residue"]
 
 
+@pytest.mark.parametrize(("mine", "answer"), [(0.02, "not back"), (0.049, "not back"), (0.051, "back"),
+                                              (math.nan, "not measured")])
+def test_a_label_that_draws_its_class_again_after_mending_is_back(summary, mine, answer):
+    other = pd.DataFrame({"this model": [0.5], "never saw": [0.5]}, index=[9])
+    drawn = pd.DataFrame({"this model": [mine], "seed 0": [0.02], "seed 1": [0.04]}, index=[9])
+    rows = claims.report_card("this model", ["seed 0", "seed 1"], summary, {}, other, other, drawn=drawn)
+    row = rows.loc["label 9 when mended: judge B's probability"]
+    assert (row["limit or control"], row["answer"]) == ("never saw: 0.030 + 0.02", answer)
+
+
 def test_a_card_on_which_no_rho_is_defined_says_so(summary):
     assert card(summary, {(9, "y free"): UNDEFINED})["residue"] == "undefined"
 
