@@ -506,15 +506,15 @@ if len(score):
 #
 # The method that remained, `unseen`, costs half a training.
 #
-# ### Other data and models
+# ### Other data
 #
-# The settings were chosen for MNIST and the mlp, and a claim about them is a
-# claim about that data and that model. The table below has the others, if there
-# are any. The second table below holds this chapter to the book's claims.
+# The settings were chosen for MNIST, and a claim about them is a claim about
+# that data. The table below has other data, if there are any. The second table
+# below holds this chapter to the book's claims.
 #
-# With one control there is no interval, and so no verdict. A small gap makes
-# $\rho$ large: if the decoder can draw almost any digit, models that never saw
-# it reach it nearly as well as the baseline does.
+# With one control there is no interval, and with two hardly any. A small gap
+# makes $\rho$ large: if the decoder can draw almost any digit, models that never
+# saw it reach it nearly as well as the baseline does.
 
 # %%
 elsewhere = comparison.other_data(
@@ -522,7 +522,7 @@ elsewhere = comparison.other_data(
 
 # %% tags=["remove-input"]
 if len(elsewhere):
-    chapter.show_table(elsewhere, "Other data and models: ρ as a ratio of sums, and the largest distance to gray.")
+    chapter.show_table(elsewhere, "Other data: ρ as a ratio of sums, and the largest distance to gray.")
 metrics = {"parameters": {"profile": run.profile, "table": table}, "seeds": len(seeds), "planned": len(frozen["seeds"]),
            "compared": "one" if len(shared) == 1 else str(len(shared or seeds)),
            "beside": "; ".join(f"{model} {left.loc[model].iloc[0]} and {left.loc[model].iloc[-1]}"

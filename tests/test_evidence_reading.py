@@ -354,7 +354,8 @@ def test_of_the_committed_results_the_chapter_makes_whole_tables():
     assert methods == ["ewc_gray", "unseen", "saliency"]
     assert (comparison.search(search).groupby("method").size() == 5).all()
     assert comparison.counts(comparison.rho_table(rows, methods))["looks"].tolist() == [10] * 6
-    assert all(one.defined for one in comparison.other_data(others, methods)[FREE])
+    elsewhere = comparison.other_data(others, methods)
+    assert all(one.defined and one.controls == 2 for one in elsewhere[["as is", "mended"]].stack())
 
 
 NOT_CELLS = [None, 3, "x", pd.DataFrame(), pd.DataFrame({"low": [1.0]})]
