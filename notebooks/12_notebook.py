@@ -86,7 +86,7 @@ def rho_of(model, state, digit=9):
                               error(model, state, digit),
                               error(base, "as is", digit))
 
-
+# %%
 rho = {(digit, model, state): rho_of(model, state, digit)
        for digit, model, state in
        rows.index[rows["role"] == "subject"]}
@@ -158,8 +158,8 @@ of_controls = of_both["shortfall"].xs(2, level="class").mean()
 
 # %% tags=["remove-input"]
 chapter.say("On the digits that are left, the model that went on is ahead of its controls by {before:.1f} nats, and by {after:.1f} "
-            "when mended. Of 2, ρ is {two} and {two_mended}; of 9, in the same model, {nine} and {nine_mended}. From step to "
-            "step, what it draws for the label 9 moves by {moved:+z.4f} away from gray. Ten times the rounds lower the error on 2 by up to "
+            "when mended. Of 2, ρ is {two} and {two_mended}; of 9, in the same model, {nine} and {nine_mended}. The "
+            "second step moves what it draws for the label 9 by {moved:+z.4f} away from gray. Ten times the rounds lower the error on 2 by up to "
             "{own:.1%}, and that of the controls by {theirs:.1%} on average.", own=short[2, then], theirs=of_controls, before=sharper["as is"],
             after=sharper["mended"], moved=came_back, two=str(rho[2, then, "as is"]), two_mended=str(rho[2, then, "mended"]),
             nine=str(rho[9, then, "as is"]), nine_mended=str(rho[9, then, "mended"]))
@@ -270,11 +270,11 @@ chapter.say(
     "- Of the notebook's 9, ρ = {before} is left as the model is, and {after} after {updates} ordinary updates on the other "
     "digits: *{word}*. Of its 2, forgotten next, {two} and {two_after}: *{word_two}*.\n"
     "- The Fisher of single images in place of that of batches changes ρ of 9 by {fixed} as the model is and {mended} mended, over images alone.\n"
-    "- With all choices mended and after those updates, the label 9 draws 9s with a probability of {back:.2f}, while ρ is {missed}: "
-    "the attacker does not see what the judge sees.",
+    "- With all choices mended and after those updates, the label 9 draws 9s with a probability of {back:.2f}, that of models that "
+    "never saw one with {usual:.2f}, and ρ is {missed}. A judge asks for the usual image, the attacker for the best one.",
     before=str(rho[9, first, "as is"]), after=str(rho[9, first, "mended"]), updates=MENDING.steps, word=verdicts[9, first],
     two=str(rho[2, then, "as is"]), two_after=str(rho[2, then, "mended"]), word_two=verdicts[2, then], fixed=written[fixed]["as is"],
-    mended=written[fixed]["mended"], back=drawn["all of these"], missed=str(rho[9, "all of these", "mended"]))
+    mended=written[fixed]["mended"], back=drawn["all of these"], usual=usual, missed=str(rho[9, "all of these", "mended"]))
 
 # %% tags=["remove-cell"]
 told = {"as_is": str(rho[9, first, "as is"]), "mended": str(rho[9, first, "mended"]), "verdict": verdicts[9, first],
