@@ -39,7 +39,7 @@ def prior_samples(model: CVAE, labels: torch.Tensor, seed: int = 0) -> torch.Ten
 
 def class_probability(model: CVAE, judge: Judge, label: int, samples: int = 1000, seed: int = 0) -> float:
     """The judge's mean probability, 0-1, of a class in what the model draws for its label."""
-    check_types(judge=(judge, Judge))
+    check_types(model=(model, CVAE), judge=(judge, Judge))
     check_label(label, model.config.classes)
     check_whole(samples=samples)
     drawn = prior_samples(model, torch.full((samples,), label), seed)

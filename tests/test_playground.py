@@ -442,9 +442,11 @@ def test_a_walk_moves_until_it_is_stopped(chromium, site):
         walk = page.get_by_role("button", name="Walk")
         walk.click()
         values = set()
-        for _ in range(5):
+        for _ in range(50):  # on a busy machine a frame takes long
             page.wait_for_timeout(200)
             values.add(page.get_by_label("z1", exact=True).input_value())
+            if len(values) > 2:
+                break
         assert len(values) > 2
         walk.click()
         page.wait_for_timeout(200)

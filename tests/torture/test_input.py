@@ -275,6 +275,9 @@ CALLS = {
         dict(dataset=dataset, forget=forget, model_config=config, training_config=config, config=config, rounds=count,
              seed=seed)),
     evaluation.prior_samples: (dict(model=NET, labels=LABELS, seed=0), dict(model=network, labels=labels, seed=seed)),
+    evaluation.class_probability: (
+        dict(model=NET, judge=JUDGE, label=9, samples=3),
+        dict(model=network, judge=network, label=label, samples=count, seed=seed)),
     evaluation.negative_elbo: (
         dict(model=NET, images=IMAGES, labels=LABELS, seed=0, draws=1),
         dict(model=network, images=images, labels=labels_each, seed=seed, draws=count)),
