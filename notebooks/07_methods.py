@@ -281,9 +281,10 @@ chapter.say("That lowers the error by {mean} on average over the models, and by 
 # Then each model is trained on 100 images of the class. How soon does it draw
 # the class again? The table below has, beside $\rho$, the mean accuracy along
 # 200 updates. It also has judge B's probability of the class under its label,
-# before and after mending: that alone may bring the class back. The second table below is about the retained classes. There the
-# time of the baseline and of retrain is that of the whole training, and that of
-# a method does not count the Fisher.
+# before and after mending: that alone may bring the class back. The second table
+# below is about the retained classes. There the time of the baseline and of
+# retrain is that of the whole training, and that of a method does not count the
+# Fisher.
 
 # %%
 few = data.training_sample(ds, digit, 100, run.seed)

@@ -372,10 +372,11 @@ chapter.show_table(
 chapter.say("Not forgotten: {kept}. Of the others, these are not beaten: {front}.",
             kept=names(model for model in every if model not in passed) or "none",
             front=names(model for model in passed if not beaten[model]) or "none")
-short = comparison.shortfalls(rows).groupby(["condition", "model"]).mean().groupby("model").max().reindex(every, fill_value=0.0)
-chapter.say("On the digits where that was measured, ten times the rounds lower the error of these methods by {typical:.1%} on average, and "
-            "by {most:.1%} for {worst}.", typical=short.mean(), most=short.max(), worst=short.idxmax())
-words = left.loc[[model for model in passed if short[model] <= CONVERGED]].map(verdict)
+short = comparison.shortfalls(rows).groupby(["condition", "model"]).mean().groupby("model").max().reindex(every)
+if short.notna().any():
+    chapter.say("On the digits where that was measured, ten times the rounds lower the error of these methods by {typical:.1%} on average, "
+                "and by {most:.1%} for {worst}.", typical=short.mean(), most=short.max(), worst=short.idxmax())
+words = left.loc[[model for model in passed if not short[model] > CONVERGED]].map(verdict)
 chapter.say("Of the {count} methods that have forgotten and whose attack has arrived, {residue} leave a *residue* when {last}; {gone} "
             "are *gone* in every state.", count=len(words), last=last, residue=names(words.index[words.iloc[:, -1] == "residue"]) or "none",
             gone=names(words.index[(words == "gone").all(axis=1)]) or "none")

@@ -279,7 +279,7 @@ chapter.say(
 # %% tags=["remove-cell"]
 told = {"as_is": str(rho[9, first, "as is"]), "mended": str(rho[9, first, "mended"]), "verdict": verdicts[9, first],
         "two_as_is": str(rho[2, then, "as is"]), "two_mended": str(rho[2, then, "mended"]), "verdict_two": verdicts[2, then],
-        "back": float(drawn["all of these"]), "back_rho": str(rho[9, "all of these", "mended"])}
+        "back": float(drawn["all of these"]), "back_never": float(usual), "back_rho": str(rho[9, "all of these", "mended"])}
 run.finish("12_notebook", told | {"rho": {f"{digit}: {model}, {state}": one.asdict() for (digit, model, state), one in rho.items()},
                                   "controls": rho[9, first, "as is"].controls, "shortfall": float(short.max())}, {}, started)
 
