@@ -153,6 +153,8 @@ class Problem:
         self.label = model.label(label)
         self.unknowns = self.latent + (0 if threat.y == "label" else self.classes)
         self.radius = prior_radius(self.latent) if threat.z == "prior" else math.inf
+        # A GPU would wait for the number of rows, and a stack of models needs all of them.
+        self.some_rows = self.where.type == "cpu"
 
     def raw(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """The unknowns for inputs."""
@@ -266,8 +268,12 @@ def _descend(problem: Problem, values: torch.Tensor, own: torch.Tensor,
                               for new, old in ((moved, values), (differs, difference)))
         error = torch.where(better, after, error)
         damping = torch.where(better, damping / 4, damping * 4).clamp(1e-6, 1e8)
-        if step < iterations - 1:
+        if step == iterations - 1:
+            break
+        if not problem.some_rows:
             curvature, slope = problem.normal_equations(values, difference)
+        elif len(moving := better.nonzero()[:, 0]):  # more than half of the steps are taken back
+            curvature[moving], slope[moving] = problem.normal_equations(values[moving], difference[moving])
     return values, error
 
 

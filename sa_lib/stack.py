@@ -298,6 +298,7 @@ class _Problem(Problem):
         super().__init__(decoder_of(stack[:1].models()[0], stack.config.image_shape), targets, label, threat)
         self.stack, self.own = stack, self.targets
         self.targets = self.targets.repeat(len(stack), 1, 1, 1)
+        self.some_rows &= len(stack) == 1
 
     def images(self, values: torch.Tensor) -> torch.Tensor:
         return self._images(values.unflatten(0, (len(self.stack), -1))).flatten(0, 1)
