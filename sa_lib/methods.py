@@ -32,7 +32,8 @@ GRAY = 0.5
 
 def ewc_penalty(model: CVAE, anchor: Diagonal, fisher: Diagonal) -> torch.Tensor:
     """sum_k F_k (theta_k - theta*_k)^2, a scalar (Kirkpatrick et al. 2017, eq. 3)."""
-    return sum((fisher[name] * (weight - anchor[name]).square()).sum()
+    # mse_loss is one pass over the weights, there and back; the difference and its square would be several.
+    return sum((fisher[name] * F.mse_loss(weight, anchor[name], reduction="none")).sum()
                for name, weight in model.named_parameters())
 
 
