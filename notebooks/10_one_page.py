@@ -15,8 +15,7 @@
 # **You need** PyTorch and torchvision. The data come from the book's folder if
 # it is there, and are downloaded otherwise.
 #
-# **It takes** about three minutes on two CPU cores. A GPU is used if there is
-# one.
+# **It takes** about two minutes on two CPU cores. A GPU is used if there is one.
 
 # %% tags=["parameters"]
 forget = 9  # @param {type: "integer"}
@@ -135,8 +134,8 @@ def train(x, y, steps):
     model = CVAE().to(gpu)
 
     def loss():
-        i = torch.randint(len(x), (256,), device=gpu)
-        return model(x[i], y[i], noise(256)).mean()
+        i = torch.randint(len(x), (128,), device=gpu)
+        return model(x[i], y[i], noise(128)).mean()
 
     minimize(model.parameters(), loss, steps, lr=4e-3)
     return model.requires_grad_(False)
