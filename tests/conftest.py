@@ -106,6 +106,11 @@ def undisturbed(common_folder, amount):
         return run
 
 
+def pytest_collection_modifyitems(items):
+    """The long files first, so that no process waits at the end for another one's."""
+    items.sort(key=lambda item: "torture" not in item.path.parts)
+
+
 def pytest_sessionfinish(session, exitstatus):
     if (worker := getattr(session.config, "workeroutput", None)) is not None:
         worker["tried"] = dict(tried)
