@@ -18,7 +18,7 @@
 # **You need** nothing but this notebook: it trains the baseline and the
 # judges if they are not there yet.
 #
-# **It takes** about six minutes on two CPU cores the first time, of which the
+# **It takes** about four minutes on two CPU cores the first time, of which the
 # baseline and the judges are the smaller part; a minute after that. A GPU is
 # used if there is one.
 
@@ -48,7 +48,7 @@ import torch
 from scipy.stats import spearmanr
 
 from sa_lib import (chapter, data, evaluation, experiment, figures,
-                    measures, trained)
+                    measures, plan, trained)
 from sa_lib.claims import LIMITS, is_forgotten
 from sa_lib.fisher import (combine, fisher_diagonal,
                            sampled_fisher_diagonal)
@@ -61,6 +61,7 @@ run = experiment.validate(dataset=dataset, seed=seed,
                           profile=profile,
                           architecture=architecture,
                           run_dir=run_dir)
+plan.make_ahead("02_ewc_unlearning", run)  # on all cores
 
 # %% [markdown]
 # ## What forgetting should mean

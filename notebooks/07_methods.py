@@ -51,8 +51,8 @@ import pandas as pd
 import torch
 
 from sa_lib import (attacks, chapter, claims, data, evaluation,
-                    experiment, figures, latent, measures, residual,
-                    trained)
+                    experiment, figures, latent, measures, plan,
+                    residual, trained)
 from sa_lib.attacks import THREATS
 from sa_lib.methods import Method, fine_tune
 from sa_lib.model import device
@@ -65,6 +65,7 @@ run = experiment.validate(dataset=dataset, seed=seed, forget=forget,
                           profile=profile,
                           architecture=architecture,
                           run_dir=run_dir)
+plan.make_ahead("07_methods", run)  # on all cores
 (digit,) = run.forget
 
 # %% [markdown]

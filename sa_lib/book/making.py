@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ..experiment import validate
+from ..plan import PLANNED, PLANS, Request, make, requests
 from . import site, times
 from .cluster import connected, workers_for
 from .execution import execute_chapter, library_digest, machine
 from .notebooks import BookError
-from .plan import PLANS, Request, make, requests
 from .work import Task, do, makespan, outcome, words
 
 __all__ = ["work"]
@@ -114,5 +114,6 @@ def _results(tasks: Sequence[Task], workers: int, scheduler: str | None, progres
             yield from do(client, tasks, workers, progress)
         return
     os.environ.setdefault("OMP_NUM_THREADS", str(machine()["cores"]))  # PyTorch in the kernel reads it
+    os.environ[PLANNED] = "1"
     for task in tasks:  # a chapter alone needs no cluster, and has all cores
         yield task, outcome(*task.call)

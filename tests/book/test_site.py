@@ -25,8 +25,8 @@ from test_book import TINY
 from runs import PROJECT
 from sa_lib.book import notebooks, run
 from sa_lib.book import site as rendering
-from sa_lib.book.plan import PLANS
 from sa_lib.book.widgets import SECTIONS
+from sa_lib.plan import PLANS
 
 SCREENS = {"desktop, light": {"viewport": {"width": 1300, "height": 800}, "color_scheme": "light"},
            "phone, dark": {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark", "has_touch": True}}

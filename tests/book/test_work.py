@@ -11,16 +11,21 @@ import termios
 import time
 from dataclasses import replace
 
+import nbformat
+import numpy as np
 import pytest
+import torch
 
 from runs import PROJECT
-from sa_lib import checkpoints, data, experiment, trained
-from sa_lib.book import making, plan, times, work
+from sa_lib import checkpoints, data, experiment, plan, trained
+from sa_lib.book import making, times, work
 from sa_lib.book.__main__ import main
 from sa_lib.book.cluster import connected, workers_for
 from sa_lib.book.notebooks import chapters
 from sa_lib.book.work import Task
+from sa_lib.evidence import RESULTS
 
+WORDS = "no one two three four five six seven eight nine ten eleven twelve".split()
 DEFAULTS = {"02_ewc_unlearning": 9, "03_sequential": [9, 2], "04_latent": [9, 2], "05_attacks": [9, 2],
             "06_report_card": [9, 2], "07_methods": 9}
 
@@ -128,7 +133,7 @@ NAMED = ("01_baseline", "07_methods")
 @pytest.fixture(scope="module")
 def named():
     """The names of requests, by chapter, in two processes."""
-    code = ("from sa_lib import experiment; from sa_lib.book import plan; run = experiment.validate(dataset='digits', "
+    code = ("from sa_lib import experiment; from sa_lib import plan; run = experiment.validate(dataset='digits', "
             f"forget=9); [print(*plan.requests(chapter, run)) for chapter in {NAMED}]")
     return [dict(zip(NAMED, subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True,
@@ -154,6 +159,54 @@ def test_a_chapter_finds_all_its_models_made_by_its_plan(undisturbed, monkeypatc
         assert asked - made == set()
         planned |= made
     assert stored - planned == set()
+
+
+def test_a_chapter_alone_finds_its_models_made_on_all_cores(tmp_path, monkeypatch):
+    monkeypatch.setenv("SA_CACHE", str(tmp_path))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    run, before = smoke("01_baseline"), dict(os.environ)
+    plan.make_ahead("01_baseline", run)
+    assert dict(os.environ) == before
+    made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    assert len(made) == len(plan.requests("01_baseline", run)) == 4
+    for request in plan.requests("01_baseline", run):
+        plan.make(request)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")} == made
+    asked = []
+    monkeypatch.setattr(plan, "_side_by_side", lambda planned, _: asked.append(planned) or [])
+    plan.make_ahead("01_baseline", run)
+    assert asked == []  # all is there
+    next(iter(made)).unlink()
+    plan.make_ahead("01_baseline", run)
+    assert len(asked) == 1
+
+
+def test_a_chapter_meets_by_itself_the_error_of_what_cannot_be_made_ahead(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    mine = tmp_path / "mine.npz"
+    images, labels = np.zeros((40, 8, 8), np.uint8), np.arange(40) % 2
+    np.savez(mine, train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    run = smoke("01_baseline", dataset=str(mine))
+    mine.unlink()
+    plan.make_ahead("01_baseline", run)
+    with pytest.raises((OSError, ValueError)):
+        data.load(str(mine))
+
+
+@pytest.mark.parametrize("where", ["on one core", "in make run", "on a GPU"])
+def test_nothing_is_made_ahead(monkeypatch, where):
+    monkeypatch.setattr(plan, "_side_by_side", lambda *_: pytest.fail("processes were started"))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1 if where == "on one core" else 2)
+    if where == "in make run":
+        monkeypatch.setenv(plan.PLANNED, "1")
+    if where == "on a GPU":
+        monkeypatch.setattr(plan, "device", lambda: torch.device("cuda"))
+    plan.make_ahead("01_baseline", smoke("01_baseline"))
+
+
+def test_only_a_chapter_with_a_plan_has_models_to_make_ahead():
+    with pytest.raises(ValueError, match="^chapter must be one of .*, got '08_evidence'"):
+        plan.make_ahead("08_evidence", smoke("01_baseline"))
 
 
 @pytest.mark.skipif(not (PROJECT / "runs" / "full" / times.NAME).is_file(), reason="make book has not run here")
@@ -211,6 +264,26 @@ def test_what_the_store_has_is_known_until_the_library_changes(tmp_path):
 def test_the_times_of_the_book_say_how_long_every_chapter_may_take(profile):
     (expected,) = times.expected([Task("05_attacks", "05_attacks", (), ())], profile, 0.01)
     assert 0.1 < expected.seconds < 3600
+
+
+def minutes_alone(chapter, tasks):
+    """The minutes that a chapter takes alone on two cores: half of the seconds of all that it needs, and its own."""
+    below, ahead = set(), [chapter]
+    while ahead:
+        new = set(tasks[ahead.pop()]["needs"]) & tasks.keys() - below
+        below |= new
+        ahead += new
+    return (sum(tasks[name]["seconds"] for name in below) / 2 + tasks[chapter]["seconds"]) / 60
+
+
+@pytest.mark.parametrize("chapter", chapters(PROJECT))
+def test_the_time_that_a_chapter_and_the_readme_state_is_the_recorded_one(chapter):
+    minutes = minutes_alone(chapter, times.read(RESULTS / "times-full.json")["tasks"])
+    opening = nbformat.read(PROJECT / "notebooks" / f"{chapter}.ipynb", 4).cells[0].source
+    stated = re.search(r"\*\*It takes\*\* (?:about )?(\w+)", opening)[1]
+    (row,) = re.findall(rf"\| (\w+)[^|]* \| [^|]*{chapter}", (PROJECT / "README.md").read_text())
+    assert stated == row
+    assert minutes < 0.5 if stated == "seconds" else 0.7 < minutes / WORDS.index(stated) < 1.3
 
 
 def test_a_step_takes_time():

@@ -53,6 +53,7 @@ from sa_lib import (
     measures,
     methods,
     model,
+    plan,
     playground,
     probes,
     quantiles,
@@ -601,7 +602,8 @@ ELSEWHERE = {
 }
 # Modules whose functions have tests of their own: the checks, the tables on the pages of chapters, and audits.
 TESTED_ALONE = (checks, attack_tables, claims, comparison, sa_lib.settings, audit, audit_attack, audit_command,
-                audit_loss, audit_page, audit_report, decoders, images_module, idx, quantiles, searches, stack, trials)
+                audit_loss, audit_page, audit_report, decoders, images_module, idx, plan, quantiles, searches, stack,
+                trials)
 
 
 def sentence(error):

@@ -1,28 +1,42 @@
 """The plan of a run: every model and every attack that its chapters will ask for, each behind those that it needs.
 
-A chapter is a notebook and trains its models by itself. The plan only lets
-models that do not depend on each other be made side by side, before the
-chapters ask for them. A chapter without a plan loses nothing but this.
+A chapter is a notebook and trains its models by itself. The plan only lets models that do not depend on each other be
+made side by side, before the chapters ask for them: by `make run` for all chapters, and by `make_ahead` for a chapter
+that runs alone. A chapter without a plan loses nothing but this.
 """
 
+import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from multiprocessing import get_context
 from typing import Any
 
-from .. import data, store, trained
-from ..attacks import THREATS, AttackResult, Threat
-from ..data import Dataset
-from ..experiment import Parameters
-from ..fisher import Diagonal
-from ..labels import retain_set
-from ..methods import ewc_gray
-from ..model import device
-from ..reconstruction import SearchConfig
-from ..trained import Trained
+import torch
+from tqdm.auto import tqdm
 
-__all__ = ["PLANS", "Request", "make", "requests"]
+from . import data, store, trained
+from .attacks import THREATS, AttackResult, Threat
+from .checks import check_name, check_types
+from .data import Dataset
+from .experiment import Parameters
+from .fisher import Diagonal
+from .labels import retain_set
+from .methods import ewc_gray
+from .model import device
+from .reconstruction import SearchConfig
+from .trained import Trained
+
+__all__ = ["PLANNED", "PLANS", "Request", "make", "make_ahead", "requests"]
+
+PLANNED = "SA_PLANNED"  # in the environment of a chapter all of whose models are there
+MOST = 8  # processes of `make_ahead`; each takes about a gigabyte
+# One thread and no progress bar of its own for each of them.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
 
 
 @dataclass(frozen=True)
@@ -102,6 +116,74 @@ def requests(chapter: str, run: Parameters) -> list[Request]:
     for request in PLANS[chapter](run):
         add(request)
     return list(ordered)
+
+
+def make_ahead(chapter: str, run: Parameters) -> None:
+    """Make the models and attacks that a chapter will ask for side by side, on all cores.
+
+    It does nothing where this process has one thread, where a GPU does the work, or where `make run` has made them.
+    What cannot be made here is left to the chapter, which meets the error by itself.
+
+    Args:
+        chapter: its name, such as "01_baseline".
+
+    Raises:
+        ValueError: the chapter has no plan.
+    """
+    check_name(PLANS, chapter=chapter)
+    check_types(run=(run, Parameters))
+    threads = torch.get_num_threads()
+    if threads == 1 or device().type != "cpu" or PLANNED in os.environ:
+        return
+    planned = {str(request): request for request in requests(chapter, run)}
+    # To look for each of them by its weights would take half a minute.
+    note = store.cache_root() / "plans" / f"{store.text_digest(' '.join(planned))}.txt"
+    known = note.read_text(errors="replace").split() if note.is_file() else []
+    if len(known) == len(planned) and all((store.cache_root() / "models" / name).is_file() for name in known):
+        return
+    with _environment(ENVIRONMENT), suppress(BrokenProcessPool):
+        artifacts = _side_by_side(planned, min(threads, MOST))
+        if len(artifacts) == len(planned):
+            with suppress(OSError), store.write_atomically(note) as temporary:
+                temporary.write_text("\n".join(artifacts) + "\n")
+
+
+def _side_by_side(planned: Mapping[str, Request], processes: int) -> list[str]:
+    """Make requests in new processes, each request when those that it needs have ended, well or not.
+
+    Returns:
+        the names in the store of those that could be made.
+    """
+    waiting, needs = dict(planned), {name: set(map(str, request.needs)) for name, request in planned.items()}
+    running, ended, artifacts = {}, set(), []
+    pool = ProcessPoolExecutor(processes, get_context("spawn"))
+    try:
+        with tqdm(total=len(planned), desc="models and attacks", leave=False) as bar:
+            while waiting or running:
+                for name in [name for name in waiting if needs[name] <= ended]:
+                    running[pool.submit(make, waiting.pop(name))] = name
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    ended.add(running.pop(future))
+                    artifacts += [] if future.exception() else [future.result()[0]]
+                    bar.update()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    return artifacts
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Variables of the environment for the processes that are started in the block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 # Requests that several chapters have.
