@@ -13,7 +13,7 @@ from typing import Any
 from distributed import Client, KilledWorker, wait
 from tqdm.auto import tqdm
 
-__all__ = ["Task", "do", "makespan", "outcome", "ranks", "words"]
+__all__ = ["Task", "alone", "do", "makespan", "outcome", "ranks", "words"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,19 @@ def makespan(tasks: Sequence[Task], workers: int) -> float:
             if not missing[name]:
                 heapq.heappush(ready, (-rank[name], name))
     return now
+
+
+def alone(tasks: Sequence[Task], workers: int) -> dict[str, float]:
+    """The seconds that each chapter would take by itself, with all that it needs, on so many workers.
+
+    Args:
+        tasks: each behind those that it needs; a chapter has its own name for a kind.
+    """
+    below: dict[str, set[str]] = {}
+    for task in tasks:
+        below[task.name] = {task.name}.union(*(below[name] for name in task.needs))
+    return {task.name: makespan([other for other in tasks if other.name in below[task.name]], workers)
+            for task in tasks if task.name == task.kind}
 
 
 def do(client: Client, tasks: Sequence[Task], workers: int, describe: Callable[[Sequence[Task]], str]

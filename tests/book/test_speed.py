@@ -91,7 +91,8 @@ def test_a_ratio_is_that_of_the_same_round():
 def page(bench, folder, figure=lambda figure, name, *_: name, **seconds):
     """The parts of the page; its figures are drawn only by their own function, for that takes time."""
     (folder / "bench.json").write_text(json.dumps(bench))
-    tasks = [Task("a", "cvae", (), (), 60.0), Task("b", "attack", (), ("a",), 120.0)]
+    tasks = [Task("a", "cvae", (), (), 60.0), Task("b", "attack", (), ("a",), 120.0),
+             Task("05_attacks", "05_attacks", (), ("b",), 0.0), Task("10_one_page", "10_one_page", (), (), 0.0)]
     with mock.patch.object(pages, "_figure", figure):
         return pages.speed(folder / "bench.json", folder, seconds or {"01_baseline": 10.0, "02_other": 30.0}, tasks)
 
@@ -169,5 +170,7 @@ def test_a_group_that_is_needed_and_missing_is_an_error(bench, tmp_path):
 def test_the_page_says_what_more_cores_would_take(bench, tmp_path):
     text = page(bench, tmp_path)["cores"]
     assert "| 8 | 3.0 | at most 5: reached |" in text
-    assert "3.0 minutes: cvae, attack." in text
+    assert "3.0 minutes: cvae, attack, 05_attacks." in text
     assert "attack (67%)" in text
+    assert "[](../notebooks/05_attacks) takes the longest, 3.0 minutes from an empty store" in text
+    assert text.endswith("The goal is at most 8 for each: reached.")

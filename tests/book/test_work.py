@@ -266,24 +266,29 @@ def test_the_times_of_the_book_say_how_long_every_chapter_may_take(profile):
     assert 0.1 < expected.seconds < 3600
 
 
-def minutes_alone(chapter, tasks):
-    """The minutes that a chapter takes alone on two cores: half of the seconds of all that it needs, and its own."""
-    below, ahead = set(), [chapter]
-    while ahead:
-        new = set(tasks[ahead.pop()]["needs"]) & tasks.keys() - below
-        below |= new
-        ahead += new
-    return (sum(tasks[name]["seconds"] for name in below) / 2 + tasks[chapter]["seconds"]) / 60
+@pytest.fixture(scope="module")
+def minutes_alone(tmp_path_factory):
+    """The minutes that each chapter takes alone on two cores, by the recorded run."""
+    folder = tmp_path_factory.mktemp("recorded")
+    shutil.copy(RESULTS / "times-full.json", folder / times.NAME)
+    return {name: seconds / 60 for name, seconds in work.alone(times.recorded(folder), 2).items()}
 
 
 @pytest.mark.parametrize("chapter", chapters(PROJECT))
-def test_the_time_that_a_chapter_and_the_readme_state_is_the_recorded_one(chapter):
-    minutes = minutes_alone(chapter, times.read(RESULTS / "times-full.json")["tasks"])
+def test_the_time_that_a_chapter_and_the_readme_state_is_the_recorded_one(minutes_alone, chapter):
+    minutes = minutes_alone[chapter]
     opening = nbformat.read(PROJECT / "notebooks" / f"{chapter}.ipynb", 4).cells[0].source
     stated = re.search(r"\*\*It takes\*\* (?:about )?(\w+)", opening)[1]
     (row,) = re.findall(rf"\| (\w+)[^|]* \| [^|]*{chapter}", (PROJECT / "README.md").read_text())
     assert stated == row
     assert minutes < 0.5 if stated == "seconds" else 0.7 < minutes / WORDS.index(stated) < 1.3
+
+
+def test_a_chapter_alone_waits_only_for_what_it_needs():
+    tasks = [*(Task(name, "cvae", (), (), seconds) for name, seconds in (("a", 3.0), ("b", 2.0), ("c", 5.0))),
+             *(Task(name, name, (), needs, 1.0) for name, needs in (("01_one", ("a", "b")), ("02_two", ("c",))))]
+    assert work.alone(tasks, 2) == {"01_one": 4.0, "02_two": 6.0}
+    assert work.alone(tasks, 1) == {"01_one": 6.0, "02_two": 6.0}
 
 
 def test_a_step_takes_time():
