@@ -122,7 +122,7 @@ def make_ahead(chapter: str, run: Parameters) -> None:
     """Make the models and attacks that a chapter will ask for side by side, on all cores.
 
     It does nothing where this process has one thread, where a GPU does the work, or where `make run` has made them.
-    What cannot be made here is left to the chapter, which meets the error by itself.
+    A request that fails here is left to the chapter, which meets the error by itself.
 
     Args:
         chapter: its name, such as "01_baseline".

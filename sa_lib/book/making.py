@@ -115,5 +115,8 @@ def _results(tasks: Sequence[Task], workers: int, scheduler: str | None, progres
         return
     os.environ.setdefault("OMP_NUM_THREADS", str(machine()["cores"]))  # PyTorch in the kernel reads it
     os.environ[PLANNED] = "1"
-    for task in tasks:  # a chapter alone needs no cluster, and has all cores
-        yield task, outcome(*task.call)
+    try:
+        for task in tasks:  # a chapter alone needs no cluster, and has all cores
+            yield task, outcome(*task.call)
+    finally:
+        del os.environ[PLANNED]

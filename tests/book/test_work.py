@@ -204,6 +204,12 @@ def test_nothing_is_made_ahead(monkeypatch, where):
     plan.make_ahead("01_baseline", smoke("01_baseline"))
 
 
+def test_only_the_chapter_sees_that_its_models_are_there():
+    ((_, seen),) = making._results([task("a", call=(os.getenv, plan.PLANNED))], 2, None, str)
+    assert seen == "1"
+    assert plan.PLANNED not in os.environ
+
+
 def test_only_a_chapter_with_a_plan_has_models_to_make_ahead():
     with pytest.raises(ValueError, match="^chapter must be one of .*, got '08_evidence'"):
         plan.make_ahead("08_evidence", smoke("01_baseline"))
