@@ -18,7 +18,7 @@
 # **You need** nothing but this notebook: it trains the baseline and the
 # judges if they are not there yet.
 #
-# **It takes** about four minutes on two CPU cores the first time, of which the
+# **It takes** about five minutes on two CPU cores the first time, of which the
 # baseline and the judges are the smaller part; a minute after that. A GPU is
 # used if there is one.
 

@@ -22,7 +22,7 @@
 # **You need** nothing but this notebook: it trains the baseline and the judge
 # if they are not there yet.
 #
-# **It takes** about five minutes on two CPU cores the first time, of which the
+# **It takes** about six minutes on two CPU cores the first time, of which the
 # baseline is one; under a minute after that. A GPU is used if there is one.
 
 # %% tags=["remove-cell"]

@@ -21,8 +21,8 @@
 # **You need** nothing but this notebook: it trains every model that is not yet
 # in your store, among them several that never saw the forgotten classes.
 #
-# **It takes** about ten minutes on two CPU cores the first time, most of it for
-# training the controls, and two minutes after that. It uses a GPU if there is
+# **It takes** about eleven minutes on two CPU cores the first time, most of it
+# for training the controls, and two minutes after that. It uses a GPU if there is
 # one.
 
 # %% tags=["remove-cell"]

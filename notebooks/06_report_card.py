@@ -23,7 +23,7 @@
 # **You need** nothing but this notebook, and a checkpoint if you want to audit
 # your own model: the notebook trains the controls if they are not there yet.
 #
-# **It takes** about seven minutes on two CPU cores the first time, for a
+# **It takes** about eight minutes on two CPU cores the first time, for a
 # baseline and three models that never saw the class; a minute after that.
 # A GPU is used if there is one.
 

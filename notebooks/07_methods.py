@@ -19,7 +19,7 @@
 # **You need** nothing but this notebook: it trains the baseline, the judge and
 # the models that never saw the class if they are not there yet.
 #
-# **It takes** about ten minutes on two CPU cores the first time, a minute
+# **It takes** about twelve minutes on two CPU cores the first time, a minute
 # after that. A GPU is used if there is one.
 
 # %% tags=["remove-cell"]

@@ -31,11 +31,11 @@ from .model import device
 from .reconstruction import SearchConfig
 from .trained import Trained
 
-__all__ = ["PLANNED", "PLANS", "Request", "make", "make_ahead", "requests"]
+__all__ = ["ENVIRONMENT", "PLANNED", "PLANS", "Request", "make", "make_ahead", "requests"]
 
 PLANNED = "SA_PLANNED"  # in the environment of a chapter all of whose models are there
 MOST = 8  # processes of `make_ahead`; each takes about a gigabyte
-# One thread and no progress bar of its own for each of them.
+# Each of several processes at work has one thread, and no progress bar of its own.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
 
 

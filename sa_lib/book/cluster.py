@@ -12,15 +12,13 @@ import pandas as pd
 from distributed import Client, LocalCluster, as_completed
 from distributed.system import MEMORY_LIMIT
 
+from ..plan import ENVIRONMENT
 from .notebooks import BookError
 
 __all__ = ["connected", "rows_of", "workers_for"]
 
 CONNECT = 20  # time limit for the answer of a scheduler, in seconds
 MEMORY = 2e9  # bytes for a worker and the chapter that it runs
-# Every worker computes with one thread. Its kernels inherit this, and show no progress bars in the terminal of the run.
-# By default a dask worker returns freed memory to the system at once, and a training requests it again at every step.
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
 
 
 def workers_for(cores: int) -> int:
@@ -38,6 +36,8 @@ def connected(scheduler: str | None, workers: int) -> Iterator[Client]:
     """
     if scheduler is None:
         try:
+            # These variables replace dask's own, by which a worker returns freed memory to the system at once, and a
+            # training requests it again at every step. The kernels of a worker inherit them.
             # With None for an address, dask still opens port 8787 to the network, and warns if it is taken.
             with dask.config.set({"distributed.nanny.pre-spawn-environ": ENVIRONMENT}):
                 started = LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, memory_limit=None,
